@@ -1,0 +1,39 @@
+# Everything runs in .venv, with the pinned versions of constraints.txt.
+PY := .venv/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test check bench clean
+
+demo: .venv/demo
+	.venv/bin/denovox demo --force
+
+test: .venv/test
+	$(PY) -m pytest
+
+check: .venv/check
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	$(PY) -m pytest tests/test_docs.py
+
+.venv/python:
+	python3 -m venv .venv
+	touch $@
+
+# torch by itself first: pinned, it is the CPU build where one lies at hand.
+.venv/demo: .venv/python pyproject.toml constraints.txt
+	$(PIP) torch
+	$(PIP) -e .
+	touch $@
+
+.venv/test: .venv/demo
+	$(PIP) -e '.[test]'
+	touch $@
+
+.venv/check: .venv/test
+	$(PIP) -e '.[test,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv

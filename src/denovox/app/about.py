@@ -1,0 +1,70 @@
+"""What `denovox info` tells."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+
+
+def facts() -> dict[str, Any]:
+    """Versions, devices and bundled weights, ready for JSON."""
+    import torch
+
+    from ..model.weights import describe
+    from ..train.loss import use_bfloat16
+
+    devices = ["cpu"]
+    devices += [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    bundled = []
+    for path in sorted((Path(str(files("denovox"))) / "weights").glob("*.safetensors")):
+        config, card, digest = describe(path)
+        bundled.append(
+            {
+                "name": path.stem,
+                "path": str(path),
+                "megabytes": round(path.stat().st_size / 1e6, 1),
+                "sha256": digest,
+                "config": config.model_dump(mode="json"),
+                "card": card,
+            }
+        )
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "monai": version("monai"),
+        "devices": devices,
+        "threads": torch.get_num_threads(),
+        "bfloat16_on_cpu": use_bfloat16("auto", "cpu"),
+        "weights": bundled,
+    }
+
+
+def prose(told: dict[str, Any]) -> str:
+    """The same for people."""
+    lines = [
+        f"denovox {told['version']}  (Python {told['python']}, torch {told['torch']},"
+        f" MONAI {told['monai']})",
+        f"devices: {', '.join(told['devices'])}; {told['threads']} CPU threads",
+    ]
+    for one in told["weights"]:
+        card = one["card"]
+        lines += [
+            "",
+            f"weights '{one['name']}': {one['megabytes']} MB, sha256 {one['sha256'][:12]}",
+            f"  {card.get('text', '').strip()}",
+            f"  trained for {card.get('steps')} steps on {card.get('training_patients')} patients"
+            f" ({_counts(card.get('patients_per_region', {}))});"
+            f" validation loss {card.get('validation_loss')}",
+            "  sources: " + "; ".join(card.get("sources", [])),
+        ]
+    return "\n".join(lines)
+
+
+def _counts(regions: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in regions.items())

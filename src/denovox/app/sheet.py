@@ -1,0 +1,261 @@
+"""One PNG that shows what was done to a volume: before, after, and the difference, in three planes.
+
+Every panel is drawn as a radiologist expects it: the patient's right on the left of the image,
+anterior at the top of an axial plane, superior at the top of the others, anterior on the left of
+a sagittal one; millimetres along both sides have the same length.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Num
+
+from ..core.volume import Volume, Window
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+PLANES = ("sagittal", "coronal", "axial")  # by the axis that is held fixed: x, y, z
+# The letters at the left, right, top and bottom of a plane.
+SIDES = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
+
+WIDTH, DPI = 1600, 100  # pixels, pixels an inch
+MARGIN, GAP, GUTTER = 28, 6, 32  # pixels: around the sheet, between panels, between groups
+TITLE, HEAD, NAME, BAR, FOOT = 64, 62, 30, 58, 20  # pixels: heights of the lines of text
+INK, QUIET, PAPER = "#1c2430", "#5b6675", "#ffffff"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One band of the sheet.
+
+    title, caption: what was done, and its figures (PSNR, SSIM); a line each.
+    before, after: on one grid; the difference shown is after - before, HU.
+    window: what the grey scale spans.
+    reference: the truth, shown between `after` and the difference where there is one.
+    names: what is written above before, after and reference.
+    """
+
+    title: str
+    before: Volume
+    after: Volume
+    window: Window
+    caption: str = ""
+    reference: Volume | None = None
+    names: tuple[str, str, str] = ("before", "after", "reference")
+
+    def __post_init__(self) -> None:
+        for other in (self.after, self.reference):
+            if other is not None and other.shape != self.before.shape:
+                raise ValueError(f"'{self.title}': {other.shape} beside {self.before.shape}")
+
+
+def plane(
+    volume: Volume | Num[np.ndarray, "x y z"], axis: int, index: int | None = None
+) -> Num[np.ndarray, "rows columns"]:
+    """A slice as displayed, row 0 at the top: see the module for the convention.
+
+    axis: the axis (x, y, z of RAS) held fixed: 0 sagittal, 1 coronal, 2 axial.
+    index: where on it; the middle (of an even number, the one after) when None.
+    `ValueError` on another axis, `IndexError` on an index outside the volume.
+    """
+    hu = volume.hu if isinstance(volume, Volume) else volume
+    if axis not in (0, 1, 2):
+        raise ValueError(f"axis must be 0, 1 or 2, not {axis}")
+    index = hu.shape[axis] // 2 if index is None else index
+    # Both axes of the slice grow towards R, A or S, all of which are drawn at the left or top.
+    return hu.take(index, axis=axis).T[::-1, ::-1]
+
+
+def sheet(rows: Sequence[Row], path: str | Path, title: str) -> None:
+    """Draw the rows below one another into a PNG of 1600 pixels' width at `path`.
+
+    The file is written beside its place and moved there, so it is whole or not there.
+    `ValueError` when there are no rows; `OSError` when the folder cannot be written.
+    """
+    if not rows:
+        raise ValueError("a sheet needs at least one row")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    bands = [_Band(row) for row in rows]
+    height = TITLE + sum(band.height for band in bands) + MARGIN // 2
+    figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor=PAPER)
+    FigureCanvasAgg(figure)
+    page = _Page(figure, WIDTH, height)
+    page.write(MARGIN, 40, title, size=17, weight="bold")
+    top = TITLE
+    for band in bands:
+        band.draw(page, top)
+        top += band.height
+
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        figure.savefig(unfinished, format="png", metadata={"Software": "denovox"})
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def difference_limit(row: Row) -> float:
+    """The HU at the ends of the difference's colour scale: a round 1, 2 or 5 times a power of ten.
+
+    It is the next above the 99.5th percentile of |after - before|, both cut to the window, and at
+    least 1 HU: neither a few outliers nor air and bone beyond the window make the rest pale.
+    """
+    limits = row.window.low_hu, row.window.high_hu
+    seen = np.clip(row.after.hu, *limits) - np.clip(row.before.hu, *limits)
+    wanted = max(float(np.percentile(np.abs(seen), 99.5)), 1.0)
+    power = 10.0 ** math.floor(math.log10(wanted))
+    return next(step * power for step in (1, 2, 5, 10) if step * power >= wanted * (1 - 1e-9))
+
+
+class _Page:
+    """A figure addressed in pixels from its top left corner."""
+
+    def __init__(self, figure: Figure, width: float, height: float) -> None:
+        self.figure, self.width, self.height = figure, width, height
+
+    def box(self, left: float, top: float, width: float, height: float) -> Axes:
+        """Axes without ticks there."""
+        bottom = self.height - top - height
+        w, h = self.width, self.height
+        axes = self.figure.add_axes((left / w, bottom / h, width / w, height / h))
+        axes.set(xticks=[], yticks=[])
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        return axes
+
+    def write(
+        self,
+        left: float,
+        baseline: float,
+        text: str,
+        *,
+        size: float,
+        weight: str = "normal",
+        color: str = INK,
+    ) -> None:
+        """One line of text; a "$" in it is a dollar."""
+        self.figure.text(
+            left / self.width,
+            1 - baseline / self.height,
+            text,
+            size=size,
+            weight=weight,
+            color=color,
+            parse_math=False,
+        )
+
+    def bar(self, image: AxesImage, left: float, top: float, width: float, label: str) -> None:
+        """A horizontal colour bar of that image, its label below it."""
+        axes = self.box(left, top, width, 10)
+        bar = self.figure.colorbar(image, cax=axes, orientation="horizontal", extend="both")
+        bar.outline.set(edgecolor="#b9c1cb", linewidth=0.6)
+        bar.ax.tick_params(labelsize=8.5, colors=QUIET, length=3, width=0.6, pad=2)
+        bar.set_label(label, size=8.5, color=QUIET, labelpad=1)
+
+
+class _Band:
+    """A row laid out: groups side by side, each an axial panel over a coronal and a sagittal."""
+
+    def __init__(self, row: Row) -> None:
+        self.row = row
+        self.difference = row.after.hu.astype(np.float64) - row.before.hu
+        self.names = [*row.names[: 2 if row.reference is None else 3]]
+        self.names.append(f"{row.names[1]} minus {row.names[0]}")
+        count = len(self.names)
+        self.group = (WIDTH - 2 * MARGIN - GUTTER * (count - 1)) / count
+        x, y, z = (n * mm for n, mm in zip(row.before.shape, row.before.spacing_mm, strict=True))
+        # One height for coronal and sagittal; neither line is to be higher than a group is wide.
+        self.lower = min((self.group - GAP) / ((x + y) / z), self.group)
+        self.upper = min(self.group * y / x, self.group)
+        self.size = {  # width, height in pixels; millimetres as long across as down
+            "axial": (self.upper * x / y, self.upper),
+            "coronal": (self.lower * x / z, self.lower),
+            "sagittal": (self.lower * y / z, self.lower),
+        }
+        self.height = math.ceil(HEAD + NAME + self.upper + GAP + self.lower + 12 + BAR + FOOT)
+
+    def draw(self, page: _Page, top: float) -> None:
+        """Everything of this band, from `top` (pixels) down."""
+        row = self.row
+        page.box(MARGIN, top, WIDTH - 2 * MARGIN, 1).set_facecolor("#d5dae1")
+        page.write(MARGIN, top + 30, row.title, size=13, weight="bold")
+        page.write(MARGIN, top + 52, row.caption, size=10.5, color=QUIET)
+        volumes = [row.before.hu, row.after.hu]
+        if row.reference is not None:
+            volumes.append(row.reference.hu)
+        limit = difference_limit(row)
+        grey = ("gray", row.window.low_hu, row.window.high_hu)
+        scales = [grey] * len(volumes) + [("RdBu_r", -limit, limit)]
+        bars = top + HEAD + NAME + self.upper + GAP + self.lower + 12
+        for number, (hu, scale, name) in enumerate(
+            zip([*volumes, self.difference], scales, self.names, strict=True)
+        ):
+            left = MARGIN + number * (self.group + GUTTER)
+            page.write(left, top + HEAD + 20, name, size=11, weight="bold")
+            image = self._group(page, hu, scale, left, top + HEAD + NAME)
+            if number == 0:
+                label = f"HU (window {row.window.width_hu:g}, level {row.window.level_hu:g})"
+                page.bar(image, left, bars, self.group, label)
+            elif number == len(volumes):
+                page.bar(image, left, bars, self.group, "difference, HU")
+
+    def _group(
+        self,
+        page: _Page,
+        hu: Num[np.ndarray, "x y z"],
+        scale: tuple[str, float, float],
+        left: float,
+        top: float,
+    ) -> AxesImage:
+        """The three panels of one volume; one of their images, for a colour bar."""
+        below = top + self.upper + GAP
+        aside = (self.group - self.size["coronal"][0] - GAP - self.size["sagittal"][0]) / 2
+        corner = {
+            "axial": (left + (self.group - self.size["axial"][0]) / 2, top),
+            "coronal": (left + aside, below),
+            "sagittal": (left + aside + self.size["coronal"][0] + GAP, below),
+        }
+        for axis, name in enumerate(PLANES):
+            axes = page.box(*corner[name], *self.size[name])
+            cmap, low, high = scale
+            image = axes.imshow(
+                plane(hu, axis), cmap=cmap, vmin=low, vmax=high, aspect="auto", interpolation="auto"
+            )
+            _letters(axes, SIDES[name], dark=cmap == "gray")
+        return image
+
+
+def _letters(axes: Axes, sides: str, *, dark: bool) -> None:
+    """The four letters of a plane at the middles of its left, right, top and bottom edges."""
+    from matplotlib.patheffects import withStroke
+
+    ink, edge = ("#ffd866", "black") if dark else (INK, "white")
+    places = [(0.015, 0.5), (0.985, 0.5), (0.5, 0.98), (0.5, 0.02)]
+    across = ["left", "right", "center", "center"]
+    down = ["center", "center", "top", "bottom"]
+    for letter, (x, y), ha, va in zip(sides, places, across, down, strict=True):
+        axes.text(
+            x,
+            y,
+            letter,
+            transform=axes.transAxes,
+            ha=ha,
+            va=va,
+            size=9,
+            weight="bold",
+            color=ink,
+            path_effects=[withStroke(linewidth=1.6, foreground=edge)],
+        )

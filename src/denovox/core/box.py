@@ -1,0 +1,110 @@
+"""A box of voxels: training crop, position map and sampling window in one type (METHOD 1).
+
+The whole volume is the box that covers everything, a patch any smaller one. A network sees where
+a box lies through the coordinates of its voxels in the whole, from -1 to 1 along each axis.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Float
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Box:
+    """Voxels [start, start + size) along x, y, z of a whole volume."""
+
+    start: Shape
+    size: Shape
+
+    @property
+    def stop(self) -> Shape:
+        """One past the last voxel along each axis."""
+        x, y, z = (a + n for a, n in zip(self.start, self.size, strict=True))
+        return x, y, z
+
+    @property
+    def slices(self) -> tuple[slice, slice, slice]:
+        """Ready to index an array whose last three axes are x, y, z."""
+        x, y, z = (slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
+        return x, y, z
+
+
+def whole(shape: Shape) -> Box:
+    """The box that covers everything."""
+    return Box((0, 0, 0), shape)
+
+
+def coordinates(
+    start: float, size: float, whole_size: int, points: int
+) -> Float[np.ndarray, " points"]:
+    """Centres of `points` equal cells of [start, start + size), in the whole's [-1, 1] (METHOD 1).
+
+    All numbers are voxels of one axis of the whole volume, whose ends lie at -1 and 1.
+    """
+    centres = start + (np.arange(points) + 0.5) * size / points
+    return (2 * centres / whole_size - 1).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A window along one axis: voxels [start, stop), and its share of each of them."""
+
+    start: int
+    stop: int
+    weight: Float[np.ndarray, " voxels"]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How an axis is cut into windows.
+
+    size: the largest window, in voxels. overlap: voxels that two neighbours share, blended
+    smoothly. multiple: window sizes are multiples of it (the network's own need), and so the last
+    window may reach past the end of the volume by less than it.
+    """
+
+    size: int = 96
+    overlap: int = 16
+    multiple: int = 8
+
+    def __post_init__(self) -> None:
+        if self.size % self.multiple or self.overlap % (2 * self.multiple):
+            raise ValueError("size and half the overlap must be multiples of `multiple`")
+        if self.size <= self.overlap:
+            raise ValueError("windows must be larger than their overlap")
+
+    def tiles(self, length: int, shift: float = 0.0) -> list[Tile]:
+        """Windows over `length` voxels; their weights sum to one at every voxel.
+
+        shift in [-1, 1] moves the seams to and fro within the room that `size` leaves. Moved at
+        every step of a sampler, they average out, so little overlap does the work of much, and
+        moving costs nothing: what one window loses its neighbour gains.
+        """
+        end = math.ceil(length / self.multiple) * self.multiple
+        count = max(1, math.ceil((end - self.overlap) / (self.size - self.overlap)))
+        cuts = [round(i * end / count / self.multiple) * self.multiple for i in range(count + 1)]
+        widest = max(b - a for a, b in pairwise(cuts))
+        # An inner window carries half an overlap on both sides.
+        room = min(self.size - self.overlap - widest, widest // 2) if count > 1 else 0
+        moved = round(shift * max(room, 0) / self.multiple) * self.multiple
+        cuts = [0, *(cut + moved for cut in cuts[1:-1]), end]
+        half = self.overlap // 2
+        ramp = (1 - np.cos(np.pi * (np.arange(self.overlap) + 0.5) / max(self.overlap, 1))) / 2
+        tiles = []
+        for i, (a, b) in enumerate(pairwise(cuts)):
+            first, last = i == 0, i == count - 1
+            start, stop = a - (0 if first else half), b + (0 if last else half)
+            weight = np.ones(stop - start)
+            if self.overlap and not first:
+                weight[: self.overlap] = ramp
+            if self.overlap and not last:
+                weight[-self.overlap :] = 1 - ramp
+            tiles.append(Tile(start, stop, weight.astype(np.float32)))
+        return tiles

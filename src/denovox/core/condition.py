@@ -1,0 +1,92 @@
+"""What a network is told about its input: region, anatomy, position, spacing, control (METHOD 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from .box import Box, Shape, coordinates
+from .box import whole as whole_box
+from .labels import UNKNOWN
+from .regions import UNKNOWN_REGION
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Conditions of a batch of boxes.
+
+    region: class ids of core/regions, 0 for unknown.
+    anatomy: label ids of core/labels at each voxel, 0 for unknown.
+    position_x, _y, _z: coordinates of the voxels in the whole volume, -1 to 1 along each axis; the
+        map of METHOD 1 is their outer product and is never written out.
+    spacing_mm: voxel size along x, y, z. Ours: one network serves many spacings and is told which.
+    """
+
+    region: Int64[Tensor, " b"]
+    anatomy: UInt8[Tensor, "b x y z"]
+    position_x: Float[Tensor, "b x"]
+    position_y: Float[Tensor, "b y"]
+    position_z: Float[Tensor, "b z"]
+    spacing_mm: Float[Tensor, "b 3"]
+
+    @property
+    def position(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Coordinates along x, y, z."""
+        return self.position_x, self.position_y, self.position_z
+
+    def crop(self, box: Box) -> Condition:
+        """Conditions of a box inside this one; a box that reaches past the end sees the edge go on.
+
+        box: voxels of this condition's own grid.
+        """
+        picks = [
+            torch.arange(a, b, device=self.anatomy.device)
+            for a, b in zip(box.start, box.stop, strict=True)
+        ]
+        anatomy = self.anatomy
+        for axis, pick in enumerate(picks, start=1):
+            anatomy = anatomy.index_select(axis, pick.clamp(max=anatomy.shape[axis] - 1))
+        x, y, z = (_extend(p, i) for p, i in zip(self.position, picks, strict=True))
+        return replace(self, anatomy=anatomy, position_x=x, position_y=y, position_z=z)
+
+    def to(self, device: torch.device | str) -> Condition:
+        """The same on another device."""
+        return Condition(*(getattr(self, f.name).to(device) for f in fields(self)))
+
+
+def _extend(position: Float[Tensor, "b n"], pick: Int64[Tensor, " m"]) -> Float[Tensor, "b m"]:
+    """Coordinates at voxels `pick`; beyond the last one they go on at the same pace."""
+    n = position.shape[1]
+    if int(pick[-1]) < n:
+        return position[:, pick]
+    pace = (position[:, -1:] - position[:, :1]) / max(n - 1, 1)
+    return position[:, :1] + pace * pick
+
+
+def condition(
+    shape: Shape,
+    spacing_mm: tuple[float, float, float],
+    region_id: int = UNKNOWN_REGION,
+    anatomy: UInt8[Tensor, "x y z"] | None = None,
+) -> Condition:
+    """The condition of one whole volume of `shape` voxels; without a label map all is unknown."""
+    if anatomy is None:
+        anatomy = torch.full(shape, UNKNOWN, dtype=torch.uint8)
+    box = whole_box(shape)
+    x, y, z = (
+        torch.from_numpy(coordinates(a, n, n, n))[None]
+        for a, n in zip(box.start, box.size, strict=True)
+    )
+    return Condition(
+        torch.tensor([region_id]), anatomy[None], x, y, z, torch.tensor([spacing_mm])
+    )
+
+
+def batch(conditions: list[Condition]) -> Condition:
+    """Conditions of boxes of one shape as one batch."""
+    return Condition(
+        *(torch.cat([getattr(c, f.name) for c in conditions]) for f in fields(Condition))
+    )

@@ -1,0 +1,128 @@
+"""The anatomy vocabulary: 117 classes of TotalSegmentator v2, coarse classes, and their tree.
+
+Ids 1 to 117 are TotalSegmentator's own, so its label maps can be used as they are. 0 is
+"unknown": a voxel nobody has labelled, which is not the same as background (METHOD 1). Coarse
+classes have ids of their own, so that a mask of "lung" or "bone" conditions as a mask of lobes or
+vertebrae does: a class's embedding is the sum along its path to the root (`path_matrix`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from jaxtyping import Float, Integer
+
+from .errors import InputError
+
+
+def _spine() -> list[str]:
+    levels = [("L", 5), ("T", 12), ("C", 7)]
+    return [f"vertebrae_{part}{number}" for part, count in levels for number in range(count, 0, -1)]
+
+
+def _ribs() -> list[str]:
+    return [f"rib_{side}_{number}" for side in ("left", "right") for number in range(1, 13)]
+
+
+TOTALSEGMENTATOR_V2: tuple[str, ...] = (
+    *"spleen kidney_right kidney_left gallbladder liver stomach pancreas".split(),
+    *"adrenal_gland_right adrenal_gland_left".split(),
+    *"lung_upper_lobe_left lung_lower_lobe_left".split(),
+    *"lung_upper_lobe_right lung_middle_lobe_right lung_lower_lobe_right".split(),
+    *"esophagus trachea thyroid_gland small_bowel duodenum colon urinary_bladder".split(),
+    *"prostate kidney_cyst_left kidney_cyst_right sacrum vertebrae_S1".split(),
+    *_spine(),
+    *"heart aorta pulmonary_vein brachiocephalic_trunk".split(),
+    *"subclavian_artery_right subclavian_artery_left".split(),
+    *"common_carotid_artery_right common_carotid_artery_left".split(),
+    *"brachiocephalic_vein_left brachiocephalic_vein_right atrial_appendage_left".split(),
+    *"superior_vena_cava inferior_vena_cava portal_vein_and_splenic_vein".split(),
+    *"iliac_artery_left iliac_artery_right iliac_vena_left iliac_vena_right".split(),
+    *"humerus_left humerus_right scapula_left scapula_right".split(),
+    *"clavicula_left clavicula_right femur_left femur_right hip_left hip_right".split(),
+    *"spinal_cord gluteus_maximus_left gluteus_maximus_right".split(),
+    *"gluteus_medius_left gluteus_medius_right".split(),
+    *"gluteus_minimus_left gluteus_minimus_right autochthon_left autochthon_right".split(),
+    *"iliopsoas_left iliopsoas_right brain skull".split(),
+    *_ribs(),
+    *"sternum costal_cartilages".split(),
+)
+
+# Coarse classes, each with its parent; "body" and "outside" are roots.
+_COARSE: dict[str, str | None] = {
+    "body": None,
+    "outside": None,
+    "lung": "body",
+    "airway": "body",
+    "bone": "body",
+    "vertebrae": "bone",
+    "ribs": "bone",
+    "vessel": "body",
+    "muscle": "body",
+    "kidney": "body",
+    "bowel": "body",
+    "gland": "body",
+}
+
+UNKNOWN = 0
+NAMES: tuple[str, ...] = ("unknown", *TOTALSEGMENTATOR_V2, *_COARSE)
+ID: dict[str, int] = {name: number for number, name in enumerate(NAMES)}
+BODY, OUTSIDE, LUNG, AIRWAY, BONE = (ID[n] for n in ("body", "outside", "lung", "airway", "bone"))
+
+_PARENT_BY_WORD: tuple[tuple[str, str], ...] = (  # the first word found in a class's name decides
+    ("lung_", "lung"),
+    ("trachea", "airway"),
+    ("vertebrae_", "vertebrae"),
+    ("rib_", "ribs"),
+    *((w, "bone") for w in "sacrum humerus scapula clavicula femur hip_ skull sternum".split()),
+    *((w, "vessel") for w in "aorta artery vein vena brachiocephalic".split()),
+    *((w, "muscle") for w in "gluteus autochthon iliopsoas".split()),
+    ("kidney", "kidney"),
+    *((w, "bowel") for w in "stomach small_bowel duodenum colon".split()),
+    *((w, "gland") for w in "adrenal thyroid pancreas prostate".split()),
+)
+
+
+def parent(name: str) -> str | None:
+    """The next coarser class, or None for a root ("unknown", "body", "outside")."""
+    if name in _COARSE or name == "unknown":
+        return _COARSE.get(name)
+    return next((coarse for word, coarse in _PARENT_BY_WORD if word in name), "body")
+
+
+def path(name: str) -> tuple[str, ...]:
+    """From a class up to its root, the class itself first."""
+    above = parent(name)
+    return (name,) if above is None else (name, *path(above))
+
+
+def path_matrix() -> Float[np.ndarray, "labels labels"]:
+    """M[i, j] = 1 where class j is on the path of class i: embeddings are M @ table."""
+    matrix = np.zeros((len(NAMES), len(NAMES)), np.float32)
+    for name in NAMES:
+        matrix[ID[name], [ID[above] for above in path(name)]] = 1
+    return matrix
+
+
+def mirror_table() -> Integer[np.ndarray, " labels"]:
+    """Class id -> class id of the other side of the body, for a left-right flip."""
+    swap = {"left": "right", "right": "left"}
+
+    def other(name: str) -> str:
+        twin = "_".join(swap.get(word, word) for word in name.split("_"))
+        # The middle lobe, e.g., has no twin: mirrored it is a lung, but no lobe we can name.
+        return twin if twin in ID else parent(name) or name
+
+    return np.array([ID[other(name)] for name in NAMES])
+
+
+def check(values: Iterable[int]) -> None:
+    """`InputError` naming every label value that the vocabulary does not have."""
+    strange = sorted({int(v) for v in values} - set(range(len(NAMES))))
+    if strange:
+        listed = ", ".join(map(str, strange[:10]))
+        raise InputError(
+            f"label values {listed} are not in the vocabulary (0 unknown, 1-117 TotalSegmentator"
+            f" v2, 118-{len(NAMES) - 1} coarse classes; see docs/labels.md)"
+        )

@@ -1,0 +1,41 @@
+"""What a measurement does to a scan, and the step that takes a measurement into account."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Operator(Protocol):
+    """A linear measurement y = A x + noise of a volume x (b 1 x y z, model units)."""
+
+    def A(self, x: Tensor) -> Tensor:  # noqa: N802 - the field's name for it
+        """The measurement of x."""
+
+    def At(self, y: Tensor) -> Tensor:  # noqa: N802
+        """The adjoint: <A x, y> = <x, At y>."""
+
+    def prox(self, x0: Tensor, y: Tensor, rho: float) -> Tensor:
+        """argmin over x of |y - A x|^2 + rho |x - x0|^2 (METHOD 3)."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The measurement is the scan itself, with white noise (METHOD 3)."""
+
+    def A(self, x: Float[Tensor, "b 1 x y z"]) -> Float[Tensor, "b 1 x y z"]:  # noqa: N802
+        """x."""
+        return x
+
+    def At(self, y: Float[Tensor, "b 1 x y z"]) -> Float[Tensor, "b 1 x y z"]:  # noqa: N802
+        """y."""
+        return y
+
+    def prox(
+        self, x0: Float[Tensor, "b 1 x y z"], y: Float[Tensor, "b 1 x y z"], rho: float
+    ) -> Float[Tensor, "b 1 x y z"]:
+        """(y + rho x0) / (1 + rho)."""
+        return (y + rho * x0) / (1 + rho)

@@ -1,0 +1,64 @@
+"""Noise schedules in the one currency of METHOD 2: sigma = sqrt((1 - alpha_bar) / alpha_bar)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+Spacing = Literal["uniform", "karras", "logsnr"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A variance-preserving schedule of T steps, seen through its sigmas."""
+
+    name: Literal["cosine", "linear"] = "cosine"
+    steps: int = 1000
+
+    @cached_property
+    def betas(self) -> Float[np.ndarray, " T"]:
+        """Cosine: Nichol and Dhariwal 2021, eq. 17, capped at .999; linear: Ho et al. 2020."""
+        if self.name == "linear":
+            return np.linspace(1e-4, 0.02, self.steps)
+        phase = (np.arange(self.steps + 1) / self.steps + 0.008) / 1.008 * math.pi / 2
+        alpha_bar = np.cos(phase) ** 2
+        return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+
+    @cached_property
+    def sigmas(self) -> Float[np.ndarray, " T"]:
+        """sigma of timestep 0 .. T-1, rising."""
+        alpha_bar = np.cumprod(1 - self.betas)
+        return np.sqrt((1 - alpha_bar) / alpha_bar)
+
+    def sigma(self, t: float) -> float:
+        """sigma at a timestep, fractions allowed (linear in log sigma)."""
+        return float(np.exp(np.interp(t, np.arange(self.steps), np.log(self.sigmas))))
+
+    def timestep(self, sigma: float) -> float:
+        """The inverse of `sigma`; beyond the ends it stays at 0 or T-1."""
+        return float(np.interp(np.log(sigma), np.log(self.sigmas), np.arange(self.steps)))
+
+    def descend(
+        self, count: int, spacing: Spacing = "karras", start: float = 80.0, stop: float = 0.02
+    ) -> list[float]:
+        """`count` sigmas from `start` down to `stop`, and 0 behind them: `count` evaluations.
+
+        uniform: even in timestep (the paper's); karras: Karras et al. 2022, eq. 5, rho = 7;
+        logsnr: even in log sigma.
+        """
+        if count < 1:
+            raise ValueError("at least one evaluation is needed")
+        u = np.linspace(0, 1, count)
+        if spacing == "uniform":
+            ends = self.timestep(start), self.timestep(stop)
+            path = np.array([self.sigma(t) for t in ends[0] + u * (ends[1] - ends[0])])
+        elif spacing == "karras":
+            path = (start ** (1 / 7) + u * (stop ** (1 / 7) - start ** (1 / 7))) ** 7
+        else:
+            path = np.exp(np.log(start) + u * (np.log(stop) - np.log(start)))
+        return [*map(float, path), 0.0]

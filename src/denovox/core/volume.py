@@ -1,0 +1,82 @@
+"""A CT volume in Hounsfield units, and the window that turns HU into model units and back.
+
+Everywhere in denovox an array's axes are x, y, z of the orientation nearest to RAS: indices
+grow towards the patient's Right, Anterior and Superior. Only `data/nifti.py` knows how a file
+stores them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+
+def spacing_of(affine: Float[np.ndarray, "4 4"]) -> tuple[float, float, float]:
+    """Distance in mm between voxel centres along the three axes of an affine."""
+    x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
+    return float(x), float(y), float(z)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """HU on a grid in space.
+
+    hu: float array, x y z nearest to RAS, Hounsfield units.
+    affine: 4x4, voxel index of `hu` -> millimetres in RAS+.
+    source: what the file said (a reader's own record), given back to the writer; None for a
+        volume that never was a file.
+    """
+
+    hu: Float[np.ndarray, "x y z"]
+    affine: Float[np.ndarray, "4 4"]
+    source: Any = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along x, y, z."""
+        x, y, z = self.hu.shape
+        return x, y, z
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between voxel centres along x, y, z."""
+        return spacing_of(self.affine)
+
+    def with_hu(self, hu: Float[np.ndarray, "x y z"]) -> Volume:
+        """The same grid and source with other values; `ValueError` on another shape."""
+        if hu.shape != self.hu.shape:
+            raise ValueError(f"shape {hu.shape} is not the grid's {self.hu.shape}")
+        return replace(self, hu=hu)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A HU window; [low, high] HU is [-1, 1] in model units (METHOD 1)."""
+
+    width_hu: float
+    level_hu: float
+
+    @property
+    def low_hu(self) -> float:
+        """The HU of model unit -1."""
+        return self.level_hu - self.width_hu / 2
+
+    @property
+    def high_hu(self) -> float:
+        """The HU of model unit +1."""
+        return self.level_hu + self.width_hu / 2
+
+    def unit(self, hu):  # type: ignore[no-untyped-def]
+        """HU (array or tensor) -> model units, not clipped."""
+        return (hu - self.level_hu) / (self.width_hu / 2)
+
+    def hu(self, unit):  # type: ignore[no-untyped-def]
+        """Model units (array or tensor) -> HU; the inverse of `unit`."""
+        return unit * (self.width_hu / 2) + self.level_hu
+
+    def sigma(self, noise_hu: float) -> float:
+        """A standard deviation in HU -> model units (METHOD 3: width/2 HU are 1 unit)."""
+        return noise_hu / (self.width_hu / 2)

@@ -1,0 +1,205 @@
+"""How close a volume is to its reference: PSNR, SSIM, MAE, RMSE, each under a named convention.
+
+A PSNR without its convention is no figure: what the values are cut to and which range is the peak
+move it by many decibels (METHOD 4, FACTS 5.6). So no function here has a default convention, and
+a result carries the name of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Num
+
+from ..core.errors import InputError
+from ..core.regions import REGIONS
+from ..core.volume import Volume
+
+# Sizes are left out of the type on purpose: volumes that differ are a ValueError, told in words.
+Image = Volume | Num[np.ndarray, "_ _ _"]
+Mask = Bool[np.ndarray, "_ _ _"]
+
+SSIM_SIGMA = 1.5  # voxels; truncated at 3.5 sigma this is the 11 x 11 window of Wang et al. 2004
+SSIM_RADIUS = 5
+
+
+@dataclass(frozen=True)
+class Convention:
+    """What is done to both volumes before they are compared, and what the peak is.
+
+    name: what to print beside every figure.
+    low_hu, high_hu: both volumes are cut to these, HU; None leaves that side as it is.
+    data_range_hu: the peak of the PSNR and the range L of the SSIM, HU.
+    ssim: "slices" is 2D SSIM of every axial slice (z is the last axis), averaged over slices.
+
+    `ValueError` when the range is not positive or the limits are not in order.
+    """
+
+    name: str
+    low_hu: float | None
+    high_hu: float | None
+    data_range_hu: float
+    ssim: Literal["slices"] = "slices"
+
+    def __post_init__(self) -> None:
+        if not self.data_range_hu > 0:
+            raise ValueError(f"data_range_hu must be positive, not {self.data_range_hu}")
+        if self.low_hu is not None and self.high_hu is not None and self.low_hu >= self.high_hu:
+            raise ValueError(f"low_hu {self.low_hu} is not below high_hu {self.high_hu}")
+
+    def cut(self, hu: Num[np.ndarray, "*any"]) -> Float[np.ndarray, "*any"]:
+        """HU of any numeric type -> float64 HU within the limits; NaN stays NaN."""
+        values: Float[np.ndarray, "*any"] = np.asarray(hu, np.float64)
+        if self.low_hu is None and self.high_hu is None:
+            return values
+        return np.clip(values, self.low_hu, self.high_hu)
+
+
+CONVENTIONS = {
+    convention.name: convention
+    for convention in (
+        # Ours: what the model sees of a region is what is compared; the peak is the window's width.
+        *(
+            Convention(f"window:{name}", row.window.low_hu, row.window.high_hu, row.window.width_hu)
+            for name, row in REGIONS.items()
+        ),
+        # FACTS 5.6 (A). RED-CNN's own SSIM also averages the zero-padded rim of a slice; ours,
+        # as everywhere here, only windows that lie within it.
+        Convention("mayo16-redcnn", -160, 240, 400),
+    )
+}
+
+
+def named(name: str) -> Convention:
+    """The row of `CONVENTIONS` of that name; `InputError` lists the known ones."""
+    if name not in CONVENTIONS:
+        known = ", ".join(CONVENTIONS)
+        raise InputError(f"convention '{name}' is not known; choose one of {known}")
+    return CONVENTIONS[name]
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """The four figures of one pair of volumes and the name of the convention they were taken in."""
+
+    convention: str
+    psnr_db: float
+    ssim: float
+    mae_hu: float
+    rmse_hu: float
+
+
+def _pair(
+    reference: Image, test: Image, mask: Mask | None
+) -> tuple[Num[np.ndarray, "x y z"], Num[np.ndarray, "x y z"]]:
+    """The arrays of both; `ValueError` where shapes differ or a mask selects nothing."""
+    a, b = (image.hu if isinstance(image, Volume) else image for image in (reference, test))
+    if a.shape != b.shape:
+        raise ValueError(f"the volumes differ in shape: {a.shape} and {b.shape}")
+    if a.size == 0:
+        raise ValueError(f"the volumes are empty: {a.shape}")
+    if mask is not None and mask.shape != a.shape:
+        raise ValueError(f"the mask's shape {mask.shape} is not the volumes' {a.shape}")
+    if mask is not None and not mask.any():
+        raise ValueError("the mask selects no voxel")
+    return a, b
+
+
+def _error_hu(
+    reference: Image, test: Image, convention: Convention, mask: Mask | None
+) -> Float[np.ndarray, "*any"]:
+    """Test minus reference in HU, both cut to the convention; the mask's voxels only."""
+    a, b = _pair(reference, test, mask)
+    error = convention.cut(b) - convention.cut(a)
+    return error if mask is None else error[mask]
+
+
+def mae_hu(
+    reference: Image, test: Image, convention: Convention, *, mask: Mask | None = None
+) -> float:
+    """Mean absolute error, HU. `ValueError` when shapes differ or the mask is empty."""
+    return float(np.abs(_error_hu(reference, test, convention, mask)).mean())
+
+
+def rmse_hu(
+    reference: Image, test: Image, convention: Convention, *, mask: Mask | None = None
+) -> float:
+    """Root of the mean squared error, HU. `ValueError` when shapes differ or the mask is empty."""
+    return math.sqrt(float(np.square(_error_hu(reference, test, convention, mask)).mean()))
+
+
+def psnr(
+    reference: Image, test: Image, convention: Convention, *, mask: Mask | None = None
+) -> float:
+    """20 log10(data range / RMSE), dB, over all voxels at once; identical volumes give inf.
+
+    `ValueError` when shapes differ or the mask is empty.
+    """
+    return _decibel(rmse_hu(reference, test, convention, mask=mask), convention)
+
+
+def _decibel(rmse_hu: float, convention: Convention) -> float:
+    """RMSE in HU -> PSNR in dB; 0 -> inf."""
+    return math.inf if rmse_hu == 0 else 20 * math.log10(convention.data_range_hu / rmse_hu)
+
+
+def ssim(
+    reference: Image, test: Image, convention: Convention, *, mask: Mask | None = None
+) -> float:
+    """Mean over axial slices (the last axis) of each slice's mean 2D SSIM; 1 when identical.
+
+    Wang et al. 2004 through `skimage.metrics.structural_similarity(gaussian_weights=True,
+    sigma=1.5, use_sample_covariance=False)`: a Gaussian window truncated at 3.5 sigma, which
+    makes it 11 x 11; K1 = .01, K2 = .03, L = the convention's data range. Only windows within
+    the slice count, so a rim of 5 voxels is left out. With a mask, a slice's mean is over its
+    masked voxels within that rim, and slices that have none are left out.
+
+    `ValueError` when shapes differ, a slice is smaller than 11 x 11, or no voxel is left.
+    """
+    from skimage.metrics import structural_similarity
+
+    a, b = _pair(reference, test, mask)
+    if min(a.shape[:2]) <= 2 * SSIM_RADIUS:
+        raise ValueError(f"SSIM's window of 11 x 11 does not fit a slice of {a.shape[:2]}")
+    inner = (slice(SSIM_RADIUS, -SSIM_RADIUS),) * 2
+    means = []
+    for z in range(a.shape[2]):
+        if mask is not None and not mask[:, :, z][inner].any():
+            continue
+        _, local = structural_similarity(  # type: ignore[no-untyped-call]
+            convention.cut(a[:, :, z]),
+            convention.cut(b[:, :, z]),
+            data_range=convention.data_range_hu,
+            gaussian_weights=True,
+            sigma=SSIM_SIGMA,
+            use_sample_covariance=False,
+            full=True,
+        )
+        local = local[inner]
+        means.append((local if mask is None else local[mask[:, :, z][inner]]).mean())
+    if not means:
+        raise ValueError(f"the mask lies wholly in the {SSIM_RADIUS}-voxel rim of its slices")
+    return float(np.mean(means))
+
+
+def fidelity(
+    reference: Image, test: Image, convention: Convention, *, mask: Mask | None = None
+) -> Fidelity:
+    """All four figures at once, over the mask's voxels where there is one.
+
+    reference, test: a `Volume` or an x y z array in HU, of the same shape.
+    mask: boolean, the same shape; see `ssim` for what it does there.
+    `ValueError` as in `ssim`.
+    """
+    error = _error_hu(reference, test, convention, mask)
+    rmse = math.sqrt(float(np.square(error).mean()))
+    return Fidelity(
+        convention=convention.name,
+        psnr_db=_decibel(rmse, convention),
+        ssim=ssim(reference, test, convention, mask=mask),
+        mae_hu=float(np.abs(error).mean()),
+        rmse_hu=rmse,
+    )

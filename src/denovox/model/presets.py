@@ -1,0 +1,32 @@
+"""Named network shapes."""
+
+from __future__ import annotations
+
+from .net import NetConfig
+
+PRESETS: dict[str, NetConfig] = {
+    # For tests: a forward in milliseconds.
+    "tiny": NetConfig(
+        channels=(8, 16),
+        attention=(False, True),
+        groups=4,
+        head_channels=8,
+        anatomy_channels=4,
+        position_channels=4,
+        frequencies=3,
+    ),
+    # For two CPU cores; docs/log.md has the measurements it was chosen by.
+    "base": NetConfig(
+        channels=(16, 32, 64, 96), attention=(False, False, False, True), detail=True
+    ),
+    # METHOD 1: 32 base channels, one residual block a level, attention at 16^3 of 128^3.
+    "paper": NetConfig(
+        channels=(32, 64, 128, 256),
+        attention=(False, False, False, True),
+        groups=32,
+        head_channels=32,
+        anatomy_channels=16,
+        position_channels=16,
+        frequencies=10,
+    ),
+}

@@ -1,0 +1,109 @@
+"""The tasks, as rows of METHOD 2's table: a start, a list of sigmas, a correction, fresh noise.
+
+All volumes here are in model units; the window has been applied and nothing is known of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from .core.operators import Identity
+from .core.schedule import Schedule
+from .sampling.correct import clip, prox, then
+from .sampling.sample import (
+    Correct,
+    Denoise,
+    Fresh,
+    Noise,
+    Vol,
+    ddim,
+    ddpm,
+    diffpir,
+    sample,
+)
+
+Solver = Literal["dpm++", "ddim", "ddpm"]
+_SOLVERS: dict[str, tuple[Fresh, int]] = {"dpm++": (ddim, 2), "ddim": (ddim, 1), "ddpm": (ddpm, 1)}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A row of the table. x: the start, at sigmas[0]."""
+
+    x: Vol
+    sigmas: Sequence[float]
+    correct: Correct = clip
+    fresh: Fresh = ddim
+    order: int = 1
+
+    @property
+    def evaluations(self) -> int:
+        """How often the denoiser will be asked."""
+        return sum(b < a for a, b in zip(self.sigmas, self.sigmas[1:], strict=False))
+
+    def run(self, denoise: Denoise, noise: Noise) -> Vol:
+        """The result, x0."""
+        return sample(
+            denoise,
+            self.x,
+            self.sigmas,
+            correct=self.correct,
+            fresh=self.fresh,
+            order=self.order,
+            noise=noise,
+        )
+
+
+def synthesis(noise: Noise, schedule: Schedule, steps: int = 20, solver: Solver = "dpm++") -> Task:
+    """From noise, all the way down, in `steps` evaluations."""
+    fresh, order = _SOLVERS[solver]
+    sigmas = schedule.descend(steps)
+    return Task(sigmas[0] * noise(0), sigmas, clip, fresh, order)
+
+
+def denoising(y: Vol, sigma: float) -> Task:
+    """The posterior mean: the denoiser asked once, at the noise's own level."""
+    return Task(y, [sigma, 0.0])
+
+
+def denoising_diffpir(
+    y: Vol,
+    sigma: float,
+    schedule: Schedule,
+    steps: int = 10,
+    strength: float = 10.0,
+    zeta: float = 0.3,
+) -> Task:
+    """A restoration on the sampler's way down, DiffPIR (Zhu et al. 2023; METHOD 2 and 3).
+
+    y: the noisy scan, which already lies at its own sigma and so needs no noise to start from.
+    strength: lambda of METHOD 3. zeta: share of fresh noise.
+    """
+    sigmas = schedule.descend(steps, "logsnr", start=sigma, stop=min(0.02, sigma / 2))
+    return Task(y, sigmas, then(clip, prox(Identity(), y, sigma, strength)), diffpir(zeta))
+
+
+def noisy_input(unit: Vol, sigma: float, noise: Noise) -> Vol:
+    """A measured volume as the denoiser has learnt to see it: clipped truth plus noise of sigma.
+
+    Within reach of the noise (3 sigma) a value outside the window may stem from a truth inside:
+    it stays. Farther out the truth is certainly clipped, to -1 or 1: there it is that, plus noise.
+    """
+    beyond = unit.abs() > 1 + 3 * sigma
+    return torch.where(beyond, unit.clamp(-1, 1) + sigma * noise(0), unit)
+
+
+def change(unit: Vol, restored: Vol, sigma: float) -> Vol:
+    """What to add to the measured volume (METHOD 3: y + (f(clip y) - clip y), and its refinement).
+
+    Farther than 3 sigma outside the window nothing changes. Nearer, the part that sticks out
+    comes back (it may be bone), unless the restored value lies well inside (it was noise).
+    """
+    clipped = unit.clamp(-1, 1)
+    inside = ((1 - restored.abs()) / max(sigma, 1e-6)).clamp(0, 1)
+    added = restored - clipped - inside * (unit - clipped)
+    return torch.where(unit.abs() > 1 + 3 * sigma, 0, added)

@@ -1,0 +1,97 @@
+"""A training run as one frozen configuration; recipes/*.toml are its TOML form."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from ..core.errors import InputError
+from ..core.settings import Settings
+from ..data.levels import SampleConfig
+from ..model.weights import ModelConfig
+
+
+class NoiseConfig(Settings):
+    """Which noise levels a run trains on.
+
+    uniform: timesteps even over the schedule (the paper's). lognormal: log sigma normal with this
+    mean and deviation (Karras et al. 2022, table 1), which spends the effort where restoring does.
+    """
+
+    law: Literal["uniform", "lognormal"] = "uniform"
+    mean: float = -1.4
+    deviation: float = Field(1.3, gt=0)
+
+
+class TrainConfig(Settings):
+    """The loop's own settings.
+
+    batch: samples at a time; accumulate: such batches a step. decay: the last share of the steps,
+    in which the learning rate falls to zero; a run can be lengthened before it has begun.
+    ema: half-life of the averaged weights, in steps. clip: gradient norm.
+    """
+
+    steps: int = Field(gt=0)
+    batch: int = Field(1, gt=0)
+    accumulate: int = Field(4, gt=0)
+    lr: float = Field(1e-4, gt=0)
+    warmup: int = Field(0, ge=0)
+    decay: float = Field(0.0, ge=0, le=1)
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float = Field(1.0, gt=0)
+    ema: float = Field(1000, gt=0)
+    loss: Literal["l1", "l2"] = "l1"
+    noise: NoiseConfig = NoiseConfig()
+    precision: Literal["float32", "bfloat16", "auto"] = "auto"
+    seed: int = 0
+    checkpoint_minutes: float = Field(5, gt=0)
+    validate_every: int = Field(200, gt=0)
+
+
+class DataConfig(Settings):
+    """source: a folder of scans with an index.json. store: where they are prepared to."""
+
+    source: Path | None = None
+    store: Path = Path(".denovox/store")
+    validation_patients: tuple[str, ...] = ()
+    sample: SampleConfig = SampleConfig()
+
+
+class Recipe(Settings):
+    """Everything a run is made from. In TOML, model.net may be the name of a preset."""
+
+    name: str
+    data: DataConfig
+    model: ModelConfig
+    train: TrainConfig
+    card: str = ""
+
+
+def read_recipe(path: Path) -> Recipe:
+    """A recipe from TOML; `InputError` with the first thing that is wrong in it.
+
+    Relative paths in a recipe start at the working directory.
+    """
+    from ..model.presets import PRESETS
+
+    try:
+        told = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such recipe") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid TOML ({error})") from None
+    model = told.get("model")
+    if isinstance(model, dict) and isinstance(model.get("net"), str):
+        if model["net"] not in PRESETS:
+            known = ", ".join(PRESETS)
+            raise InputError(f"{path}: model.net '{model['net']}' is not a preset ({known})")
+        model["net"] = PRESETS[model["net"]].model_dump()
+    try:
+        return Recipe.model_validate(told)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path}: {where}: {first['msg'].lower()}") from None
