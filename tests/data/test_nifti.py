@@ -150,7 +150,7 @@ def test_int16_with_slope_1_is_exact_in_hu(tmp_path: Path) -> None:
         (place("SRP"), {"qform_code": 0, "sform_code": 4}),
         (oblique(), {"descrip": b"a scanner", "intent_code": 1001, "cal_max": 300, "toffset": 2}),
         (oblique(), {"xyzt_units": 10, "scl_slope": 0, "aux_file": b"x", "slice_code": 3}),
-        (oblique(), {"xyzt_units": 0, "scl_slope": np.nan, "scl_inter": np.nan}),
+        (oblique(), {"xyzt_units": 0}),
     ],
 )
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
@@ -165,6 +165,28 @@ def test_the_whole_header_comes_back(
     assert after.header == before.header
     assert np.array_equal(after.affine, before.affine)
     assert np.array_equal(after.get_fdata(), before.get_fdata() + 1)
+
+
+@pytest.mark.parametrize(
+    ("offset", "values"),
+    [(112, (np.nan, np.nan)), (112, (0, 5)), (108, (0,))],
+    ids=["slope NaN", "slope 0", "voxel offset unset"],
+)
+def test_fields_left_unset_mean_their_defaults(
+    tmp_path: Path, offset: int, values: tuple[float, ...]
+) -> None:
+    path = patch(make(tmp_path / "ct.nii", scene()), offset, f"<{len(values)}f", *values)
+    volume = nifti.read(path)
+    assert np.array_equal(volume.hu, scene()[::-1, ::-1, :])
+    nifti.write(volume, tmp_path / "back.nii")
+    assert content(tmp_path / "back.nii") == content(path)
+
+
+def test_the_content_decides_whether_it_is_packed(tmp_path: Path) -> None:
+    path = make(tmp_path / "ct.nii", scene())
+    expected = nifti.read(path).hu
+    packed = squeezed(path)
+    assert np.array_equal(nifti.read(packed.rename(tmp_path / "packed.nii")).hu, expected)
 
 
 def test_extensions_and_a_fourth_axis_of_one_come_back(tmp_path: Path) -> None:
@@ -376,7 +398,8 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
 @pytest.mark.parametrize("change", [0xFF, 0x80, 0x01])
 def test_a_damaged_header_is_read_or_refused(tmp_path: Path, kind: type, change: int) -> None:
-    whole = make(tmp_path / "ct.nii", scene(), oblique(), kind=kind, sform_code=0).read_bytes()
+    codes = {"qform_code": 1, "sform_code": 0}
+    whole = make(tmp_path / "ct.nii", scene(), oblique(), kind=kind, **codes).read_bytes()
     outcomes = set()
     for at in range(len(whole) - 120):
         data = bytearray(whole)

@@ -19,7 +19,9 @@ def facts() -> dict[str, Any]:
     from ..train.loss import use_bfloat16
 
     devices = ["cpu"]
-    devices += [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    devices += [
+        f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())
+    ]
     bundled = []
     for path in sorted((Path(str(files("denovox"))) / "weights").glob("*.safetensors")):
         config, card, digest = describe(path)

@@ -156,8 +156,7 @@ class Model:
         self, grid: Shape, volume: Volume, region: Region, anatomy: UInt8[np.ndarray, "x y z"]
     ) -> Condition:
         x, y, z = (
-            mm * n / m
-            for mm, n, m in zip(volume.spacing_mm, volume.shape, grid, strict=True)
+            mm * n / m for mm, n, m in zip(volume.spacing_mm, volume.shape, grid, strict=True)
         )
         return condition(grid, (x, y, z), region.id, torch.from_numpy(anatomy))
 

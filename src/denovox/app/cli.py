@@ -44,15 +44,31 @@ def main() -> None:
 def _running_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of every command that runs a model."""
     for option in (
-        click.option("--weights", default="base", show_default=True,
-                     help="Bundled name, file or folder."),
-        click.option("--window-batch", default=1, show_default=True, type=click.IntRange(1),
-                     help="Windows evaluated at once."),
-        click.option("--window", default=96, show_default=True, type=click.IntRange(32),
-                     help="Edge of the largest window, in voxels; halve it if memory is short."),
+        click.option(
+            "--weights", default="base", show_default=True, help="Bundled name, file or folder."
+        ),
+        click.option(
+            "--window-batch",
+            default=1,
+            show_default=True,
+            type=click.IntRange(1),
+            help="Windows evaluated at once.",
+        ),
+        click.option(
+            "--window",
+            default=96,
+            show_default=True,
+            type=click.IntRange(32),
+            help="Edge of the largest window, in voxels; halve it if memory is short.",
+        ),
         click.option("--force", is_flag=True, help="Overwrite an existing output."),
-        click.option("--seed", default=0, show_default=True, type=click.IntRange(0),
-                     help="Same seed, same bits, on the same machine."),
+        click.option(
+            "--seed",
+            default=0,
+            show_default=True,
+            type=click.IntRange(0),
+            help="Same seed, same bits, on the same machine.",
+        ),
     ):
         command = option(command)
     return command
@@ -62,8 +78,13 @@ def _running_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def _progress(label: str) -> Iterator[Callable[[float], None]]:
     """A bar on stderr; gives a function that is told the share of work done."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-    from rich.progress import TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),
@@ -96,8 +117,13 @@ def _model(run: dict[str, Any], label: str) -> Iterator[tuple[Model, Running]]:
 @click.argument("output", type=_path)
 @click.option("--region", type=click.Choice(REGION_NAMES), help="Guessed if not given.")
 @click.option("--noise-hu", type=float, help="SD of the noise in HU; estimated if not given.")
-@click.option("--method", type=click.Choice(["mean", "diffpir"]), default="mean",
-              show_default=True, help="Posterior mean, one evaluation; or DiffPIR, ten.")
+@click.option(
+    "--method",
+    type=click.Choice(["mean", "diffpir"]),
+    default="mean",
+    show_default=True,
+    help="Posterior mean, one evaluation; or DiffPIR, ten.",
+)
 @_running_options
 def denoise(
     input: Path, output: Path, region: str | None, noise_hu: float | None, method: Any, **run: Any
@@ -121,7 +147,9 @@ def _triple(text: str, cast: Callable[[str], Any], what: str) -> tuple[Any, Any,
         if len(values) != 3 or not all(0 < value < float("inf") for value in values):
             raise ValueError
     except ValueError:
-        raise InputError(f"{what} '{text}' is not a positive number, or three joined by x") from None
+        raise InputError(
+            f"{what} '{text}' is not a positive number, or three joined by x"
+        ) from None
     return values[0], values[1], values[2]
 
 
@@ -131,8 +159,13 @@ def _triple(text: str, cast: Callable[[str], Any], what: str) -> tuple[Any, Any,
 @click.option("--shape", help="SLICESxROWSxCOLUMNS, e.g. 128x160x160.")
 @click.option("--spacing", help="Voxel size in mm: one number, or SLICESxROWSxCOLUMNS.")
 @click.option("--anatomy", type=_path, help="NIfTI of labels (docs/labels.md); gives the grid.")
-@click.option("--steps", default=20, show_default=True, type=click.IntRange(2),
-              help="Evaluations of DPM-Solver++(2M).")
+@click.option(
+    "--steps",
+    default=20,
+    show_default=True,
+    type=click.IntRange(2),
+    help="Evaluations of DPM-Solver++(2M).",
+)
 @_running_options
 def synthesize(
     output: Path,
@@ -170,8 +203,11 @@ def synthesize(
 @main.command()
 @click.argument("recipe", type=_path)
 @click.option("--out", type=_path, help="Folder of the run; runs/<name> if not given.")
-@click.option("--max-minutes", type=click.FloatRange(min=0, min_open=True),
-              help="Stop after this long; the same command goes on later.")
+@click.option(
+    "--max-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Stop after this long; the same command goes on later.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the resolved recipe and stop.")
 def pretrain(recipe: Path, out: Path | None, max_minutes: float | None, dry_run: bool) -> None:
     """Train a base model as RECIPE (TOML) says, or go on where an earlier run stopped."""
@@ -184,14 +220,35 @@ def pretrain(recipe: Path, out: Path | None, max_minutes: float | None, dry_run:
     from .pretrain import run
 
     device = os.environ.get("DENOVOX_DEVICE", "cpu")
-    with _progress(plan.name) as done:
-        for news in run(plan, out or Path("runs") / plan.name, max_minutes or float("inf"), device):
+    folder = out or Path("runs") / plan.name
+    with _progress(plan.name) as done, _stoppable() as stopped:
+        for news in run(plan, folder, max_minutes or float("inf"), device):
             if isinstance(news, str):
                 _say(news)
                 continue
             done(news.step / plan.train.steps)
             if news.validation is not None:
                 _say(f"step {news.step}: loss {news.loss:.4f}, validation {news.validation:.4f}")
+            if stopped():
+                _say(f"stopped after step {news.step}; the same command goes on from there")
+                break
+
+
+@contextmanager
+def _stoppable() -> Iterator[Callable[[], bool]]:
+    """Within the block Ctrl-C and SIGTERM only leave a note, so that a step is never torn."""
+    import signal
+
+    told: list[int] = []
+    before = {
+        number: signal.signal(number, lambda got, frame: told.append(got))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield lambda: bool(told)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @main.command()
@@ -208,8 +265,13 @@ def info(as_json: bool) -> None:
 
 @main.command()
 @click.option("--out", type=_path, default=Path("demo"), show_default=True, help="Folder to fill.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0),
-              help="Another body, another noise.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Another body, another noise.",
+)
 @click.option("--force", is_flag=True, help="Overwrite an earlier demo.")
 def demo(out: Path, seed: int, force: bool) -> None:
     """A procedural chest: synthesise a CT from its anatomy, and denoise its low-dose scan."""

@@ -50,9 +50,7 @@ def run(folder: Path, seed: int, force: bool, done: Callable[[float], None]) -> 
         running=Running(seed, done=lambda share: done(share * 0.95)),
     )
     clean = model.denoise(low_dose, "chest", NOISE_HU, running=Running(seed))
-    before, after = (
-        fidelity(body.ct, one, named("window:chest")) for one in (low_dose, clean)
-    )
+    before, after = (fidelity(body.ct, one, named("window:chest")) for one in (low_dose, clean))
 
     nifti.write(body.ct, folder / FILES[0], force)
     nifti.write_labels(body.labels, body.ct.affine, folder / FILES[1], force)

@@ -34,7 +34,7 @@ def run(
         yield from prepare(data.source, data.store)
     training, held = store.split(store.cases(data.store), data.validation_patients)
     torch.manual_seed(recipe.train.seed)
-    net = recipe.model.build().to(device, memory_format=torch.channels_last_3d)
+    net = weights.place(recipe.model.build(), device)
     count = sum(p.numel() for p in net.parameters()) / 1e6
     yield f"{count:.2f} M parameters; {len(training)} cases to train on, {len(held)} held back"
 
@@ -59,9 +59,9 @@ def run(
         yield last
     if last is None:
         yield "nothing left to do: the run has had all its steps"
-    else:
-        weights.save(path, last.average, recipe.model, card | {"steps": last.step})
-        yield f"{path}: averaged weights after step {last.step}"
+        return
+    weights.save(path, last.average, recipe.model, card | {"steps": last.step})
+    yield f"{path}: averaged weights after step {last.step}"
 
 
 def validation(

@@ -1,4 +1,4 @@
-"""What a network is told about its input: region, anatomy, position, spacing, control (METHOD 1)."""
+"""What a network is told of its input: region, anatomy, position, spacing (METHOD 1)."""
 
 from __future__ import annotations
 
@@ -80,9 +80,7 @@ def condition(
         torch.from_numpy(coordinates(a, n, n, n))[None]
         for a, n in zip(box.start, box.size, strict=True)
     )
-    return Condition(
-        torch.tensor([region_id]), anatomy[None], x, y, z, torch.tensor([spacing_mm])
-    )
+    return Condition(torch.tensor([region_id]), anatomy[None], x, y, z, torch.tensor([spacing_mm]))
 
 
 def batch(conditions: list[Condition]) -> Condition:

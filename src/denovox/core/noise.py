@@ -72,6 +72,8 @@ def normal(
     return drawn.view(1, 1, *box.size)
 
 
-def field(seed: int, shape: Shape, device: str = "cpu") -> Callable[[int], Float[Tensor, "1 1 x y z"]]:
+def field(
+    seed: int, shape: Shape, device: str = "cpu"
+) -> Callable[[int], Float[Tensor, "1 1 x y z"]]:
     """stream -> the noise of a whole volume: what a sampler asks for at each step."""
     return lambda stream: normal(seed, stream, shape, device=device)

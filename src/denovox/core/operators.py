@@ -12,10 +12,10 @@ from torch import Tensor
 class Operator(Protocol):
     """A linear measurement y = A x + noise of a volume x (b 1 x y z, model units)."""
 
-    def A(self, x: Tensor) -> Tensor:  # noqa: N802 - the field's name for it
+    def A(self, x: Tensor) -> Tensor:
         """The measurement of x."""
 
-    def At(self, y: Tensor) -> Tensor:  # noqa: N802
+    def At(self, y: Tensor) -> Tensor:
         """The adjoint: <A x, y> = <x, At y>."""
 
     def prox(self, x0: Tensor, y: Tensor, rho: float) -> Tensor:
@@ -26,11 +26,11 @@ class Operator(Protocol):
 class Identity:
     """The measurement is the scan itself, with white noise (METHOD 3)."""
 
-    def A(self, x: Float[Tensor, "b 1 x y z"]) -> Float[Tensor, "b 1 x y z"]:  # noqa: N802
+    def A(self, x: Float[Tensor, "b 1 x y z"]) -> Float[Tensor, "b 1 x y z"]:
         """x."""
         return x
 
-    def At(self, y: Float[Tensor, "b 1 x y z"]) -> Float[Tensor, "b 1 x y z"]:  # noqa: N802
+    def At(self, y: Float[Tensor, "b 1 x y z"]) -> Float[Tensor, "b 1 x y z"]:
         """y."""
         return y
 

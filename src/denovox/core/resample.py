@@ -8,9 +8,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 
-def _weights(
-    old: int, new: int, start: float, size: float
-) -> Float[np.ndarray, "new old"]:
+def _weights(old: int, new: int, start: float, size: float) -> Float[np.ndarray, "new old"]:
     """Triangle filter of one axis; its half-width is one output cell when cells grow."""
     cell = size / new
     centres = start + (np.arange(new) + 0.5) * cell

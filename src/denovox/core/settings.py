@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Settings(BaseModel):
-    """A frozen pydantic model; each part of denovox keeps its own beside the thing it configures."""
+    """A frozen pydantic model; each part keeps its own beside the thing it configures."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

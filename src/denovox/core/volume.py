@@ -69,11 +69,11 @@ class Window:
         """The HU of model unit +1."""
         return self.level_hu + self.width_hu / 2
 
-    def unit(self, hu):  # type: ignore[no-untyped-def]
+    def unit(self, hu: Any) -> Any:
         """HU (array or tensor) -> model units, not clipped."""
         return (hu - self.level_hu) / (self.width_hu / 2)
 
-    def hu(self, unit):  # type: ignore[no-untyped-def]
+    def hu(self, unit: Any) -> Any:
         """Model units (array or tensor) -> HU; the inverse of `unit`."""
         return unit * (self.width_hu / 2) + self.level_hu
 

@@ -170,9 +170,7 @@ def _lung(hu: Float[np.ndarray, "x y z"], body: Mask, mm: Spacing) -> Mask:
     return _erode(_dilate(found, 3.0, mm), 3.0, mm) & body if found.any() else found
 
 
-def _bone(
-    hu: Float[np.ndarray, "x y z"], body: Mask, mm: Spacing, factor: tuple[int, ...]
-) -> Mask:
+def _bone(hu: Float[np.ndarray, "x y z"], body: Mask, mm: Spacing, factor: tuple[int, ...]) -> Mask:
     """Above 200 HU, in one piece with something above 300 HU, without specks; at full size."""
     work_mm = _coarser(mm, factor)
     smooth = _smooth(hu, 0.8, mm)
@@ -229,9 +227,7 @@ def _in_slice() -> Bool[np.ndarray, "3 3 3"]:
     return cross
 
 
-def _at_rim(
-    parts: Integer[np.ndarray, "x y z"], x: int = 1, y: int = 1
-) -> Bool[np.ndarray, " n"]:
+def _at_rim(parts: Integer[np.ndarray, "x y z"], x: int = 1, y: int = 1) -> Bool[np.ndarray, " n"]:
     """Per component, number 0 first: does it reach a slice's rim of x, y voxels? 0 never does."""
     edges = (parts[:x], parts[-x:], parts[:, :y], parts[:, -y:])
     rim = np.zeros(int(parts.max()) + 1, bool)
@@ -266,9 +262,7 @@ def _block_mean(
     hu: Float[np.ndarray, "x y z"], factor: tuple[int, ...]
 ) -> Float[np.ndarray, "u v w"]:
     """Means over blocks; the last block repeats the edge."""
-    padded = np.pad(
-        hu, [(0, -n % f) for n, f in zip(hu.shape, factor, strict=True)], mode="edge"
-    )
+    padded = np.pad(hu, [(0, -n % f) for n, f in zip(hu.shape, factor, strict=True)], mode="edge")
     x, y, z = (n // f for n, f in zip(padded.shape, factor, strict=True))
     return padded.reshape(x, factor[0], y, factor[1], z, factor[2]).mean((1, 3, 5))
 

@@ -79,9 +79,7 @@ def cases(store: Path) -> list[Case]:
     return [Case(p.parent, CaseFacts(**json.loads(p.read_text()))) for p in found]
 
 
-def split(
-    every: list[Case], validation_patients: tuple[str, ...]
-) -> tuple[list[Case], list[Case]]:
+def split(every: list[Case], validation_patients: tuple[str, ...]) -> tuple[list[Case], list[Case]]:
     """(training, validation) cases, split by patient; a patient no case has is an error."""
     strange = set(validation_patients) - {case.facts.patient for case in every}
     if strange:

@@ -137,7 +137,7 @@ class Net(nn.Module):
 
     def __init__(self, config: NetConfig) -> None:
         super().__init__()
-        from monai.networks.nets import DiffusionModelUNet  # slow to import
+        from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet  # slow to import
 
         self.config = config
         voxels = 8 if config.stem == "unshuffle2" else 1
@@ -156,7 +156,7 @@ class Net(nn.Module):
             num_class_embeds=1,  # makes room for the global entry
             use_flash_attention=True,
         )
-        self.unet.class_embedding = GlobalEntry(4 * config.channels[0])
+        self.unet.add_module("class_embedding", GlobalEntry(4 * config.channels[0]))
 
     def forward(
         self,

@@ -67,8 +67,9 @@ def locate(name: str | Path) -> Path:
         found = sorted(path.glob("*.safetensors"))
         if len(found) == 1:
             return found[0]
-        raise InputError(f"{path}: a folder of weights must hold one .safetensors file, found"
-                         f" {len(found)}")
+        raise InputError(
+            f"{path}: a folder of weights must hold one .safetensors file, found {len(found)}"
+        )
     if path.is_file():
         return path
     bundled = Path(str(files("denovox"))) / "weights" / f"{name}.safetensors"
@@ -96,6 +97,15 @@ def describe(path: Path) -> tuple[ModelConfig, dict[str, object], str]:
     return config, json.loads(metadata.get("card", "{}")), digest
 
 
+def place(net: Net, device: str) -> Net:
+    """The network on a device, in the memory layout in which 3D convolutions are fastest."""
+    net.to(device)
+    for parameter in net.parameters():
+        if parameter.dim() == 5:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+    return net
+
+
 def load(path: Path, device: str = "cpu") -> tuple[Denoiser, ModelConfig]:
     """A denoiser ready to use; computes in float32."""
     from safetensors.torch import load_file
@@ -103,5 +113,5 @@ def load(path: Path, device: str = "cpu") -> tuple[Denoiser, ModelConfig]:
     config, _, _ = describe(path)
     net = config.build()
     net.load_state_dict({name: value.float() for name, value in load_file(path).items()})
-    net = net.eval().requires_grad_(False).to(device, memory_format=torch.channels_last_3d)
+    net = place(net.eval().requires_grad_(False), device)
     return denoiser(net, config.noise_schedule, config.prediction), config

@@ -76,7 +76,7 @@ def train(
                 begin = (step * config.accumulate + part) * config.batch
                 losses = predict([draw(begin + i) for i in range(config.batch)])
                 loss = losses.mean() / config.accumulate
-                loss.backward()
+                torch.autograd.backward(loss)
                 total += float(loss.detach())
             torch.nn.utils.clip_grad_norm_(parameters.values(), config.clip)
             optimizer.step()
@@ -90,9 +90,11 @@ def train(
                 _save(folder, step, parameters, ema, optimizer)
                 saved = time.monotonic()
             yield Progress(step, total, rate, time.monotonic() - started, measured, ema.average)
-    finally:
-        if step > first:
-            _save(folder, step, parameters, ema, optimizer)
+    except GeneratorExit:  # only ever raised between steps, where the state is whole
+        _save(folder, step, parameters, ema, optimizer)
+        raise
+    if step > first:
+        _save(folder, step, parameters, ema, optimizer)
 
 
 def _save(
