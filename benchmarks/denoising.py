@@ -134,8 +134,10 @@ def circumstances(weights: Path | None) -> str:
     else:
         model = f"{weights.name} sha256 {hashlib.sha256(weights.read_bytes()).hexdigest()[:16]}"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    # Seconds mean little on a busy machine, so how busy it was is told with them.
+    load = f", load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
     return (
-        f"{cpu}, {cores} cores ({torch.get_num_threads()} torch threads), {device}; "
+        f"{cpu}, {cores} cores ({torch.get_num_threads()} torch threads{load}), {device}; "
         f"torch {torch.__version__}, numpy {np.__version__}; "
         f"{datetime.date.today().isoformat()}; weights: {model}; noise seed {SEED}"
     )

@@ -140,7 +140,7 @@ def test_millimetres_are_as_long_down_as_across(tmp_path: Path) -> None:
 
 
 def test_text_is_not_read_as_mathematics(tmp_path: Path) -> None:
-    sheet([row(title="$\\frac{", caption="$x$ {")], tmp_path / "a.png", "$\\nonsense")
+    sheet([row(title="$\\frac{$", caption="$}$")], tmp_path / "a.png", "$\\nonsense$")
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(

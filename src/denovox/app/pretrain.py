@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,12 +52,13 @@ def run(
     )
     path = folder / f"{recipe.name}.safetensors"
     last = None
-    for last in steps:
-        if last.validation is not None:
-            card["validation_loss"] = round(last.validation, 5)
-            card["validated_at_step"] = last.step
-            weights.save(path, last.average, recipe.model, card | {"steps": last.step})
-        yield last
+    with closing(steps):  # a consumer that stops early still leaves a checkpoint
+        for last in steps:
+            if last.validation is not None:
+                card["validation_loss"] = round(last.validation, 5)
+                card["validated_at_step"] = last.step
+                weights.save(path, last.average, recipe.model, card | {"steps": last.step})
+            yield last
     if last is None:
         yield "nothing left to do: the run has had all its steps"
         return

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Num, Shaped
 
 from ..core.volume import Volume, Window
 
@@ -60,8 +60,8 @@ class Row:
 
 
 def plane(
-    volume: Volume | Num[np.ndarray, "x y z"], axis: int, index: int | None = None
-) -> Num[np.ndarray, "rows columns"]:
+    volume: Volume | Shaped[np.ndarray, "x y z"], axis: int, index: int | None = None
+) -> Shaped[np.ndarray, "rows columns"]:
     """A slice as displayed, row 0 at the top: see the module for the convention.
 
     axis: the axis (x, y, z of RAS) held fixed: 0 sagittal, 1 coronal, 2 axial.

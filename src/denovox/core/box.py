@@ -88,23 +88,30 @@ class Tiling:
         moving costs nothing: what one window loses its neighbour gains.
         """
         end = math.ceil(length / self.multiple) * self.multiple
-        count = max(1, math.ceil((end - self.overlap) / (self.size - self.overlap)))
-        cuts = [round(i * end / count / self.multiple) * self.multiple for i in range(count + 1)]
-        widest = max(b - a for a, b in pairwise(cuts))
-        # An inner window carries half an overlap on both sides.
-        room = min(self.size - self.overlap - widest, widest // 2) if count > 1 else 0
-        moved = round(shift * max(room, 0) / self.multiple) * self.multiple
-        cuts = [0, *(cut + moved for cut in cuts[1:-1]), end]
-        half = self.overlap // 2
+        stride = self.size - self.overlap
+        count = max(1, math.ceil((end - self.overlap) / stride))
+        # Where windows start: all but the last overlap in nearly equal pieces, none over a stride.
+        even = (end - self.overlap) / count / self.multiple
+        starts = [round(i * even) * self.multiple for i in range(count + 1)]
+        pieces = [b - a for a, b in pairwise(starts)]
+        room = min(stride - max(pieces), min(pieces) // 2) if count > 1 else 0
+        moved = round(shift * room / self.multiple) * self.multiple
+        starts = [0, *(start + moved for start in starts[1:-1])]
+        stops = [*(start + self.overlap for start in starts[1:]), end]
+
         ramp = (1 - np.cos(np.pi * (np.arange(self.overlap) + 0.5) / max(self.overlap, 1))) / 2
-        tiles = []
-        for i, (a, b) in enumerate(pairwise(cuts)):
-            first, last = i == 0, i == count - 1
-            start, stop = a - (0 if first else half), b + (0 if last else half)
+        weights, total = [], np.zeros(end)
+        for i, (start, stop) in enumerate(zip(starts, stops, strict=True)):
             weight = np.ones(stop - start)
-            if self.overlap and not first:
-                weight[: self.overlap] = ramp
-            if self.overlap and not last:
-                weight[-self.overlap :] = 1 - ramp
-            tiles.append(Tile(start, stop, weight.astype(np.float32)))
-        return tiles
+            if self.overlap and i > 0:
+                weight[: self.overlap] *= ramp
+            if self.overlap and i < count - 1:
+                weight[-self.overlap :] *= ramp[::-1]
+            weights.append(weight)
+            total[start:stop] += weight
+        # Two windows' ramps sum to one as they are; where windows are so small that three meet,
+        # they are made to.
+        return [
+            Tile(start, stop, (weight / total[start:stop]).astype(np.float32))
+            for start, stop, weight in zip(starts, stops, weights, strict=True)
+        ]

@@ -80,7 +80,8 @@ def condition(
         torch.from_numpy(coordinates(a, n, n, n))[None]
         for a, n in zip(box.start, box.size, strict=True)
     )
-    return Condition(torch.tensor([region_id]), anatomy[None], x, y, z, torch.tensor([spacing_mm]))
+    spacing = torch.tensor([spacing_mm], dtype=torch.float32)
+    return Condition(torch.tensor([region_id]), anatomy[None], x, y, z, spacing)
 
 
 def batch(conditions: list[Condition]) -> Condition:

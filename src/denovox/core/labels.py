@@ -9,6 +9,7 @@ vertebrae does: a class's embedding is the sum along its path to the root (`path
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Integer
@@ -117,7 +118,7 @@ def mirror_table() -> Integer[np.ndarray, " labels"]:
     return np.array([ID[other(name)] for name in NAMES])
 
 
-def check(values: Iterable[int]) -> None:
+def check(values: Iterable[Any]) -> None:
     """`InputError` naming every label value that the vocabulary does not have."""
     strange = sorted({int(v) for v in values} - set(range(len(NAMES))))
     if strange:

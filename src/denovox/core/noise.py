@@ -24,8 +24,8 @@ def _philox(
     counter: Int64[Tensor, " n"], stream: int, seed: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Four 32-bit words for each counter, in int64 tensors (torch has no uint64 arithmetic)."""
-    words = [counter & _MASK, counter >> 32, torch.full_like(counter, stream & _MASK)]
-    words.append(torch.full_like(counter, (stream >> 32) & _MASK))
+    words = [counter & _MASK, (counter >> 32) & _MASK]
+    words += [torch.full_like(counter, part & _MASK) for part in (stream, stream >> 32)]
     key = [seed & _MASK, (seed >> 32) & _MASK]
     for _ in range(10):
         # The product's high bit may turn the int64 negative; its 64 bits are right all the same.

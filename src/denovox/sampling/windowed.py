@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from ..core.box import Box, Tile, Tiling
@@ -71,7 +72,7 @@ def _box(tiles: tuple[Tile, ...]) -> Box:
     return Box((x.start, y.start, z.start), size)
 
 
-def _cut(x: Vol, box: Box) -> Vol:
+def _cut(x: Vol, box: Box) -> Float[Tensor, "b 1 x2 y2 z2"]:
     """The voxels of a box; past the end of the volume its mirror image, whose noise is as good."""
     inside = x[(..., *box.slices)]
     short = [n - m for n, m in zip(box.size, inside.shape[2:], strict=True)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def train(
     folder: Path,
     validate: Callable[[], float] | None = None,
     max_minutes: float = math.inf,
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, None]:
     """Train `parameters` in place; one Progress a step; continues where `folder` left off.
 
     draw: n -> sample n; step k uses samples k*batch*accumulate onwards, so a run that was stopped

@@ -1,0 +1,80 @@
+"""Volume and Window: units there and back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from denovox.core.volume import Volume, Window, spacing_of
+
+ABDOMEN = Window(360, 60)
+widths, levels, values = st.floats(1, 4000), st.floats(-1000, 1000), st.floats(-2000, 4000)
+
+
+def test_the_ends_of_a_window_are_plus_and_minus_one():
+    assert (ABDOMEN.low_hu, ABDOMEN.high_hu) == (-120, 240)
+    assert [ABDOMEN.unit(hu) for hu in (-120, 60, 240)] == [-1, 0, 1]
+    assert [ABDOMEN.hu(unit) for unit in (-1, 0, 1)] == [-120, 60, 240]
+
+
+def test_a_window_does_not_clip():
+    assert ABDOMEN.unit(600) == 3
+    assert ABDOMEN.hu(-5) == -840
+
+
+@given(widths, levels, values)
+def test_unit_and_hu_are_inverse(width, level, hu):
+    window = Window(width, level)
+    assert window.hu(window.unit(hu)) == pytest.approx(hu, rel=1e-9, abs=1e-8)
+
+
+@given(widths, levels, st.floats(0, 200))
+def test_sigma_is_a_difference_of_units(width, level, noise_hu):
+    window = Window(width, level)
+    assert window.sigma(noise_hu) == pytest.approx(
+        window.unit(level + noise_hu) - window.unit(level), abs=1e-9
+    )
+
+
+def test_sigma_of_method_3():
+    assert ABDOMEN.sigma(27) == pytest.approx(0.15)  # quarter dose, nearly
+    assert ABDOMEN.sigma(180) == 1
+
+
+@pytest.mark.parametrize("make", [np.array, torch.tensor])
+def test_arrays_and_tensors_keep_their_kind(make):
+    hu = make([-120.0, 60.0, 240.0])
+    assert type(ABDOMEN.unit(hu)) is type(hu)
+    assert ABDOMEN.unit(hu).tolist() == [-1, 0, 1]
+    assert ABDOMEN.hu(ABDOMEN.unit(hu)).dtype == hu.dtype
+
+
+def test_spacing_is_the_length_of_the_affines_columns():
+    turn = np.deg2rad(20)
+    rotation = np.array(
+        [[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]
+    )
+    affine = np.eye(4)
+    affine[:3, :3] = rotation @ np.diag([0.7, -0.8, 5])
+    affine[:3, 3] = [10, -20, 300]
+    assert spacing_of(affine) == pytest.approx((0.7, 0.8, 5))
+
+
+def test_a_volume_with_other_values_keeps_the_rest():
+    volume = Volume(np.zeros((3, 4, 5), np.float32), np.diag([1.0, 2.0, 3.0, 1.0]), source="file")
+    assert volume.shape == (3, 4, 5)
+    assert volume.spacing_mm == (1, 2, 3)
+    other = volume.with_hu(np.ones((3, 4, 5), np.float32))
+    assert (other.hu == 1).all()
+    assert (volume.hu == 0).all()
+    assert other.affine is volume.affine
+    assert other.source == "file"
+
+
+def test_another_shape_is_refused():
+    volume = Volume(np.zeros((3, 4, 5), np.float32), np.eye(4))
+    with pytest.raises(ValueError, match=r"\(3, 4, 6\) is not the grid's \(3, 4, 5\)"):
+        volume.with_hu(np.zeros((3, 4, 6), np.float32))

@@ -1,0 +1,49 @@
+"""The law of noise levels, and the loss against closed forms."""
+
+import numpy as np
+import pytest
+import torch
+
+from denovox.core.condition import condition
+from denovox.core.schedule import Schedule
+from denovox.data.levels import Sample
+from denovox.model.presets import PRESETS
+from denovox.model.weights import ModelConfig
+from denovox.train.config import NoiseConfig, TrainConfig
+from denovox.train.loss import noise_level, predictor, use_bfloat16
+
+SCHEDULE = Schedule()
+
+
+def test_uniform_is_even_over_the_timesteps():
+    law = NoiseConfig(law="uniform")
+    steps = [SCHEDULE.timestep(noise_level(u, law, SCHEDULE)) for u in np.linspace(0, 1, 11)]
+    assert steps == pytest.approx(list(np.linspace(0, 999, 11)), abs=1e-6)
+
+
+def test_lognormal_has_its_mean_and_deviation():
+    law = NoiseConfig(law="lognormal", mean=-1.4, deviation=1.3)
+    u = (np.arange(4000) + 0.5) / 4000
+    logs = np.log([noise_level(v, law, SCHEDULE) for v in u])
+    assert logs.mean() == pytest.approx(-1.4, abs=1e-3)
+    assert logs.std() == pytest.approx(1.3, rel=5e-3)
+    assert np.isfinite([noise_level(v, law, SCHEDULE) for v in (0.0, 1.0)]).all()
+
+
+@pytest.mark.parametrize(("loss", "expected"), [("l1", "abs"), ("l2", "square")])
+def test_a_network_that_answers_zero_is_as_wrong_as_the_noise(loss, expected):
+    model = ModelConfig(net=PRESETS["tiny"])
+    torch.manual_seed(0)
+    net = model.build()  # its last layer is zero at birth
+    noise = torch.randn(1, 1, 8, 8, 8)
+    one = Sample(torch.zeros(1, 1, 8, 8, 8), noise, 0.5, condition((8, 8, 8), (1, 1, 1)), 2)
+    got = predictor(net, model, TrainConfig(steps=1, loss=loss, precision="float32"))([one, one])
+    want = getattr(noise, expected)().mean()
+    torch.testing.assert_close(got.detach(), want.repeat(2))
+
+
+def test_bfloat16_only_where_it_is_native_or_asked_for():
+    assert use_bfloat16("bfloat16", "cpu")
+    assert not use_bfloat16("float32", "cpu")
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    assert use_bfloat16("auto", "cpu") == native
