@@ -35,7 +35,9 @@ def labels_page() -> str:
         "Coarse classes condition as well as fine ones; the path shows what a class is a part of.\n\n"
         "| value | name | path |\n|---|---|---|\n"
     )
-    rows = (f"| {i} | {name} | {' > '.join(reversed(path(name)))} |" for i, name in enumerate(NAMES))
+    rows = (
+        f"| {i} | {name} | {' > '.join(reversed(path(name)))} |" for i, name in enumerate(NAMES)
+    )
     return head + "\n".join(rows) + "\n"
 
 

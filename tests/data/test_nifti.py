@@ -319,6 +319,12 @@ def flat(path: Path) -> Path:
     return patch(make(path, scene()), 280, "<12f", 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0)
 
 
+def endless(path: Path) -> Path:
+    # Bytes 400 to 495 of NIfTI-2: the sform, in double precision.
+    path = make(path, scene(), kind=nib.Nifti2Image)
+    return patch(path, 400, "<12d", 1e300, 0, 0, 0, 0, 1e300, 0, 0, 0, 0, 1e300, 0)
+
+
 BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "missing": (lambda p: p, "does not exist"),
     "directory": (lambda p: p.mkdir() or p, "is a directory"),
@@ -349,6 +355,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "NaN": (lambda p: make(p, spoiled(np.nan, np.inf, -np.inf)), "3 voxels that are NaN"),
     "flat geometry": (flat, "cannot be inverted"),
     "NaN geometry": (lambda p: patch(make(p, scene()), 280, "<f", np.nan), "cannot be inverted"),
+    "endless geometry": (endless, "cannot be inverted"),
     "no geometry": (unplaced, "how it lies in space"),
     "metres": (lambda p: make(p, scene(), xyzt_units=1), "metres"),
     "[0, 1]": (lambda p: make(p, scene("<f4") * 0 + 0.5), "normalised"),

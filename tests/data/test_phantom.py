@@ -85,8 +85,8 @@ def test_bone_fat_and_air(body: Phantom) -> None:
     assert hu[labels == ID["rib_left_6"]].max() > 350
     depth = ndimage.distance_transform_edt(labels != OUTSIDE, sampling=body.ct.spacing_mm)
     assert -130 < np.median(hu[(depth > 5) & (depth < 8)]) < -70
-    room = ndimage.distance_transform_edt(labels == OUTSIDE) > 2
-    assert (hu[room] == -1000).all()
+    room = ndimage.distance_transform_edt(labels == OUTSIDE) > 4
+    np.testing.assert_allclose(hu[room], -1000, atol=0.01)
 
 
 def test_lung_is_denser_at_the_back(body: Phantom) -> None:

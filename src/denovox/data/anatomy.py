@@ -26,7 +26,7 @@ LUNG_ML, WHOLE_LUNG_ML = 40.0, 500.0
 AIRWAY_ML, AIRWAY_MM2 = (2.0, 150.0), (40.0, 900.0)  # between; a section, between
 AIRWAY_LENGTH_MM, MIDLINE_MM = 25.0, 35.0
 BONE_ML, MARROW_MM = 0.5, 5.0
-POOL_HU, POOL_MM, POOL_ML = 700.0, 9.0, 50.0
+POOL_HU, POOL_MM, POOL_ML = 700.0, 9.0, 100.0
 CHEST_LUNG, NECK_CM2, SKULL_MM2 = 0.15, 350.0, 6000.0
 
 
@@ -47,7 +47,9 @@ def coarse(volume: Volume) -> UInt8[np.ndarray, "x y z"]:
     airway = _airway(work, body, _lung(work, body, work_mm), work_mm)
     lung = _lung(work, body & ~airway, work_mm)
 
-    def back(found: Mask, inside: Mask) -> Mask:
+    def back(
+        found: Bool[np.ndarray, "x2 y2 z2"], inside: Bool[np.ndarray, "x y z"]
+    ) -> Bool[np.ndarray, "x y z"]:
         """A working-grid mask at full size; its 1-voxel rim is decided by `inside`."""
         core, reach = ndimage.binary_erosion(found, border_value=1), ndimage.binary_dilation(found)
         return _repeat(core, factor, hu.shape) | (inside & _repeat(reach, factor, hu.shape))
@@ -93,7 +95,7 @@ def combine(
     """
     if masks.shape != coarse.shape:
         raise ValueError(f"mask shape {masks.shape} is not the coarse map's {coarse.shape}")
-    vocabulary.check(np.unique(masks))
+    vocabulary.check(np.unique(masks).tolist())
     finer = vocabulary.path_matrix().astype(bool)[coarse, masks]
     return np.where((masks == vocabulary.UNKNOWN) | finer, coarse, masks).astype(np.uint8)
 

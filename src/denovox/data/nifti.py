@@ -254,11 +254,10 @@ def _header(path: Path, data: bytes) -> nibabel.Nifti1Header:
     known = size and len(data) >= size
     _ensure(known, f"{path} is not a NIfTI file; convert it to .nii or .nii.gz")
     try:
-        with np.errstate(all="ignore"):
-            header = _HEADER[size](data[:size], check=False)
-            header.check_fix(logger=_log)
-            header.get_data_dtype(), header.get_data_shape(), header.get_data_offset()
-            header.get_slope_inter(), header.get_best_affine()  # asked later; broken ones raise
+        header = _HEADER[size](data[:size], check=False)
+        header.check_fix(logger=_log)
+        header.get_data_dtype(), header.get_data_shape(), header.get_data_offset()
+        header.get_slope_inter(), header.get_best_affine()  # asked later; broken ones raise
     except (HeaderDataError, ValueError, OverflowError) as error:
         broken = f"{path} is not a valid NIfTI file ({_line(error)}); convert it again"
         raise InputError(broken) from error
@@ -277,8 +276,9 @@ def _affine(path: Path, header: nibabel.Nifti1Header) -> Float[np.ndarray, "4 4"
     affine = np.asarray(header.get_best_affine(), np.float64)
     finite = np.isfinite(affine).all() and np.array_equal(affine[3], [0, 0, 0, 1])
     # Relative to the voxel's size, so that small voxels pass and flat ones do not.
-    flat = 1e-6 * np.prod(np.linalg.norm(affine[:3, :3], axis=0))
-    solid = finite and abs(np.linalg.det(affine[:3, :3])) > flat
+    with np.errstate(over="ignore"):  # NIfTI-2 can say 1e300 mm: inf > inf is refused, too
+        flat = 1e-6 * np.prod(np.linalg.norm(affine[:3, :3], axis=0))
+        solid = finite and abs(np.linalg.det(affine[:3, :3])) > flat
     _ensure(solid, f"{path} has a geometry (affine) that cannot be inverted; {again}")
     unit = {1: "metres", 3: "micrometres"}.get(int(header["xyzt_units"]) & 7)
     _ensure(not unit, f"{path} measures in {unit}; convert it to millimetres")
@@ -318,7 +318,7 @@ def _line(error: Exception) -> str:
 
 
 def _encode(
-    plane: np.ndarray, dtype: np.dtype, slope: float = 1, inter: float = 0
+    plane: np.ndarray, dtype: np.dtype, slope: float = 1.0, inter: float = 0.0
 ) -> Shaped[np.ndarray, "i j"]:
     """HU -> the values a file stores: rounded if integer, clipped to what its type holds."""
     values = (plane.astype(np.float64) - inter) / slope

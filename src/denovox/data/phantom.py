@@ -7,7 +7,7 @@ seed at another spacing is the same body. For tests and examples: no model of do
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from numpy.typing import ArrayLike
 from scipy import ndimage
 
 from denovox.core.labels import ID, OUTSIDE
 from denovox.core.volume import Volume
 
 Mask = Bool[np.ndarray, "x y z"]
-Field = Float[np.ndarray, "x y z"]
+Field = Float[np.ndarray, "_ _ _"]  # may be one voxel wide where it is constant
+Point = tuple[float, ...] | np.ndarray
 Size = tuple[int, int, int]
 Spacing = float | tuple[float, float, float]
 
@@ -111,21 +111,23 @@ class _Body:
             setattr(part, name, getattr(self, name)[:, :, cut])
         return part
 
-    def put(self, name: str, where: Mask, hu: Field | float, rough: float = 6.0) -> None:
+    def put(self, name: str, where: Mask, hu: Field | float, rough: float = 6) -> None:
         """Label `where` and give it HU with texture of SD `rough`; "" leaves the labels."""
         if name:
             self.labels[where] = ID[name]
         value = np.broadcast_to(np.asarray(hu, np.float32), where.shape)[where]
         self.hu[where] = value + rough * self.fine[where]
 
-    def ball(self, centre: ArrayLike, radii: ArrayLike, turn: float = 0.0) -> Field:
+    def ball(self, centre: Point, radii: Point, turn: float = 0) -> Field:
         """Below 1 inside an ellipsoid, turned about z by `turn` degrees from x towards y."""
         c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
         x, y, z = (g - o for g, o in zip((self.x, self.y, self.z), np.asarray(centre), strict=True))
         a, b, d = np.asarray(radii)
         return ((c * x + s * y) / a) ** 2 + ((c * y - s * x) / b) ** 2 + (z / d) ** 2
 
-    def near(self, points: ArrayLike, reach: float) -> Iterator[tuple[Any, Field]]:
+    def near(
+        self, points: Sequence[Point] | np.ndarray, reach: float
+    ) -> Iterator[tuple[Any, Field]]:
         """Per piece of a polyline: the box about it, and mm from the piece within the box."""
         for a, b in pairwise(np.asarray(points, float)):
             ends = zip(self.axes, np.minimum(a, b) - reach, np.maximum(a, b) + reach, strict=True)
@@ -135,7 +137,7 @@ class _Body:
             t = np.clip((u * i + v * j + w * k) / (i * i + j * j + k * k), 0, 1)
             yield (x, y, z), np.sqrt((u - t * i) ** 2 + (v - t * j) ** 2 + (w - t * k) ** 2)
 
-    def tube(self, points: ArrayLike, radius: float) -> Mask:
+    def tube(self, points: Sequence[Point] | np.ndarray, radius: float) -> Mask:
         """Within `radius` mm of the polyline."""
         found = np.zeros(self.labels.shape, bool)
         for box, mm in self.near(points, radius):
@@ -222,15 +224,15 @@ def _mediastinum(body: _Body) -> None:
         body.put("", muscle & (body.ball(at[:3], np.array(at[3:]) * grow, 145) < 1), blood)
     aorta = [(2, 20, -22), (14, 28, 15), (12, 22, 44), (2, 4, 56), (-12, -18, 54), (-20, -36, 38)]
     aorta += [(-22, -42, 10), (-19, -40, -60), (-9, -36, -140)]
-    pulmonary_trunk = [(-14, 38, -12), (-16, 22, 12), (-2, 0, 12), (26, -8, 6)]
-    body.put("body", body.tube(pulmonary_trunk, 11), blood)
+    body.put(
+        "body", body.tube([(-14, 38, -12), (-16, 22, 12), (-2, 0, 12), (26, -8, 6)], 11), blood
+    )
     for name, points, radius in (
         ("pulmonary_vein", [(-46, -20, -22), (-20, -14, -18), (0, -14, -18), (40, -18, -22)], 6),
         ("superior_vena_cava", [(26, 16, -18), (26, 20, 52), (25, 22, 66)], 9),
         ("brachiocephalic_vein_right", [(25, 22, 66), (36, 26, 100)], 7),
         ("brachiocephalic_vein_left", [(25, 22, 66), (-8, 36, 78), (-40, 28, 100)], 7),
         ("brachiocephalic_trunk", [(10, 14, 56), (16, 8, 100)], 6.5),
-        ("subclavian_artery_left", [(-10, -12, 60), (-24, -14, 98), (-48, -8, 106)], 5),
         ("aorta", aorta, 13.5 * float(body.rng.uniform(0.9, 1.15))),
     ):
         body.put(name, body.tube(points, radius), blood)
@@ -241,7 +243,7 @@ def _mediastinum(body: _Body) -> None:
 
 
 def _spine(body: _Body) -> None:
-    """C7 to L2 as far as they are in view: bodies, arches and processes about the canal."""
+    """C7 to L2 as far as in view: bodies, arches and processes about the canal."""
     for side, name in SIDES:
         muscle = (((body.x - side * 26) / 21) ** 2 + ((body.y + 80) / 17) ** 2 < 1) & (body.rho > 0)
         body.put(f"autochthon_{name}", muscle & (body.labels != OUTSIDE), MUSCLE)
@@ -250,8 +252,7 @@ def _spine(body: _Body) -> None:
         slab, size, middle = body.slab(top - tall - 22, top + 2), 1 + 0.025 * number, top - tall / 2
         x, y, z = slab.x, slab.y, slab.z
         rim = (x / (17 * size)) ** 2 + ((y - SPINE_Y + 1) / (14 * size)) ** 2
-        arch = x**2 + (y - CANAL_Y) ** 2
-        edge = np.abs(z - middle) - tall / 2
+        arch, edge = x**2 + (y - CANAL_Y) ** 2, np.abs(z - middle) - tall / 2
         slab.put("body", (rim < 0.94) & (edge < 0), 80)
         tip = (np.abs(x) < 3.5) & (y < CANAL_Y - 8) & (y > CANAL_Y - 25)
         tip = tip & (np.abs(z - middle - 0.6 * (y - CANAL_Y)) < 6)

@@ -1,0 +1,165 @@
+"""Speed of whole-volume evaluation: our windows against MONAI's SlidingWindowInferer.
+
+Both sides use the same weights and the same task, DiffPIR denoising in 20 evaluations, on the same
+noisy volume; each runs in a process of its own, so that peak memory can be read off. Theirs is what
+a user gets who writes it with MONAI's defaults: the network as MONAI builds it (contiguous, fp32),
+windows of 64^3, overlap 0.5, Gaussian weights, one window at a time.
+
+    python benchmarks/windows.py --out benchmarks/results/...
+
+The volume is 160 x 192 x 192 voxels of 1.5 mm. Time and memory are measured there over
+`--evaluations` evaluations (each costs the same); quality over all 20 on its central
+`--quality` voxels, against the clean volume.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+SHAPE = (160, 192, 192)
+NOISE_HU = 27.0
+
+
+def volume(data: Path, shape: tuple[int, ...]) -> torch.Tensor:
+    """The middle of a torso at 1.5 mm, in units of the abdomen's window (1 1 x y z)."""
+    from denovox.core.regions import region
+    from denovox.core.resample import resize
+    from denovox.data import nifti
+
+    scan = nifti.read(data / "torso_CCTH-A01_ct.nii.gz")
+    grid = [round(n * mm / 1.5) for n, mm in zip(scan.shape, scan.spacing_mm, strict=True)]
+    fine = resize(scan.hu, grid)
+    start = [(n - m) // 2 for n, m in zip(grid, shape, strict=True)]
+    cut = fine[tuple(slice(a, a + m) for a, m in zip(start, shape, strict=True))]
+    unit = region("abdomen").window.unit(cut).clip(-1, 1)
+    return torch.from_numpy(unit.astype(np.float32))[None, None]
+
+
+def side(name: str, options: argparse.Namespace) -> dict[str, float]:
+    """Run one side once; a dict of seconds, megabytes and decibels."""
+    from denovox.core.box import Tiling
+    from denovox.core.condition import condition
+    from denovox.core.noise import field
+    from denovox.core.regions import region
+    from denovox.model import weights
+    from denovox.model.denoiser import denoiser
+    from denovox.sampling.windowed import windowed
+    from denovox.tasks import denoising_diffpir
+
+    path = weights.locate(options.weights)
+    ours, config = weights.load(path)
+    schedule = config.noise_schedule
+    chosen = region("abdomen")
+    clean = volume(options.data, options.shape)
+    shape = tuple(clean.shape[2:])
+    sigma = chosen.window.sigma(NOISE_HU)
+    y = clean + sigma * field(7, shape)(0)
+    told = condition(shape, (1.5, 1.5, 1.5), chosen.id)
+
+    if name == "ours":
+        tiling = Tiling(options.window, options.overlap, config.net.multiple)
+        denoise = windowed(ours, told, tiling)
+    else:
+        from monai.inferers import SlidingWindowInferer
+        from safetensors.torch import load_file
+
+        net = config.build()
+        net.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+        plain = denoiser(net.eval().requires_grad_(False), schedule, config.prediction)
+        inferer = SlidingWindowInferer((64, 64, 64), 1, overlap=0.5, mode="gaussian")
+        # The position map and the labels ride along as channels, as MONAI would have it.
+        maps = torch.meshgrid(*(p[0] for p in told.position), indexing="ij")
+        extra = torch.stack([*maps, told.anatomy[0].float()])[None]
+
+        def patch(seen: torch.Tensor, s: float) -> torch.Tensor:
+            x, px, py, pz, labels = seen.split(1, 1)
+            from dataclasses import replace
+
+            here = replace(
+                told,
+                anatomy=labels[:, 0].to(torch.uint8),
+                position_x=px[:, 0, :, 0, 0],
+                position_y=py[:, 0, 0, :, 0],
+                position_z=pz[:, 0, 0, 0, :],
+            )
+            return plain(x, s, here)
+
+        def denoise(x: torch.Tensor, s: float) -> torch.Tensor:
+            return inferer(torch.cat([x, extra], 1), patch, s)
+
+    with torch.inference_mode():
+        task = denoising_diffpir(y, sigma, schedule, 20)
+        if options.evaluations:
+            task = type(task)(y, task.sigmas[: options.evaluations + 1], task.correct, task.fresh)
+        begun = time.perf_counter()
+        result = task.run(denoise, field(1, shape))
+        seconds = time.perf_counter() - begun
+    error = float(((result.clamp(-1, 1) - clean) ** 2).mean())
+    return {
+        "seconds": seconds / task.evaluations,
+        "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "psnr": 10 * np.log10(4 / error),
+    }
+
+
+def main() -> None:
+    """Run both sides, print a Markdown table of figures and ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--weights", default="base")
+    parser.add_argument("--data", type=Path, default=Path("../shared/ct"))
+    parser.add_argument("--evaluations", type=int, default=2, help="0: all 20")
+    parser.add_argument("--quality", type=int, nargs=3, default=(96, 128, 128))
+    parser.add_argument("--window", type=int, default=96)
+    parser.add_argument("--overlap", type=int, default=16)
+    parser.add_argument("--side", choices=["ours", "monai"], help=argparse.SUPPRESS)
+    parser.add_argument("--shape", type=int, nargs=3, default=SHAPE)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    if options.side:
+        print(json.dumps(side(options.side, options)))
+        return
+
+    def ask(name: str, *more: object) -> dict[str, float]:
+        command = [sys.executable, __file__, *sys.argv[1:], "--side", name, *map(str, more)]
+        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return json.loads(out.splitlines()[-1])
+
+    lines = [
+        f"windows of {options.window}, overlap {options.overlap}, seams moving;"
+        f" {options.evaluations or 20} evaluations for time and memory, 20 for quality on"
+        f" {' x '.join(map(str, options.quality))}",
+        "",
+        "| side | seconds an evaluation | peak memory (MB) | PSNR (dB) |",
+        "|---|---|---|---|",
+    ]
+    rows = {}
+    for name in ("monai", "ours"):
+        fast = ask(name)
+        good = ask(name, "--evaluations", 0, "--shape", *options.quality)
+        rows[name] = fast | {"psnr": good["psnr"]}
+        lines.append(
+            "| {} | {seconds:.1f} | {megabytes:.0f} | {psnr:.2f} |".format(name, **rows[name])
+        )
+    a, b = rows["monai"], rows["ours"]
+    lines.append(
+        f"| ours / MONAI | {a['seconds'] / b['seconds']:.2f} times faster |"
+        f" {b['megabytes'] / a['megabytes']:.2f} | {b['psnr'] - a['psnr']:+.2f} dB |"
+    )
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if options.out:
+        with options.out.open("a") as file:
+            file.write(text)
+
+
+if __name__ == "__main__":
+    main()
