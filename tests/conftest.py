@@ -26,7 +26,7 @@ sys.modules["denovox_checker"] = _checker
 assert "denovox" not in sys.modules, "denovox was imported before its checks could be installed"
 jaxtyping.install_import_hook("denovox", "denovox_checker.check")
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 settings.register_profile("denovox", deadline=None, derandomize=True, database=None)
 settings.load_profile("denovox")
 
@@ -106,8 +106,19 @@ def rng(seed: int) -> torch.Generator:
 
 
 @pytest.fixture(scope="session")
+def gaussian_prior() -> type[Gaussian]:
+    """The class, for a test that needs a prior of its own."""
+    return Gaussian
+
+
+@pytest.fixture(scope="session")
 def gaussian() -> Gaussian:
     """A correlated prior on 2 x 3 x 4 voxels: SD about .4 around a wave, well inside [-1, 1]."""
     i = torch.arange(24, dtype=torch.float64)
     cov = 0.16 * torch.exp(-0.5 * ((i[:, None] - i) / 4) ** 2) + 1e-3 * torch.eye(24)
     return Gaussian(0.3 * torch.sin(i / 3), cov.double(), (2, 3, 4))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let `tests/test_docs.py` write what it otherwise compares."""
+    parser.addoption("--write-docs", action="store_true", help="write docs/cli.md, docs/labels.md")

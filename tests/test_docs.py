@@ -30,9 +30,9 @@ def labels_page() -> str:
     """docs/labels.md, from the vocabulary."""
     head = (
         "# Label values\n\n"
-        "What `--anatomy` takes: a NIfTI of these values. 1 to 117 are TotalSegmentator v2's, so\n"
-        "its multi-label output can be given as it is. 0 is unknown: nobody has said what is there.\n"
-        "Coarse classes condition as well as fine ones; the path shows what a class is a part of.\n\n"
+        "What `--anatomy` takes: a NIfTI of these values. 1 to 117 are TotalSegmentator v2's,\n"
+        "so its multi-label output can be given as it is. 0 is unknown: nobody has said what is\n"
+        "there. Coarse classes serve as well as fine ones; the path shows what each is part of.\n\n"
         "| value | name | path |\n|---|---|---|\n"
     )
     rows = (
@@ -54,10 +54,6 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
         if not target.startswith(("http://", "https://")):
             assert (page.parent / target).exists(), target
-
-
-def names_of(source: Path) -> str:
-    return source.read_text()
 
 
 @pytest.mark.parametrize("page", ["paper.md", "street.md"])

@@ -184,3 +184,20 @@ def test_synthesis_refuses_what_it_cannot_do():
         model().synthesize("chest", (8, 8, 8), (1, 1, 1), np.zeros((8, 8, 9), np.uint8))
     with pytest.raises(InputError, match="choose one of headneck, chest, abdomen"):
         model().synthesize("limb", (8, 8, 8), (1, 1, 1))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("method", ["mean", "diffpir"])
+def test_cuda_agrees_with_the_cpu(method):
+    from dataclasses import replace
+
+    from denovox.model.denoiser import denoiser
+    from denovox.model.weights import place
+
+    torch.manual_seed(0)
+    net = CONFIG.build().eval().requires_grad_(False)
+    both = []
+    for device in ("cpu", "cuda"):
+        one = model(denoiser(place(net, device), Schedule(), "noise"))
+        both.append(replace(one, device=device).denoise(body(), "abdomen", 20.0, method).hu)
+    np.testing.assert_allclose(*both, rtol=0, atol=0.5)  # HU; TF32 is allowed to round

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -86,7 +87,7 @@ def test_windows_cover_the_volume_and_hardly_more(tiling, length, shift):
     assert tiles[0].start == 0
     assert 0 <= tiles[-1].stop - length < tiling.multiple
     assert all(tile.start >= 0 for tile in tiles)
-    for one, following in zip(tiles, tiles[1:], strict=False):
+    for one, following in itertools.pairwise(tiles):
         assert one.start < following.start
         assert one.stop - following.start == tiling.overlap
 

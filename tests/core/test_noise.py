@@ -17,12 +17,21 @@ from denovox.core.noise import field, normal
 
 # Random123's kat_vectors: philox4x32, 10 rounds; counter, key, answer, words from low to high.
 KAT = [
-    ("00000000 00000000 00000000 00000000", "00000000 00000000")
-    + ("6627e8d5 e169c58d bc57ac4c 9b00dbd8",),
-    ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff")
-    + ("408f276d 41c83b0e a20bc7c6 6d5451fd",),
-    ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0")
-    + ("d16cfe09 94fdcceb 5001e420 24126ea1",),
+    [
+        "00000000 00000000 00000000 00000000",
+        "00000000 00000000",
+        "6627e8d5 e169c58d bc57ac4c 9b00dbd8",
+    ],
+    [
+        "ffffffff ffffffff ffffffff ffffffff",
+        "ffffffff ffffffff",
+        "408f276d 41c83b0e a20bc7c6 6d5451fd",
+    ],
+    [
+        "243f6a88 85a308d3 13198a2e 03707344",
+        "a4093822 299f31d0",
+        "d16cfe09 94fdcceb 5001e420 24126ea1",
+    ],
 ]
 MANY = (64, 64, 64)
 

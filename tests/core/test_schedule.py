@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -73,7 +75,7 @@ def test_descend_goes_from_start_to_stop_and_to_zero(spacing, count):
     assert path[0] == pytest.approx(30)
     assert path[-2] == pytest.approx(0.05)
     assert path[-1] == 0
-    assert all(a > b for a, b in zip(path, path[1:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(path))
     assert all(type(sigma) is float for sigma in path)
 
 

@@ -47,3 +47,18 @@ def test_v_is_the_preconditioning_of_unit_variance():
     c_skip, c_out = coefficients("v", sigma)
     assert float(c_skip) == pytest.approx(1 / (1 + 0.09))  # Karras et al. 2022, table 1
     assert abs(float(c_out)) == pytest.approx(0.3 / math.sqrt(1.09))
+
+
+def test_bfloat16_rounds_and_no_more():
+    from denovox.model.presets import PRESETS
+    from denovox.model.weights import ModelConfig
+
+    torch.manual_seed(0)
+    net = ModelConfig(net=PRESETS["tiny"]).build().eval().requires_grad_(False)
+    for parameter in net.parameters():
+        if not parameter.any():
+            parameter.normal_(std=0.05)
+    x, told = torch.randn(1, 1, 8, 8, 8), condition((8, 8, 8), (1.0, 1.0, 1.0), 1)
+    full, half = (denoiser(net, Schedule(), "noise", b)(x, 0.5, told) for b in (False, True))
+    assert half.dtype == torch.float32
+    assert 0 < (full - half).abs().max() < 0.05 * (full - x).abs().max()

@@ -7,10 +7,11 @@ import torch
 from denovox.core.condition import condition
 from denovox.core.schedule import Schedule
 from denovox.data.levels import Sample
+from denovox.model.denoiser import use_bfloat16
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig
 from denovox.train.config import NoiseConfig, TrainConfig
-from denovox.train.loss import noise_level, predictor, use_bfloat16
+from denovox.train.loss import noise_level, predictor
 
 SCHEDULE = Schedule()
 

@@ -15,8 +15,8 @@ def facts() -> dict[str, Any]:
     """Versions, devices and bundled weights, ready for JSON."""
     import torch
 
+    from ..model.denoiser import use_bfloat16
     from ..model.weights import describe
-    from ..train.loss import use_bfloat16
 
     devices = ["cpu"]
     devices += [

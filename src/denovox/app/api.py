@@ -23,7 +23,7 @@ from ..core.volume import Volume
 from ..data import anatomy as anatomy_of
 from ..data.noise_level import estimate_noise_hu
 from ..model import weights
-from ..model.denoiser import Denoiser
+from ..model.denoiser import Denoiser, Precision
 from ..sampling.sample import Denoise
 from ..sampling.windowed import windowed
 from ..tasks import (
@@ -211,9 +211,17 @@ def _region(
     return region_named(name)
 
 
-def load(name: str | Path = weights.BUNDLED, device: str | None = None) -> Model:
-    """Weights by bundled name or path -> a model. device: "cpu", "cuda", ...; None: the best."""
+def load(
+    name: str | Path = weights.BUNDLED,
+    device: str | None = None,
+    precision: Precision = "float32",
+) -> Model:
+    """Weights by bundled name or path -> a model.
+
+    device: "cpu", "cuda", ...; None: the best there is. precision: "bfloat16", or "auto" for it
+    where the hardware multiplies it natively, is up to three times faster and rounds at a 256th.
+    """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     path = weights.locate(name)
-    denoiser, config = weights.load(path, device)
+    denoiser, config = weights.load(path, device, precision)
     return Model(denoiser, config, path, device)

@@ -105,9 +105,13 @@ def _say(line: str) -> None:
 @contextmanager
 def _model(run: dict[str, Any], label: str) -> Iterator[tuple[Model, Running]]:
     """A loaded model, and how it is to run, with a progress bar."""
+    from ..core.errors import InputError
     from .api import Running, load
 
-    model = load(run["weights"], os.environ.get("DENOVOX_DEVICE"))
+    precision: Any = os.environ.get("DENOVOX_PRECISION", "float32")
+    if precision not in ("float32", "bfloat16", "auto"):
+        raise InputError(f"DENOVOX_PRECISION is '{precision}': not float32, bfloat16 or auto")
+    model = load(run["weights"], os.environ.get("DENOVOX_DEVICE"), precision)
     with _progress(label) as done:
         yield model, Running(run["seed"], run["window"], run["window_batch"], _say, done)
 

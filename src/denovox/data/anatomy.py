@@ -269,7 +269,9 @@ def _block_mean(
     return padded.reshape(x, factor[0], y, factor[1], z, factor[2]).mean((1, 3, 5))
 
 
-def _repeat(mask: Mask, factor: tuple[int, ...], shape: tuple[int, ...]) -> Mask:
+def _repeat(
+    mask: Mask, factor: tuple[int, ...], shape: tuple[int, ...]
+) -> Bool[np.ndarray, "x2 y2 z2"]:
     """The inverse of `_block_mean` by nearest neighbour."""
     for axis, times in enumerate(factor):
         mask = mask.repeat(times, axis)

@@ -73,13 +73,12 @@ class _Body:
     """The canvas: reference coordinates in mm, HU and labels; each part is painted over it."""
 
     def __init__(self, shape: Size, step: np.ndarray, rng: np.random.Generator) -> None:
-        self.rng, self.step = rng, float(max(step))
-        self.stretch = rng.uniform([0.93, 0.92, 0.95], [1.03, 1.08, 1.01])
-        grid = zip(shape, np.float32(step / self.stretch), strict=True)
+        self.rng, self.step, self.fat_mm = rng, float(max(step)), float(rng.uniform(10, 20))
+        stretch = rng.uniform([0.93, 0.92, 0.95], [1.03, 1.08, 1.01])
+        grid = zip(shape, (step / stretch).astype(np.float32), strict=True)
         self.axes = [mm * (np.arange(n, dtype=np.float32) - (n - 1) / 2) for n, mm in grid]
         self.x, self.y, self.z = np.ix_(*self.axes)
         self.blood = CONTRAST_BLOOD if rng.random() < 0.35 else PLAIN_BLOOD
-        self.fat_mm = float(rng.uniform(10, 20))
         self.hu, self.labels = np.full(shape, AIR, np.float32), np.full(shape, OUTSIDE, np.uint8)
         self.fine, self.patchy = self._texture(3.0), self._texture(13.0)
         # The rib cage: 1 on its surface, less inside; it narrows towards the apex.
@@ -289,9 +288,8 @@ def _cage(body: _Body) -> None:
             part = (side * slab.x > 15) & (turn < bony) & (turn > 0.09)
             slab.put(f"rib_{name}_{number}", part & (across < 1), 520, 40)
             slab.put("", part & (across < 0.25), MARROW)
-    plate = np.abs(body.x) / (12 + 9 * np.clip((body.z - 45) / 30, 0, 1))
-    plate = np.maximum(plate, np.abs(body.y - body.back - body.depth) / 6)
-    plate = np.maximum(plate, np.abs(body.z - 20) / 62)
+    plate = np.maximum(np.abs(body.y - body.back - body.depth) / 6, np.abs(body.z - 20) / 62)
+    plate = np.maximum(plate, np.abs(body.x) / (12 + 9 * np.clip((body.z - 45) / 30, 0, 1)))
     body.put("sternum", plate < 1, 380, 30)
     body.put("", plate < 0.72, MARROW - 60, 20)
     for side, name in SIDES:

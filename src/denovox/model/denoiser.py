@@ -14,6 +14,7 @@ from ..core.schedule import Schedule
 from .net import Net
 
 Prediction = Literal["noise", "v"]
+Precision = Literal["float32", "bfloat16", "auto"]
 Denoiser = Callable[[Tensor, float, Condition], Tensor]
 
 
@@ -37,12 +38,31 @@ def answer(
     return net(x, sigma, t.to(sigma.dtype), condition)
 
 
-def denoiser(net: Net, schedule: Schedule, prediction: Prediction) -> Denoiser:
-    """`net` as a function of x (b 1 x y z, model units), one sigma for all, and a condition."""
+def denoiser(
+    net: Net, schedule: Schedule, prediction: Prediction, bfloat16: bool = False
+) -> Denoiser:
+    """`net` as a function of x (b 1 x y z, model units), one sigma for all, and a condition.
+
+    bfloat16: let the network compute in it; x, sigma and the result stay as they are.
+    """
 
     def denoise(x: Tensor, sigma: float, condition: Condition) -> Tensor:
         sigmas = torch.full((len(x),), sigma, dtype=x.dtype, device=x.device)
         c_skip, c_out = (c.view(-1, 1, 1, 1, 1) for c in coefficients(prediction, sigmas))
-        return c_skip * x + c_out * answer(net, schedule, x, sigmas, condition)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
+            said = answer(net, schedule, x, sigmas, condition)
+        return c_skip * x + c_out * said.to(x.dtype)
 
     return denoise
+
+
+def use_bfloat16(precision: Precision, device: str) -> bool:
+    """Whether to compute in bfloat16; "auto": where the hardware multiplies it natively.
+
+    Emulated on a CPU without AVX512-BF16 or AMX it is several times slower than float32.
+    """
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -14,7 +14,7 @@ import torch
 from ..core.errors import InputError
 from ..core.schedule import Schedule
 from ..core.settings import Settings
-from .denoiser import Denoiser, Prediction, denoiser
+from .denoiser import Denoiser, Precision, Prediction, denoiser, use_bfloat16
 from .net import Net, NetConfig
 
 BUNDLED = "base"
@@ -106,12 +106,15 @@ def place(net: Net, device: str) -> Net:
     return net
 
 
-def load(path: Path, device: str = "cpu") -> tuple[Denoiser, ModelConfig]:
-    """A denoiser ready to use; computes in float32."""
+def load(
+    path: Path, device: str = "cpu", precision: Precision = "float32"
+) -> tuple[Denoiser, ModelConfig]:
+    """A denoiser ready to use. precision "auto": bfloat16 where the hardware multiplies it."""
     from safetensors.torch import load_file
 
     config, _, _ = describe(path)
     net = config.build()
     net.load_state_dict({name: value.float() for name, value in load_file(path).items()})
     net = place(net.eval().requires_grad_(False), device)
-    return denoiser(net, config.noise_schedule, config.prediction), config
+    bfloat16 = use_bfloat16(precision, device)
+    return denoiser(net, config.noise_schedule, config.prediction, bfloat16), config

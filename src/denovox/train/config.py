@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 from ..core.errors import InputError
 from ..core.settings import Settings
 from ..data.levels import SampleConfig
+from ..model.denoiser import Precision
 from ..model.weights import ModelConfig
 
 
@@ -45,7 +46,7 @@ class TrainConfig(Settings):
     ema: float = Field(1000, gt=0)
     loss: Literal["l1", "l2"] = "l1"
     noise: NoiseConfig = NoiseConfig()
-    precision: Literal["float32", "bfloat16", "auto"] = "auto"
+    precision: Precision = "auto"
     seed: int = 0
     checkpoint_minutes: float = Field(5, gt=0)
     validate_every: int = Field(200, gt=0)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..core.condition import batch
 from ..core.schedule import Schedule
 from ..data.levels import Sample
-from ..model.denoiser import answer, coefficients
+from ..model.denoiser import answer, coefficients, use_bfloat16
 from ..model.net import Net
 from ..model.weights import ModelConfig
 from .config import NoiseConfig, TrainConfig
@@ -49,15 +49,3 @@ def predictor(net: Net, model: ModelConfig, config: TrainConfig, device: str = "
         return (error.abs() if config.loss == "l1" else error**2).mean((1, 2, 3, 4))
 
     return predict
-
-
-def use_bfloat16(precision: str, device: str) -> bool:
-    """Whether to compute in bfloat16; "auto": where the hardware multiplies it natively.
-
-    Emulated on a CPU without AVX512-BF16 or AMX it is several times slower than float32.
-    """
-    if precision != "auto":
-        return precision == "bfloat16"
-    if device == "cpu":
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,0 +1,291 @@
+"""Training samples: drawn by number alone, told truly where they lie and how large they are.
+
+The cases here hold their own coordinates: HU rise linearly along one axis, so that a sample's
+values say where its voxels came from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from denovox.core.labels import ID
+from denovox.core.regions import REGIONS
+from denovox.data.levels import Sample, SampleConfig, sampler
+from denovox.data.store import CaseFacts, add, cases
+
+SHAPE = (40, 33, 28)
+SPACING = (0.8, 0.9, 2.5)
+PATCH = 8
+CHEST = REGIONS["chest"].window
+SLOPE_HU = 850.0  # from end to end of the volume: within the chest's window
+STEP = 1 / 900  # int16 HU in units of that window: values are good to half of it
+Draw = Callable[[int], Sample]
+
+
+def ramp(axis: int, shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
+    """int16 HU: the window's middle plus the coordinate along an axis, times the slope."""
+    n = shape[axis]
+    view = [1, 1, 1]
+    view[axis] = n
+    line = CHEST.level_hu + SLOPE_HU * (2 * (np.arange(n) + 0.5) / n - 1)
+    return np.broadcast_to(np.round(line).astype(np.int16).reshape(view), shape).copy()
+
+
+def sides() -> np.ndarray:
+    """Left kidney in the lower half of x (x grows to the Right), right kidney in the upper."""
+    anatomy = np.full(SHAPE, ID["kidney_right"], np.uint8)
+    anatomy[: SHAPE[0] // 2] = ID["kidney_left"]
+    return anatomy
+
+
+def case(store: Path, axis: int = 0, name: str = "a", patient: str = "p", **more: object) -> None:
+    known = {"id": name, "patient": patient, "regions": ("chest",), "spacing_mm": SPACING}
+    add(store, CaseFacts(**(known | more)), ramp(axis), sides())
+
+
+def drawer(store: Path, seed: int = 0, **config: object) -> Draw:
+    known = {"patch": PATCH, "mirror": 0, "drop": 0}
+    return sampler(cases(store), SampleConfig(**(known | config)), seed)
+
+
+def same(a: Sample, b: Sample) -> bool:
+    tensors = [(a.x0, b.x0), (a.noise, b.noise)]
+    tensors += [
+        (getattr(a.condition, f.name), getattr(b.condition, f.name)) for f in fields(a.condition)
+    ]
+    return (a.u, a.level) == (b.u, b.level) and all(torch.equal(x, y) for x, y in tensors)
+
+
+def along(sample: Sample, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """(coordinate told, coordinate that the values show) along an axis of a ramp case."""
+    shown = sample.x0[0, 0].movedim(axis, 0).numpy() * (CHEST.width_hu / 2) / SLOPE_HU
+    np.testing.assert_allclose(shown, np.broadcast_to(shown[:, :1, :1], shown.shape), atol=1e-6)
+    return sample.condition.position[axis][0].numpy(), shown[:, 0, 0]
+
+
+# By number alone ------------------------------------------------------------------------------
+
+
+def test_a_sample_depends_on_seed_and_number_alone(tmp_path):
+    for name, patient in [("a", "p"), ("b", "q"), ("c", "q")]:
+        case(tmp_path, 1, name, patient)
+    config = {"mirror": 0.5, "drop": 0.3, "zoom": (0.5, 2), "gain": 0.1, "shift_hu": 20}
+    one, other = drawer(tmp_path, **config), drawer(tmp_path, **config)
+    backwards = {n: other(n) for n in (9, 3, 7, 0)}
+    assert all(same(one(n), backwards[n]) for n in (0, 3, 7, 9))
+    assert not same(one(0), one(1))
+    assert not same(one(0), drawer(tmp_path, seed=1, **config)(0))
+
+
+def test_shapes_noise_and_u(tmp_path):
+    case(tmp_path)
+    draw = drawer(tmp_path)
+    samples = [draw(n) for n in range(100)]
+    for s in samples[:5]:
+        assert s.x0.shape == s.noise.shape == (1, 1, PATCH, PATCH, PATCH)
+        assert s.condition.anatomy.shape == (1, PATCH, PATCH, PATCH)
+        assert s.x0.dtype == s.noise.dtype == torch.float32
+    noise = torch.cat([s.noise.flatten() for s in samples]).double()
+    n = len(noise)
+    assert abs(float(noise.mean())) < 4 / math.sqrt(n)
+    assert abs(float(noise.var()) - 1) < 4 * math.sqrt(2 / n)
+    u = np.array([s.u for s in samples])
+    assert ((u >= 0) & (u < 1)).all()
+    assert abs(u.mean() - 0.5) < 4 * math.sqrt(1 / 12 / len(u))
+
+
+# Where a sample lies --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_whole_level_covers_the_volume(tmp_path, axis):
+    case(tmp_path, axis)
+    sample = drawer(tmp_path, levels=(1, 0, 0))(0)
+    assert sample.level == 0
+    for position in sample.condition.position:
+        expected = np.linspace(-1 + 1 / PATCH, 1 - 1 / PATCH, PATCH)
+        np.testing.assert_allclose(position[0], expected, atol=1e-6)
+    told, shown = along(sample, axis)
+    # A triangle over a fraction of voxels sums to one only about: a hundredth of the volume.
+    np.testing.assert_allclose(shown[1:-1], told[1:-1], atol=0.01)
+    mm = [s * n / PATCH for s, n in zip(SPACING, SHAPE, strict=True)]
+    assert sample.condition.spacing_mm[0].tolist() == pytest.approx(mm)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("level", [1, 2])
+def test_a_crop_is_told_where_its_voxels_come_from(tmp_path, axis, level):
+    case(tmp_path, axis)
+    draw = drawer(tmp_path, levels=[float(i == level) for i in range(3)])
+    places = set()
+    for n in range(12):
+        sample = draw(n)
+        assert sample.level == level
+        told, shown = along(sample, axis)
+        inner = slice(None) if level == 2 else slice(1, -1)  # at a crop's edge no neighbour is seen
+        np.testing.assert_allclose(shown[inner], told[inner], atol=STEP)
+        pace = 2 * (3 - level) / SHAPE[axis]
+        np.testing.assert_allclose(np.diff(told), pace, atol=1e-6)
+        assert told[0] - pace / 2 >= -1 - 1e-6
+        assert told[-1] + pace / 2 <= 1 + 1e-6
+        mm = [s * (3 - level) for s in SPACING]
+        assert sample.condition.spacing_mm[0].tolist() == pytest.approx(mm)
+        places.add(float(told[0]))
+    assert len(places) > 3
+
+
+def test_crops_reach_both_ends(tmp_path):
+    case(tmp_path, 2)
+    draw = drawer(tmp_path, levels=(0, 0, 1))
+    starts = {round(float((draw(n).condition.position_z[0, 0] + 1) * 14 - 0.5)) for n in range(300)}
+    assert starts == set(range(28 - PATCH + 1))
+
+
+def test_zoomed_crops_are_told_their_size(tmp_path):
+    case(tmp_path, 0)
+    draw = drawer(tmp_path, levels=(0, 0, 1), zoom=(0.5, 2))
+    sizes = set()
+    for n in range(60):
+        sample = draw(n)
+        told, shown = along(sample, 0)
+        size = float(sample.condition.spacing_mm[0, 0]) / SPACING[0] * PATCH
+        assert size == pytest.approx(round(size), abs=1e-4)
+        np.testing.assert_allclose(np.diff(told), 2 * size / PATCH / SHAPE[0], atol=1e-6)
+        np.testing.assert_allclose(shown[2:-2], told[2:-2], atol=0.02)
+        sizes.add(round(size))
+    assert min(sizes) >= PATCH // 2
+    assert max(sizes) <= 2 * PATCH
+    assert len(sizes) > 6
+
+
+def test_an_axis_shorter_than_the_crop_is_taken_whole(tmp_path):
+    case(tmp_path, 2)
+    sample = drawer(tmp_path, patch=32, levels=(0, 0, 1))(0)
+    expected = np.linspace(-1 + 1 / 32, 1 - 1 / 32, 32)
+    np.testing.assert_allclose(sample.condition.position_z[0], expected, atol=1e-6)
+    mm = sample.condition.spacing_mm[0].tolist()
+    assert mm == pytest.approx([SPACING[0], SPACING[1], SPACING[2] * 28 / 32])
+    told, shown = along(sample, 2)
+    np.testing.assert_allclose(shown[1:-1], told[1:-1], atol=STEP)
+
+
+@pytest.mark.parametrize("mirror", [0, 1])
+def test_labels_lie_where_positions_say(tmp_path, mirror):
+    """Mirrored or not, the left kidney is where x is below the middle: on the left."""
+    case(tmp_path)
+    draw = drawer(tmp_path, mirror=mirror)
+    seen = set()
+    for n in range(30):
+        c = draw(n).condition
+        left = (c.anatomy[0] == ID["kidney_left"]).numpy()
+        assert (left | (c.anatomy[0] == ID["kidney_right"]).numpy()).all()
+        x = c.position_x[0].numpy()
+        expected = np.broadcast_to((x < 0)[:, None, None], left.shape)
+        clear = np.abs(x) > 1e-6
+        assert np.array_equal(left[clear], expected[clear])
+        seen |= set(np.unique(left))
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_mirrored_body_shows_the_other_side(tmp_path, axis):
+    case(tmp_path, axis)
+    draw = drawer(tmp_path, mirror=1, levels=(0, 0, 1))
+    for n in range(8):
+        told, shown = along(draw(n), axis)
+        assert (np.diff(told) > 0).all()  # coordinates stay in order
+        np.testing.assert_allclose(shown, -told if axis == 0 else told, atol=STEP)
+
+
+# How often ------------------------------------------------------------------------------------
+
+
+def near(count: int, total: int, share: float) -> bool:
+    """Within four standard deviations of a binomial law."""
+    return abs(count - share * total) < 4 * math.sqrt(total * share * (1 - share)) + 1e-9
+
+
+def test_levels_come_as_often_as_asked(tmp_path):
+    case(tmp_path)
+    draw = drawer(tmp_path, patch=4, levels=(1, 2, 5))
+    levels = [draw(n).level for n in range(600)]
+    assert all(near(levels.count(i), 600, share / 8) for i, share in enumerate((1, 2, 5)))
+
+
+def test_a_level_of_frequency_0_never_comes(tmp_path):
+    case(tmp_path)
+    draw = drawer(tmp_path, patch=4, levels=(1, 0, 1))
+    assert {draw(n).level for n in range(60)} == {0, 2}
+
+
+@pytest.mark.parametrize("drop", [0, 0.3, 1])
+def test_region_and_anatomy_are_withheld_each_on_its_own(tmp_path, drop):
+    case(tmp_path)
+    draw = drawer(tmp_path, patch=4, drop=drop)
+    seen = [draw(n).condition for n in range(400)]
+    region = np.array([not c.region.any() for c in seen])
+    anatomy = np.array([not c.anatomy.any() for c in seen])
+    assert near(region.sum(), 400, drop)
+    assert near(anatomy.sum(), 400, drop)
+    assert near((region & anatomy).sum(), 400, drop**2)
+    assert {int(c.region) for c in seen} <= {0, REGIONS["chest"].id}
+
+
+def test_patients_count_the_same_however_many_scans_they_have(tmp_path):
+    case(tmp_path, name="lone", patient="p", spacing_mm=(1.0, 1.0, 1.0))
+    for i in range(3):
+        case(tmp_path, name=f"q{i}", patient="q", spacing_mm=(2.0 + i, 1.0, 1.0))
+    draw = drawer(tmp_path, patch=4, levels=(0, 0, 1))
+    spacings = [round(float(draw(n).condition.spacing_mm[0, 0])) for n in range(400)]
+    assert near(spacings.count(1), 400, 1 / 2)
+    assert all(near(spacings.count(2 + i), 400, 1 / 6) for i in range(3))
+
+
+def test_regions_of_a_case_take_turns_with_their_windows(tmp_path):
+    case(tmp_path, regions=("chest", "abdomen"))
+    draw = drawer(tmp_path, patch=4)
+    seen = [draw(n) for n in range(400)]
+    ids = [int(s.condition.region) for s in seen]
+    assert near(ids.count(2), 400, 1 / 2)
+    assert set(ids) == {2, 3}
+    for s in seen[:40]:  # the ramp of a chest fits its own window and clips in the abdomen's
+        assert float(s.x0.abs().max()) <= 1
+    assert any(float(s.x0.min()) == -1 for s in seen if int(s.condition.region) == 3)
+    assert all(float(s.x0.min()) > -1 for s in seen if int(s.condition.region) == 2)
+
+
+# Jitter ---------------------------------------------------------------------------------------
+
+
+def uniform_case(store: Path, hu: int) -> None:
+    known = {"id": "u", "patient": "p", "regions": ("chest",), "spacing_mm": SPACING}
+    add(store, CaseFacts(**known), np.full(SHAPE, hu, np.int16), sides())
+
+
+@pytest.mark.parametrize(
+    ("hu", "config", "reach"),
+    [(-700, {"shift_hu": 30}, 30), (-700, {"gain": 0.1}, 70), (0, {"gain": 0.1}, 0), (-700, {}, 0)],
+)
+def test_jitter_is_uniform_within_its_bounds(tmp_path, hu, config, reach):
+    uniform_case(tmp_path, hu)
+    draw = drawer(tmp_path, patch=4, **config)
+    values = np.array([float(CHEST.hu(draw(n).x0).mean()) for n in range(200)]) - hu
+    assert np.abs(values).max() <= reach + 1e-3
+    # A uniform law on +-reach: mean 0, SD reach / sqrt(3).
+    assert abs(values.mean()) <= 4 * reach / math.sqrt(3 * 200) + 1e-3
+    assert values.std() == pytest.approx(reach / math.sqrt(3), rel=0.15, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"shift_hu": -1}, {"gain": 1}, {"mirror": 1.1}, {"drop": -0.1}, {"zooom": (1, 1)}]
+)
+def test_settings_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        SampleConfig(**wrong)

@@ -1,0 +1,192 @@
+"""Windows: what is local comes back exactly, and every window is told where it lies."""
+
+from __future__ import annotations
+
+import weakref
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from denovox.core.box import Box, Tiling
+from denovox.core.condition import Condition, condition
+from denovox.sampling.windowed import windowed
+
+TILING = Tiling(size=24, overlap=8, multiple=4)
+SMALLEST = Tiling(size=12, overlap=8, multiple=4)  # three windows meet in a voxel
+SHAPES = [(31, 17, 45), (40, 3, 26), (5, 1, 7), (24, 48, 12), (25, 25, 2)]
+
+
+def volume(shape: tuple[int, int, int], seed: int = 0) -> Tensor:
+    return torch.randn(1, 1, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def told(shape: tuple[int, int, int]) -> Condition:
+    generator = torch.Generator().manual_seed(1)
+    anatomy = torch.randint(0, 118, shape, generator=generator, dtype=torch.uint8)
+    return condition(shape, (0.8, 0.9, 2.5), region_id=3, anatomy=anatomy)
+
+
+def blurred(x: Tensor, sigma: float, c: Condition) -> Tensor:
+    """A denoiser that is not local, so that it matters where windows lie."""
+    return F.avg_pool3d(x, 3, stride=1, padding=1) / (1 + sigma)
+
+
+@pytest.mark.parametrize("tiling", [TILING, SMALLEST, Tiling(8, 0, 4)], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("together", [1, 3])
+def test_a_pointwise_function_is_reproduced(shape, tiling, together):
+    x = volume(shape)
+    denoise = windowed(lambda x, s, c: torch.tanh(x) * s, told(shape), tiling, together)
+    for sigma in (0.5, 3.0):  # the seams have moved at the second call
+        got = denoise(x, sigma)
+        assert got.shape == x.shape
+        torch.testing.assert_close(got, torch.tanh(x) * sigma, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("tiling", [TILING, SMALLEST], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_windows_are_told_their_positions(shape, tiling, axis):
+    c = told(shape)
+
+    def answer(x: Tensor, sigma: float, seen: Condition) -> Tensor:
+        view = [len(x), 1, 1, 1, 1]
+        view[2 + axis] = -1
+        return seen.position[axis].view(view).expand(x.shape)
+
+    view = [1, 1, 1, 1, 1]
+    view[2 + axis] = -1
+    expected = c.position[axis].view(view).expand(1, 1, *shape)
+    got = windowed(answer, c, tiling, together=2)(volume(shape), 1.0)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_windows_are_told_their_labels_region_and_spacing(shape):
+    c = told(shape)
+
+    def answer(x: Tensor, sigma: float, seen: Condition) -> Tensor:
+        assert seen.region.tolist() == [3] * len(x)
+        torch.testing.assert_close(seen.spacing_mm, c.spacing_mm.expand(len(x), 3))
+        assert sigma == 0.25
+        return seen.anatomy[:, None].float()
+
+    got = windowed(answer, c, TILING, together=3)(volume(shape), 0.25)
+    torch.testing.assert_close(got, c.anatomy[:, None].float(), rtol=1e-5, atol=1e-5)
+
+
+def test_beyond_the_end_a_window_sees_the_mirror_image():
+    shape = (6, 9, 11)
+    x, seen = volume(shape), []
+
+    def record(x: Tensor, sigma: float, c: Condition) -> Tensor:
+        seen.append(x)
+        return x
+
+    windowed(record, told(shape), TILING)(x, 1.0)
+    (window,) = seen
+    expected = np.pad(x[0, 0].numpy(), [(0, 2), (0, 3), (0, 1)], mode="reflect")
+    np.testing.assert_array_equal(window[0, 0], expected)
+
+
+def test_a_volume_too_thin_to_mirror_goes_on_at_its_edge():
+    shape = (2, 4, 4)
+    x, seen = volume(shape), []
+
+    def record(x: Tensor, sigma: float, c: Condition) -> Tensor:
+        seen.append(x)
+        return x
+
+    windowed(record, told(shape), TILING)(x, 1.0)
+    np.testing.assert_array_equal(
+        seen[0][0, 0], np.pad(x[0, 0].numpy(), [(0, 2), (0, 0), (0, 0)], mode="edge")
+    )
+
+
+def test_windows_are_boxes_of_x():
+    shape = (40, 24, 30)
+    x = torch.arange(40 * 24 * 30, dtype=torch.float32).view(1, 1, *shape)
+    found = []
+
+    def record(x_seen: Tensor, sigma: float, c: Condition) -> Tensor:
+        a = int(x_seen[0, 0, 0, 0, 0])
+        at = (a // (24 * 30), a // 30 % 24, a % 30)
+        size = tuple(min(n, m - b) for n, m, b in zip(x_seen.shape[2:], shape, at, strict=True))
+        inside = x_seen[0, 0, : size[0], : size[1], : size[2]]
+        assert torch.equal(inside, x[(0, 0, *Box(at, size).slices)])
+        found.append(at)
+        return x_seen
+
+    windowed(record, told(shape), TILING)(x, 1.0)
+    assert len(found) == len(set(found)) == 2 * 1 * 2
+
+
+@pytest.mark.parametrize("shape", [(31, 17, 45), (50, 50, 9)], ids=str)
+def test_how_many_windows_go_together_changes_only_rounding(shape):
+    results = [
+        windowed(blurred, told(shape), TILING, together)(volume(shape), 1.0)
+        for together in (1, 2, 5, 100)
+    ]
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=0, atol=1e-6)
+    whole = blurred(volume(shape), 1.0, told(shape))
+    assert float((results[0] - whole).abs().max()) > 1e-3  # windows did matter
+
+
+def test_seams_depend_on_the_seed_and_on_the_call_alone():
+    shape, roomy = (60, 31, 45), Tiling(size=32, overlap=8, multiple=2)
+    x, c = volume(shape), told(shape)
+
+    def calls(seed: int | None) -> list[Tensor]:
+        denoise = windowed(blurred, c, roomy, seed=seed)
+        return [denoise(x, 1.0) for _ in range(3)]
+
+    one, again, other, still = calls(4), calls(4), calls(5), calls(None)
+    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+    assert not torch.equal(one[0], one[1])
+    assert not torch.equal(one[0], other[0])
+    assert torch.equal(still[0], still[1])
+
+
+@pytest.mark.parametrize("together", [1, 4])
+def test_no_more_is_held_than_the_result_and_a_batch_of_windows(together):
+    shape, held = (70, 50, 61), []
+
+    def watch(x: Tensor, sigma: float, c: Condition) -> Tensor:
+        assert len(x) <= together
+        assert len(c.anatomy) == len(x)
+        assert all(n <= TILING.size for n in x.shape[2:])
+        # Of all earlier windows only the last batch's results may still be there.
+        alive = [one for one in held if one() is not None]
+        assert len(alive) <= 1
+        result = x.clone()
+        held.extend([weakref.ref(x), weakref.ref(result)])
+        return result
+
+    x = volume(shape)
+    torch.testing.assert_close(windowed(watch, told(shape), TILING, together)(x, 1.0), x)
+    assert len(held) > 2 * 4
+    assert all(one() is None for one in held)
+
+
+@pytest.mark.parametrize("together", [1, 3])
+def test_done_rises_to_one_in_every_call(together):
+    shape, shares = (60, 31, 45), []
+    denoise = windowed(blurred, told(shape), TILING, together, done=shares.append)
+    for _ in range(2):
+        shares.clear()
+        denoise(volume(shape), 1.0)
+        assert len(shares) > 1
+        assert shares == sorted(set(shares))
+        assert shares[0] > 0
+        assert shares[-1] == 1
+
+
+def test_x_is_left_alone():
+    x = volume((31, 17, 45))
+    before = x.clone()
+    windowed(lambda x, s, c: x.mul_(0), told((31, 17, 45)), TILING)(x, 1.0)
+    assert torch.equal(x, before)

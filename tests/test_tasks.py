@@ -1,0 +1,155 @@
+"""The tasks: rows of METHOD 2's table, and METHOD 3's rules for what lies outside a window."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from denovox.core.schedule import Schedule
+from denovox.sampling.correct import clip
+from denovox.sampling.sample import ddim, ddpm
+from denovox.tasks import change, denoising, denoising_diffpir, noisy_input, synthesis
+
+SHAPE = (1, 1, 2, 3, 4)
+
+
+def column(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64).view(1, 1, 1, 1, -1)
+
+
+def ones(stream: int) -> Tensor:
+    return torch.ones(SHAPE)
+
+
+# The table ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("solver", "fresh", "order"), [("dpm++", ddim, 2), ("ddim", ddim, 1), ("ddpm", ddpm, 1)]
+)
+def test_synthesis_starts_from_noise_and_goes_all_the_way(solver, fresh, order):
+    task = synthesis(ones, Schedule(), steps=13, solver=solver)
+    assert task.evaluations == 13
+    assert list(task.sigmas) == Schedule().descend(13)
+    assert torch.equal(task.x, torch.full(SHAPE, task.sigmas[0]))
+    assert task.fresh is fresh
+    assert task.order == order
+    assert task.correct is clip
+
+
+def test_synthesis_starts_from_stream_0():
+    streams = []
+
+    def noise(stream: int) -> Tensor:
+        streams.append(stream)
+        return torch.zeros(SHAPE)
+
+    synthesis(noise, Schedule(), steps=3, solver="ddpm").run(lambda x, s: x, noise)
+    assert streams == [0, 1, 2]  # to 0 nothing is added
+
+
+def test_denoising_asks_once_at_the_noises_own_level():
+    y, asked = torch.full(SHAPE, 0.5), []
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        asked.append((x, sigma))
+        return x / 2
+
+    got = denoising(y, 0.17).run(denoise, ones)
+    ((seen, sigma),) = asked
+    assert torch.equal(seen, y)
+    assert sigma == 0.17
+    torch.testing.assert_close(got, y / 2)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 0.15, 0.01])
+def test_diffpir_starts_from_the_scan_at_its_own_noise(sigma):
+    y, asked = torch.full(SHAPE, 0.5), []
+
+    def denoise(x: Tensor, level: float) -> Tensor:
+        asked.append(level)
+        return x
+
+    task = denoising_diffpir(y, sigma, Schedule(), steps=7)
+    assert task.x is y
+    assert task.fresh(0.5, 0.4) == 0.3
+    assert task.evaluations == 7
+    task.run(denoise, ones)
+    assert asked[0] == pytest.approx(sigma)
+    assert asked == sorted(asked, reverse=True)
+    assert 0 < asked[-1] <= 0.02
+
+
+def test_diffpirs_correction_is_the_prox_of_the_clipped_estimate():
+    y = torch.full(SHAPE, -0.5)
+    task = denoising_diffpir(y, 0.2, Schedule(), strength=10.0)
+    # rho = 10 * (.2 / .1)^2 = 40, and an estimate of 3 is first clipped to 1.
+    got = task.correct(torch.full(SHAPE, 3.0), 0.1)
+    torch.testing.assert_close(got, torch.full(SHAPE, (-0.5 + 40) / 41))
+
+
+def test_climbs_are_no_evaluations():
+    from denovox.tasks import Task
+
+    assert Task(torch.zeros(SHAPE), [3.0, 1.0, 2.0, 1.0, 0.0]).evaluations == 3
+
+
+# Outside the window ---------------------------------------------------------------------------
+
+sigmas = st.floats(0.01, 0.5)
+units = st.lists(st.floats(-8, 8), min_size=1, max_size=20).map(lambda v: column(*v))
+
+
+@given(units, sigmas)
+def test_within_reach_of_the_noise_the_input_stays(unit, sigma):
+    near = unit.abs() <= 1 + 3 * sigma
+    got = noisy_input(unit, sigma, lambda stream: torch.full_like(unit, 0.7))
+    assert torch.equal(got[near], unit[near])
+
+
+@given(units, sigmas)
+def test_farther_out_the_input_is_the_windows_end_and_noise(unit, sigma):
+    beyond = unit.abs() > 1 + 3 * sigma
+    got = noisy_input(unit, sigma, lambda stream: torch.full_like(unit, 0.7))
+    torch.testing.assert_close(got[beyond], unit[beyond].sign() + 0.7 * sigma)
+
+
+@given(units, sigmas, st.floats(-1, 1))
+def test_inside_the_window_the_restored_value_is_the_result(unit, sigma, value):
+    restored = torch.full_like(unit, value)
+    inside = unit.abs() <= 1
+    got = unit + change(unit, restored, sigma)
+    torch.testing.assert_close(got[inside], restored[inside])
+
+
+@given(units, sigmas, st.floats(-1, 1))
+def test_far_outside_the_window_nothing_changes(unit, sigma, value):
+    beyond = unit.abs() > 1 + 3 * sigma
+    added = change(unit, torch.full_like(unit, value), sigma)
+    assert (added[beyond] == 0).all()
+
+
+@given(units, sigmas, st.floats(-1, 1))
+def test_between_the_result_lies_between_the_restored_and_the_measured(unit, sigma, value):
+    restored = torch.full_like(unit, value)
+    near = (unit.abs() > 1) & (unit.abs() <= 1 + 3 * sigma)
+    got = (unit + change(unit, restored, sigma))[near]
+    low, high = torch.minimum(unit, restored)[near], torch.maximum(unit, restored)[near]
+    assert ((low - 1e-12 <= got) & (got <= high + 1e-12)).all()
+
+
+def test_between_by_numbers():
+    sigma, unit = 0.1, column(1.2, 1.2, 1.2, -1.2, -1.2)
+    restored = column(1.0, 0.95, 0.9, -1.0, -0.3)
+    # At the window's end: as measured. Half a sigma inside: half of what sticks out (.2) comes
+    # back. A sigma inside or more: it was noise.
+    expected = column(1.2, 0.95 + 0.1, 0.9, -1.2, -0.3)
+    torch.testing.assert_close(unit + change(unit, restored, sigma), expected)
+
+
+def test_no_noise_is_no_change_outside():
+    unit = column(-3.0, -1.0, 0.0, 1.0, 1.5)
+    torch.testing.assert_close(change(unit, unit.clamp(-1, 1), 0.0), column(0, 0, 0, 0, 0))
