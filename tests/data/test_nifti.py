@@ -18,7 +18,7 @@ from nibabel.orientations import aff2axcodes, axcodes2ornt, inv_ornt_aff
 from denovox.core import labels
 from denovox.core.errors import InputError
 from denovox.core.volume import Volume
-from denovox.data import nifti
+from denovox.data import nifti, nifti_file
 
 SHAPE = (3, 4, 5)
 REPOSITORY = Path(__file__).parents[2]
@@ -581,7 +581,7 @@ def test_a_failed_write_leaves_everything_as_it_was(
         make(path, scene())
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     beside = []
-    encode, calls = nifti._encode, iter(range(99))
+    encode, calls = nifti_file._encode, iter(range(99))
 
     def fail(*args: object) -> np.ndarray:
         if at == "a plane" and next(calls) < 2:
@@ -590,7 +590,7 @@ def test_a_failed_write_leaves_everything_as_it_was(
         raise fault
 
     if at == "a plane":
-        monkeypatch.setattr(nifti, "_encode", fail)
+        monkeypatch.setattr(nifti_file, "_encode", fail)
     else:
         monkeypatch.setattr(os, at, fail)
     with pytest.raises(seen) as caught:

@@ -109,8 +109,6 @@ def _body(hu: Float[np.ndarray, "x y z"], mm: Spacing) -> Mask:
     opened = _dilate(_erode(dense, OPENING_MM, mm), OPENING_MM, mm) & dense
     parts, _ = ndimage.label(opened)
     size = _count(parts)
-    if not size.any():
-        return np.zeros_like(dense)
     thick = _count(parts, _depth(opened, mm) >= BODY_RADIUS_MM) > 0
     keep = (thick & (size >= 0.02 * size.max())) | (size == size.max())
     body = keep[parts] & (parts > 0)

@@ -1,8 +1,6 @@
-"""NIfTI files: where axes, rescale and geometry are read, and written back exactly.
+"""NIfTI: the one place where axes, rescale and geometry are read and written.
 
-A file is read as bytes and written as bytes: everything before its voxels (header, extensions,
-byte order) goes back untouched, and a voxel whose HU did not change gets its own stored value
-back. nibabel interprets the header; it does not write, because it would normalise what it saw.
+CT in HU and label maps, always in the axes nearest to RAS; `nifti_file.py` deals with the bytes.
 """
 
 # mypy: allow-untyped-calls
@@ -10,73 +8,28 @@ back. nibabel interprets the header; it does not write, because it would normali
 
 from __future__ import annotations
 
-import gzip
-import logging
-import math
-import os
-import uuid
-import zlib
-from collections.abc import Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import nibabel
 import numpy as np
-from jaxtyping import Float, Integer, Shaped, UInt8
-from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
-from nibabel.spatialimages import HeaderDataError
+from jaxtyping import Float, Integer, UInt8
+from nibabel.orientations import apply_orientation
 
 from ..core import labels
 from ..core.errors import InputError
 from ..core.volume import Volume
+from .nifti_file import NiftiSource, check_writable, decoded, ensure, load, save, save_new
 
-SUFFIXES = (".nii", ".nii.gz")
+__all__ = [
+    "check_writable",
+    "read",
+    "read_label_map",
+    "read_labels",
+    "require_hu",
+    "write",
+    "write_labels",
+]
+
 GRID_TOLERANCE_MM = 0.01  # float32 headers place the corners of one grid within about 1e-3 mm
-_RAS = np.array([[0, 1], [1, 1], [2, 1]])
-_HEADER = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}  # by the size it claims
-_log = logging.getLogger(__name__)  # takes what nibabel repaired silently in a header
-_log.addHandler(logging.NullHandler())
-
-
-@dataclass(frozen=True, eq=False)
-class NiftiSource:
-    """What a file said, so that `write` can say the same again.
-
-    head: all bytes before the voxels. raw: stored values in the file's own axes, type and byte
-    order. HU = raw * slope + inter. affine: that of the Volume read. ornt: the nibabel
-    orientation that takes an array from the Volume's axes to the file's.
-    """
-
-    path: Path
-    head: bytes = field(repr=False)
-    # Kept, because HU in float32 do not always lead back to it (int32, or a float with a slope).
-    raw: Shaped[np.ndarray, "i j k"] = field(repr=False)
-    slope: float
-    inter: float
-    ornt: Integer[np.ndarray, "3 2"]
-    affine: Float[np.ndarray, "4 4"]
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The type of the HU: float64 where the file stores that, else float32."""
-        wide = self.raw.dtype.kind == "f" and self.raw.dtype.itemsize > 4
-        return np.dtype(np.float64 if wide else np.float32)
-
-    def decode(self, plane: Shaped[np.ndarray, "i j"], dtype: np.dtype) -> np.ndarray:
-        """Stored values -> HU."""
-        with np.errstate(over="ignore", invalid="ignore"):  # the reader counts what is not finite
-            return (plane.astype(np.float64) * self.slope + self.inter).astype(dtype)
-
-    def planes(self, hu: Float[np.ndarray, "x y z"]) -> Iterator[np.ndarray]:
-        """The file's planes for these HU; unchanged voxels keep their stored value."""
-        new = apply_orientation(hu, self.ornt)
-        for k in range(new.shape[2]):
-            raw = self.raw[..., k]
-            encoded = _encode(new[..., k], raw.dtype, self.slope, self.inter)
-            same = new[..., k].astype(self.dtype) == self.decode(raw, self.dtype)
-            encoded[same] = raw[same]
-            yield encoded
 
 
 def read(path: str | Path, hu: bool = True) -> Volume:
@@ -86,8 +39,8 @@ def read(path: str | Path, hu: bool = True) -> Volume:
     file cannot be read as one 3D image with a known place in space, or (unless `hu=False`) its
     values cannot be Hounsfield units.
     """
-    source = _load(Path(path))
-    volume = Volume(_decoded(source, source.dtype), source.affine, source)
+    source = load(Path(path))
+    volume = Volume(decoded(source, source.dtype), source.affine, source)
     if hu:
         require_hu(volume, str(path))
     return volume
@@ -122,11 +75,11 @@ def read_label_map(
 
     `InputError` where `read` would refuse the file, or a value is no label of the vocabulary.
     """
-    source = _load(Path(path))
-    values = _decoded(source, np.dtype(np.float32))  # exact for every id there is
+    source = load(Path(path))
+    values = decoded(source, np.dtype(np.float32))  # exact for every id there is
     ids = np.rint(values)
     broken = np.count_nonzero(np.abs(values - ids) > 1e-3)  # a slope may leave 1.0000001
-    _ensure(
+    ensure(
         not broken,
         f"{path} is not a label map: {broken} of its voxels are not whole numbers; give masks"
         " resampled with nearest neighbour",
@@ -142,25 +95,12 @@ def read_labels(path: str | Path, like: Volume) -> UInt8[np.ndarray, "x y z"]:
     """The label map of a volume, on that volume's grid; `InputError` where its grid is another."""
     ids, affine = read_label_map(path)
     apart = _corners(ids.shape, affine) - _corners(like.shape, like.affine)
-    _ensure(
+    ensure(
         ids.shape == like.shape and np.linalg.norm(apart, axis=1).max() <= GRID_TOLERANCE_MM,
         f"{path} is not on the grid of its CT: labels {_geometry(ids.shape, affine)}, CT"
         f" {_geometry(like.shape, like.affine)}; resample the labels to the CT (nearest neighbour)",
     )
     return ids
-
-
-def check_writable(path: str | Path, force: bool = False) -> None:
-    """`InputError` where `write` could not put a file there; to be asked before the computing."""
-    path = Path(path)
-    folder = Path(os.path.realpath(path)).parent
-    no = f"{path} cannot be written:"
-    named = path.name.lower().endswith(SUFFIXES)
-    _ensure(named, f"{no} name an output that ends in .nii or .nii.gz")
-    _ensure(os.path.isdir(folder), f"{no} {folder} is not a directory; create it first")
-    _ensure(not os.path.isdir(path), f"{no} it is a directory; name a file in it")
-    _ensure(force or not os.path.exists(path), f"{path} already exists; name another, or force it")
-    _ensure(os.access(folder, os.W_OK | os.X_OK), f"{no} no permission to write into {folder}")
 
 
 def write(volume: Volume, path: str | Path, force: bool = False) -> None:
@@ -173,14 +113,14 @@ def write(volume: Volume, path: str | Path, force: bool = False) -> None:
     `ValueError` where the grid is no longer the source's (drop the source then).
     """
     bad = volume.hu.size - np.count_nonzero(np.isfinite(volume.hu))
-    _ensure(not bad, f"{path} is not written: {bad} voxels of the result are NaN or infinite")
+    ensure(not bad, f"{path} is not written: {bad} voxels of the result are NaN or infinite")
     source = volume.source
     if not isinstance(source, NiftiSource):
-        return _save_new(volume.hu, volume.affine, np.dtype("<i2"), path, force)
+        return save_new(volume.hu, volume.affine, np.dtype("<i2"), path, force)
     grid = apply_orientation(volume.hu, source.ornt).shape
     if grid != source.raw.shape or not np.allclose(volume.affine, source.affine, atol=1e-4):
         raise ValueError(f"the grid is no longer that of {source.path}; write it without a source")
-    _save(path, force, source.head, source.planes(volume.hu))
+    save(path, force, source.head, source.planes(volume.hu))
 
 
 def write_labels(
@@ -191,110 +131,7 @@ def write_labels(
 ) -> None:
     """Write a label map as uint8, RAS; `InputError` as `write`, or for ids without a meaning."""
     labels.check(np.unique(ids))
-    _save_new(ids, affine, np.dtype(np.uint8), path, force)
-
-
-# ---- reading ------------------------------------------------------------------------------------
-
-
-def _ensure(fine: object, message: str) -> None:
-    if not fine:
-        raise InputError(message)
-
-
-def _load(path: Path) -> NiftiSource:
-    """Everything about a file that is common to CT and label maps; `InputError`."""
-    data = _bytes(path)
-    header = _header(path, data)
-    dtype, shape = header.get_data_dtype(), header.get_data_shape()
-    size = math.prod(shape)  # Python integers: a broken header must not overflow
-    volumes = math.prod(shape[3:])
-    _ensure(dtype.kind in "iuf", f"{path} stores colours or complex numbers; give the original CT")
-    _ensure(shape and min(shape) > 0, f"{path} has no voxels (shape {shape}); export it again")
-    _ensure(volumes == 1, f"{path} holds {volumes} volumes (shape {shape}); split it and give one")
-    solid = len(shape) > 2 and min(shape[:3]) > 1
-    _ensure(solid, f"{path} is a single 2D slice (shape {shape}); give a whole 3D volume")
-    affine = _affine(path, header)
-    # A header may say 0 (unset); voxels never begin before the header ends.
-    offset = max(header.get_data_offset(), header.single_vox_offset)
-    end = offset + size * dtype.itemsize
-    lost = f"{path} is cut short: {len(data)} of {end} bytes are there; copy or export it again"
-    _ensure(len(data) >= end, lost)
-    raw = np.frombuffer(data, dtype, size, offset).reshape(shape[:3], order="F")
-    slope, inter = header.get_slope_inter()
-    if slope is None:  # 0 or NaN: the values are meant as stored
-        slope, inter = 1.0, 0.0
-    ornt = io_orientation(affine)
-    to_file = ornt_transform(_RAS, ornt).astype(int)
-    nearest_ras = affine @ inv_ornt_aff(ornt, raw.shape)
-    return NiftiSource(path, data[:offset], raw, slope, inter, to_file, nearest_ras)
-
-
-def _bytes(path: Path) -> bytes:
-    """A file's content, unpacked if gzip; whole, since only its end carries the checksum."""
-    _ensure(not os.path.isdir(path), f"{path} is a directory; give one .nii or .nii.gz file")
-    try:
-        data = path.read_bytes()
-        _ensure(data, f"{path} is empty (0 bytes); copy or export it again")
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; check the path") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check it") from error
-    try:
-        return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
-    except (OSError, EOFError, zlib.error) as error:
-        damage = f"{path} is a damaged gzip file ({_line(error)}); copy or export it again"
-        raise InputError(damage) from error
-
-
-def _header(path: Path, data: bytes) -> nibabel.Nifti1Header:
-    """The header as nibabel understands it; its repairs do not reach the bytes we keep."""
-    claims = {int.from_bytes(data[:4], "little"), int.from_bytes(data[:4], "big")}
-    size = next((size for size in _HEADER if size in claims), 0)
-    known = size and len(data) >= size
-    _ensure(known, f"{path} is not a NIfTI file; convert it to .nii or .nii.gz")
-    try:
-        header = _HEADER[size](data[:size], check=False)
-        header.check_fix(logger=_log)
-        header.get_data_dtype(), header.get_data_shape(), header.get_data_offset()
-        header.get_slope_inter(), header.get_best_affine()  # asked later; broken ones raise
-    except (HeaderDataError, ValueError, OverflowError) as error:
-        broken = f"{path} is not a valid NIfTI file ({_line(error)}); convert it again"
-        raise InputError(broken) from error
-    single = header["magic"].item() == header.single_magic
-    _ensure(single, f"{path} is half of a .hdr/.img pair; convert it to one .nii file")
-    return header
-
-
-def _affine(path: Path, header: nibabel.Nifti1Header) -> Float[np.ndarray, "4 4"]:
-    """Voxel index of the file -> mm in RAS+; `InputError` where the file does not say."""
-    again = "convert it again from the original"
-    placed = header["sform_code"] != 0 or header["qform_code"] != 0
-    _ensure(
-        placed, f"{path} does not say how it lies in space (qform and sform codes are 0); {again}"
-    )
-    affine = np.asarray(header.get_best_affine(), np.float64)
-    finite = np.isfinite(affine).all() and np.array_equal(affine[3], [0, 0, 0, 1])
-    # Relative to the voxel's size, so that small voxels pass and flat ones do not.
-    with np.errstate(over="ignore"):  # NIfTI-2 can say 1e300 mm: inf > inf is refused, too
-        flat = 1e-6 * np.prod(np.linalg.norm(affine[:3, :3], axis=0))
-        solid = finite and abs(np.linalg.det(affine[:3, :3])) > flat
-    _ensure(solid, f"{path} has a geometry (affine) that cannot be inverted; {again}")
-    unit = {1: "metres", 3: "micrometres"}.get(int(header["xyzt_units"]) & 7)
-    _ensure(not unit, f"{path} measures in {unit}; convert it to millimetres")
-    return affine
-
-
-def _decoded(source: NiftiSource, dtype: np.dtype) -> Float[np.ndarray, "x y z"]:
-    """All values of a file, contiguous, in the axes nearest to RAS; `InputError` if not finite."""
-    values = np.empty([source.raw.shape[axis] for axis in source.ornt[:, 0]], dtype)
-    in_file = apply_orientation(values, source.ornt)  # a view: filling it fills `values`
-    bad = 0
-    for k in range(source.raw.shape[2]):  # plane by plane: no second copy of the volume
-        plane = in_file[..., k] = source.decode(source.raw[..., k], dtype)
-        bad += plane.size - int(np.count_nonzero(np.isfinite(plane)))
-    _ensure(not bad, f"{source.path} has {bad} voxels that are NaN or infinite; replace them")
-    return values
+    save_new(ids, affine, np.dtype(np.uint8), path, force)
 
 
 def _corners(shape: tuple[int, ...], affine: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "8 3"]:
@@ -308,69 +145,3 @@ def _geometry(shape: tuple[int, ...], affine: Float[np.ndarray, "4 4"]) -> str:
     """One grid in words, as they are compared."""
     first, last = (", ".join(f"{mm:.2f}" for mm in at) for at in _corners(shape, affine)[[0, 7]])
     return f"{' x '.join(map(str, shape))} voxels from ({first}) to ({last}) mm"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")
-
-
-# ---- writing ------------------------------------------------------------------------------------
-
-
-def _encode(
-    plane: np.ndarray, dtype: np.dtype, slope: float = 1.0, inter: float = 0.0
-) -> Shaped[np.ndarray, "i j"]:
-    """HU -> the values a file stores: rounded if integer, clipped to what its type holds."""
-    values = (plane.astype(np.float64) - inter) / slope
-    limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
-    high = float(limits.max)
-    if dtype.kind != "f":
-        values = np.rint(values)
-        high = high if dtype.itemsize < 8 else float(np.nextafter(high, 0))  # 2**63 - 1
-    return np.clip(values, float(limits.min), high).astype(dtype)
-
-
-def _save_new(
-    array: Shaped[np.ndarray, "x y z"],
-    affine: Float[np.ndarray, "4 4"],
-    dtype: np.dtype,
-    path: str | Path,
-    force: bool,
-) -> None:
-    """Write an array in RAS that never was a file, as NIfTI-1 of an integer type."""
-    header = nibabel.Nifti1Header(endianness="<")
-    header.set_data_dtype(dtype)
-    header.set_data_shape(array.shape)
-    header.set_sform(affine, 1)
-    header.set_qform(affine, 1)  # strips shears, which a quaternion cannot say; sform has them
-    header.set_xyzt_units("mm")
-    header.set_slope_inter(1, 0)
-    header["vox_offset"] = header.single_vox_offset
-    head = bytes(header.binaryblock) + bytes(4)  # four zeros: no extensions
-    _save(path, force, head, (_encode(array[..., k], dtype) for k in range(array.shape[2])))
-
-
-def _save(path: str | Path, force: bool, head: bytes, planes: Iterator[np.ndarray]) -> None:
-    """Write beside the target, then rename: readers see the old file or the new one."""
-    check_writable(path, force)
-    target = Path(os.path.realpath(path))  # the file itself, where `path` is a link to it
-    packed = str(path).lower().endswith(".gz")
-    # Not tempfile: its files are private (0600), and would stay so after the renaming.
-    temp = target.with_name(f".{uuid.uuid4().hex}{SUFFIXES[packed]}")
-    try:
-        with open(temp, "xb") as file:
-            # No name and no time inside: equal volumes give equal files.
-            out = gzip.GzipFile("", "wb", 6, file, mtime=0) if packed else nullcontext(file)
-            with out as stream:
-                stream.write(head)
-                for plane in planes:
-                    stream.write(plane.tobytes("F"))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temp, target)
-    except OSError as error:
-        raise InputError(
-            f"{path} could not be written ({error.strerror or _line(error)}); check the disk"
-        ) from error
-    finally:
-        temp.unlink(missing_ok=True)

@@ -81,7 +81,8 @@ class AnatomyEntry(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.register_buffer("paths", torch.from_numpy(path_matrix()), persistent=False)
-        self.table = nn.Parameter(torch.randn(len(NAMES), channels) * 0.3)
+        # Zeros: a class that training never shows is embedded as the coarser one it is part of.
+        self.table = nn.Parameter(torch.zeros(len(NAMES), channels))
 
     def forward(self, anatomy: Tensor) -> Float[Tensor, "b c x y z"]:
         """anatomy: label ids, b x y z."""
