@@ -30,7 +30,8 @@ from denovox.core.regions import REGIONS
 from denovox.core.volume import Volume
 from denovox.evaluate.fidelity import Fidelity, fidelity, named
 
-METHODS = ("input", *COMPETITORS, "ours")
+OURS = {"ours": "mean", "ours-diffpir": "diffpir"}
+METHODS = ("input", *COMPETITORS, *OURS)
 SEED = 20250
 CUT = 1.6  # model units
 HERE = Path(__file__).resolve().parent
@@ -101,10 +102,11 @@ def restored(
     window = REGIONS[patient.region].window
     if method == "input":
         return noisy, 0.0, ""
-    if method == "ours":
+    if method in OURS:
         start = time.perf_counter()
-        result = model.denoise(noisy, region=patient.region, noise_hu=noise_hu)  # type: ignore[attr-defined]
-        return result, time.perf_counter() - start, ""
+        result = model.denoise(noisy, patient.region, noise_hu, OURS[method])  # type: ignore[attr-defined]
+        setting = "one evaluation" if method == "ours" else "ten evaluations"
+        return result, time.perf_counter() - start, setting
     unit = np.clip(window.unit(noisy.hu), -CUT, CUT).astype(np.float32)
     best = COMPETITORS[method](unit, window.sigma(noise_hu), window.unit(clean.hu))
     return noisy.with_hu(window.hu(best.unit)), best.seconds, best.setting
@@ -160,6 +162,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="default: results/<date>-denoising.md")
     parser.add_argument("--crop", type=int, metavar="N", help="only the N central axial slices")
     parser.add_argument("--quick", action="store_true", help="--crop 8, lowest noise of each scan")
+    parser.add_argument("--noise", type=float, nargs="*", help="only these, HU")
     parser.add_argument("--methods", default=",".join(METHODS), help="of these, by commas")
     args = parser.parse_args()
     methods = args.methods.split(",")
@@ -173,7 +176,7 @@ def main() -> None:
     crop = args.crop or (8 if args.quick else None)
 
     model = weights = None
-    if "ours" in methods:
+    if set(OURS) & set(methods):
         import denovox
 
         weights = weights_file(args.weights)
@@ -191,6 +194,8 @@ def main() -> None:
         clean = central(whole, crop)
         convention = named(f"window:{patient.region}")
         for noise_hu in patient.noises_hu[: 1 if args.quick else None]:
+            if args.noise and noise_hu not in args.noise:
+                continue
             noisy = central(noised(whole, noise_hu), crop)
             for method in methods:
                 volume, seconds, setting = restored(method, clean, noisy, patient, noise_hu, model)
