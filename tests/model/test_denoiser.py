@@ -37,7 +37,7 @@ def test_the_network_is_told_sigma_and_its_timestep():
 
     schedule = Schedule()
     x = torch.zeros(3, 1, *SHAPE)
-    denoiser(net, schedule, "noise")(x, float(schedule.sigmas[400]), None)
+    denoiser(net, schedule, "noise")(x, float(schedule.sigmas[400]), condition(SHAPE, (1, 1, 1)))
     assert told["t"].tolist() == pytest.approx([400] * 3, abs=1e-3)
     assert told["sigma"].tolist() == pytest.approx([float(schedule.sigmas[400])] * 3)
 

@@ -63,7 +63,7 @@ def test_a_class_is_embedded_as_the_sum_along_its_path():
 def test_position_map_equals_the_written_out_sinusoids():
     torch.manual_seed(1)
     entry = PositionEntry(4, 3).double()
-    axes = [torch.linspace(-1, 1, n, dtype=torch.float64)[None] for n in (3, 4, 5)]
+    axes = tuple(torch.linspace(-1, 1, n, dtype=torch.float64)[None] for n in (3, 4, 5))
     got = entry(axes)[0]
     grid = torch.stack(torch.meshgrid(*(a[0] for a in axes), indexing="ij"), -1)
     expected = torch.zeros(3, 4, 5, 4, dtype=torch.float64)

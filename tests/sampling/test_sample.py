@@ -235,6 +235,16 @@ def test_20_steps_of_dpm_solver_are_no_worse_than_100_of_ddim(gaussian, spacing)
     assert error(20, 2, spacing) <= min(error(100, 1, "karras"), error(100, 1, "logsnr"))
 
 
+def test_after_a_climb_the_solver_starts_anew(gaussian):
+    x, noise = 9 * gaussian.noise(2)(0), gaussian.noise(2)
+    path = [9.0, 6.0, 4.0, 6.0, 4.0]
+    got = sample(gaussian.denoise, x, path, fresh=ddim, order=2, noise=noise)
+    down = sample(gaussian.denoise, x, path[:3], fresh=ddim, order=2, noise=silent)
+    up = down + math.sqrt(6**2 - 4**2) * noise(3)
+    again = sample(gaussian.denoise, up, path[3:], fresh=ddim, order=1, noise=silent)
+    torch.testing.assert_close(got, again, rtol=0, atol=1e-12)
+
+
 # Against diffusers ----------------------------------------------------------------------------
 
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ..core.condition import Condition
 from ..core.schedule import Schedule
-from .net import Net
 
 Prediction = Literal["noise", "v"]
 Precision = Literal["float32", "bfloat16", "auto"]
 Denoiser = Callable[[Tensor, float, Condition], Tensor]
+Answer = Callable[[Tensor, Tensor, Tensor, Condition], Tensor]  # a Net: (x, sigma, t, condition)
 
 
 def coefficients(prediction: Prediction, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,7 +31,7 @@ def coefficients(prediction: Prediction, sigma: Tensor) -> tuple[Tensor, Tensor]
 
 
 def answer(
-    net: Net, schedule: Schedule, x: Tensor, sigma: Float[Tensor, " b"], condition: Condition
+    net: Answer, schedule: Schedule, x: Tensor, sigma: Float[Tensor, " b"], condition: Condition
 ) -> Tensor:
     """The network's raw answer at each sample's own sigma."""
     t = torch.tensor([schedule.timestep(s) for s in sigma.tolist()], device=x.device)
@@ -39,7 +39,7 @@ def answer(
 
 
 def denoiser(
-    net: Net, schedule: Schedule, prediction: Prediction, bfloat16: bool = False
+    net: Answer, schedule: Schedule, prediction: Prediction, bfloat16: bool = False
 ) -> Denoiser:
     """`net` as a function of x (b 1 x y z, model units), one sigma for all, and a condition.
 

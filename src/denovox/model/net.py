@@ -53,14 +53,14 @@ class NetConfig(Settings):
         return 2 ** (len(self.channels) - 1) * (2 if self.stem == "unshuffle2" else 1)
 
 
-def space_to_depth(x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b 8*c x/2 y/2 z/2"]:
+def space_to_depth(x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b 8*c x//2 y//2 z//2"]:
     """Every 2x2x2 block becomes 8 channels; linear, exact, undone by `depth_to_space`."""
     b, c, nx, ny, nz = x.shape
     x = x.reshape(b, c, nx // 2, 2, ny // 2, 2, nz // 2, 2)
     return x.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, 8 * c, nx // 2, ny // 2, nz // 2)
 
 
-def depth_to_space(x: Float[Tensor, "b 8*c x y z"]) -> Float[Tensor, "b c 2*x 2*y 2*z"]:
+def depth_to_space(x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b c//8 2*x 2*y 2*z"]:
     """The inverse of `space_to_depth`."""
     b, c, nx, ny, nz = x.shape
     x = x.reshape(b, c // 8, 2, 2, 2, nx, ny, nz).permute(0, 1, 5, 2, 6, 3, 7, 4)
