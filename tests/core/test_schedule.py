@@ -95,7 +95,7 @@ def test_karras_is_the_default_and_equation_5():
         (largest ** (1 / rho) + i / (n - 1) * (smallest ** (1 / rho) - largest ** (1 / rho))) ** rho
         for i in range(n)
     ]
-    assert Schedule().descend(n)[:-1] == pytest.approx(expected, rel=1e-9)
+    assert Schedule().descend(n, "karras")[:-1] == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: s.name)

@@ -44,7 +44,7 @@ class Schedule:
         return float(np.interp(np.log(sigma), np.log(self.sigmas), np.arange(self.steps)))
 
     def descend(
-        self, count: int, spacing: Spacing = "karras", start: float = 80.0, stop: float = 0.02
+        self, count: int, spacing: Spacing = "logsnr", start: float = 80.0, stop: float = 0.02
     ) -> list[float]:
         """`count` sigmas from `start` down to `stop`, and 0 behind them: `count` evaluations.
 
