@@ -4,6 +4,11 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.t
 
 .PHONY: demo test check bench clean
 
+bench: .venv/test
+	$(PIP) -e ".[bench]"
+	$(PY) benchmarks/denoising.py
+	$(PY) benchmarks/windows.py
+
 demo: .venv/demo
 	.venv/bin/denovox demo --force
 

@@ -89,7 +89,7 @@ def test_no_evaluation_is_refused():
         Schedule().descend(0)
 
 
-def test_karras_is_the_default_and_equation_5():
+def test_karras_is_equation_5():
     n, rho, largest, smallest = 12, 7, 80.0, 0.02
     expected = [
         (largest ** (1 / rho) + i / (n - 1) * (smallest ** (1 / rho) - largest ** (1 / rho))) ** rho
@@ -114,3 +114,7 @@ def test_uniform_stays_within_the_schedule():
 def test_logsnr_is_even_in_log_sigma():
     path = Schedule().descend(9, "logsnr", start=10.0, stop=0.1)
     np.testing.assert_allclose(np.diff(np.log(path[:-1])), np.log(0.01) / 8, rtol=1e-9)
+
+
+def test_unless_asked_otherwise_steps_are_even_in_log_sigma_from_80_to_a_fiftieth():
+    assert Schedule().descend(20) == Schedule().descend(20, "logsnr", start=80.0, stop=0.02)

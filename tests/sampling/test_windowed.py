@@ -160,7 +160,7 @@ def volumes_held() -> dict[int, int]:
 
 @pytest.mark.parametrize("together", [1, 4])
 def test_no_more_is_held_than_the_result_and_a_batch_of_windows(together):
-    shape, peaks = (50, 50, 41), []
+    shape, sizes, peaks = (70, 50, 61), [], []
     x = volume(shape)
     before = volumes_held()
 
@@ -168,16 +168,17 @@ def test_no_more_is_held_than_the_result_and_a_batch_of_windows(together):
         assert len(x) <= together
         assert len(c.anatomy) == len(x)
         assert all(n <= TILING.size for n in x.shape[2:])
-        held = volumes_held()
-        peaks.append(sum(numbers for at, numbers in held.items() if at not in before))
+        if len(sizes) % 4 == 0:
+            held = volumes_held()
+            peaks.append(sum(numbers for at, numbers in held.items() if at not in before))
+        sizes.append(x.numel())
         return x.clone()
 
     torch.testing.assert_close(windowed(watch, told(shape), TILING, together)(x, 1.0), x)
     # The result, the windows now asked about, and those answered last.
-    assert max(peaks) <= x.numel() + 2 * together * TILING.size**3
-    # That is less than all windows at once would take.
-    assert len(peaks) > 3
-    assert x.numel() + 2 * together * TILING.size**3 < 2 * x.numel() + 0 * len(peaks)
+    allowed = x.numel() + 2 * max(sizes)
+    assert max(peaks) <= allowed
+    assert allowed < 0.6 * sum(sizes)  # all windows at once would take much more
 
 
 @pytest.mark.parametrize("together", [1, 3])

@@ -15,8 +15,8 @@ def _weights(old: int, new: int, start: float, size: float) -> Float[np.ndarray,
     reach = max(cell, 1.0)
     distance = np.abs(np.arange(old) + 0.5 - centres[:, None])
     weights = np.clip(1 - distance / reach, 0, None)
-    # Past the ends the edge voxel goes on, as it does for a centre nearer to the edge than half
-    # a voxel: the part of the triangle that finds no voxel falls to the nearest one.
+    # Where part of a triangle lies past an end, what is left of it is scaled to one, as torch's
+    # antialiased interpolation does; a centre out of every voxel's reach takes the nearest.
     empty = weights.sum(1) == 0
     weights[empty, np.clip(centres[empty].astype(int), 0, old - 1)] = 1
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
