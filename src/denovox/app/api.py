@@ -51,7 +51,7 @@ class Running:
     """
 
     seed: int = 0
-    window: int = 96
+    window: int = 64
     together: int = 1
     say: Say = lambda line: None
     done: Done = lambda share: None

@@ -56,7 +56,7 @@ def _running_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--window",
-            default=96,
+            default=64,
             show_default=True,
             type=click.IntRange(32),
             help="Edge of the largest window, in voxels; halve it if memory is short.",

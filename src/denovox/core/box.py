@@ -70,7 +70,7 @@ class Tiling:
     window may reach past the end of the volume by less than it.
     """
 
-    size: int = 96
+    size: int = 64
     overlap: int = 16
     multiple: int = 8
 
