@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=2, help="0: all 20")
     parser.add_argument("--quality", type=int, nargs=3, default=(96, 128, 128))
     parser.add_argument("--window", type=int, default=64)
-    parser.add_argument("--overlap", type=int, default=16)
+    parser.add_argument("--overlap", type=int, default=0)
     parser.add_argument("--side", choices=["ours", "monai"], help=argparse.SUPPRESS)
     parser.add_argument("--shape", type=int, nargs=3, default=SHAPE)
     parser.add_argument("--out", type=Path)
