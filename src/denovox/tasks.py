@@ -32,13 +32,18 @@ _SOLVERS: dict[str, tuple[Fresh, int]] = {"dpm++": (ddim, 2), "ddim": (ddim, 1),
 
 @dataclass(frozen=True)
 class Task:
-    """A row of the table. x: the start, at sigmas[0]."""
+    """A row of the table.
+
+    x: the start, at sigmas[0]. blend: whether windows need to overlap; where data hold the result
+    at every step, moving seams average out by themselves (benchmarks/results).
+    """
 
     x: Vol
     sigmas: Sequence[float]
     correct: Correct = clip
     fresh: Fresh = ddim
     order: int = 1
+    blend: bool = True
 
     @property
     def evaluations(self) -> int:
@@ -84,7 +89,8 @@ def denoising_diffpir(
     strength: lambda of METHOD 3. zeta: share of fresh noise.
     """
     sigmas = schedule.descend(steps, "logsnr", start=sigma, stop=min(0.02, sigma / 2))
-    return Task(y, sigmas, then(clip, prox(Identity(), y, sigma, strength)), diffpir(zeta))
+    correct = then(clip, prox(Identity(), y, sigma, strength))
+    return Task(y, sigmas, correct, diffpir(zeta), blend=False)
 
 
 def noisy_input(unit: Vol, sigma: float, noise: Noise) -> Vol:

@@ -175,7 +175,7 @@ class Model:
             denoise: Denoise = windowed(
                 self.denoiser,
                 told.to(self.device),
-                self._tiling(running.window, task.evaluations),
+                self._tiling(running.window, task.blend),
                 running.together,
                 running.seed,
                 done,
@@ -183,12 +183,10 @@ class Model:
             x: Shape = (shape[0], shape[1], shape[2])
             return task.run(denoise, field(running.seed, x, self.device))
 
-    def _tiling(self, window: int, evaluations: int) -> Tiling:
+    def _tiling(self, window: int, blend: bool) -> Tiling:
         multiple = self.config.net.multiple
         size = max(window // multiple, 3) * multiple
-        # Where there are many steps their seams, moving, average out (benchmarks/results): no
-        # overlap then. One step alone has to blend.
-        return Tiling(size, 2 * multiple if evaluations == 1 else 0, multiple)
+        return Tiling(size, 2 * multiple if blend else 0, multiple)
 
 
 def working_grid(volume: Volume, limits_mm: tuple[float, float]) -> Shape:
