@@ -22,7 +22,7 @@ Array = Float[np.ndarray, "x y z"]
 # Wide on purpose: a sweep won at one of its ends may not have found the competitor's best, and
 # the table says so.
 NLM_STRENGTHS = (0.1, 0.2, 0.4, 0.6)  # h / sigma
-TV_STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.6)  # weight / sigma
+TV_STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5)  # weight / sigma
 NLM_PATCH, NLM_DISTANCE = 3, 5  # voxels, along every axis
 
 
