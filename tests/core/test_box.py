@@ -73,7 +73,7 @@ def test_weights_sum_to_one_at_every_voxel(tiling, length, shift):
 
 
 @given(tilings(), lengths, shifts)
-@example(Tiling(size=96), 336, 0.0)  # cut evenly without regard to overlap, this gave windows of 104
+@example(Tiling(size=96), 336, 0.0)  # cut without regard to overlap, this gave 104
 def test_windows_are_multiples_and_no_larger_than_allowed(tiling, length, shift):
     for tile in tiling.tiles(length, shift):
         assert 0 < tile.stop - tile.start <= tiling.size
