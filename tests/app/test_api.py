@@ -171,7 +171,7 @@ def test_done_reaches_one():
     assert shares == sorted(shares)
 
 
-@pytest.mark.parametrize("noise", [0.0, -3.0, float("nan")])
+@pytest.mark.parametrize("noise", [0.0, -3.0, float("nan"), float("inf")])
 def test_noise_must_be_positive(noise):
     with pytest.raises(InputError, match="cannot be removed"):
         model().denoise(body(), "abdomen", noise)
@@ -201,3 +201,11 @@ def test_cuda_agrees_with_the_cpu(method):
         one = model(denoiser(place(net, device), Schedule(), "noise"))
         both.append(replace(one, device=device).denoise(body(), "abdomen", 20.0, method).hu)
     np.testing.assert_allclose(*both, rtol=0, atol=0.5)  # HU; TF32 is allowed to round
+
+
+def test_far_outside_nothing_changes_on_a_coarser_working_grid_either():
+    volume = body((80, 72, 10), (0.35, 0.35, 5.0))
+    got = model().denoise(volume, "abdomen", 20.0)
+    far = np.abs(volume.hu - 60) > 180 + 3 * 20
+    assert np.array_equal(got.hu[far], volume.hu[far])
+    assert not np.array_equal(got.hu, volume.hu)

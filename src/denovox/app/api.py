@@ -86,7 +86,7 @@ class Model:
         if noise_hu is None:
             noise_hu = estimate_noise_hu(volume, coarse)
             running.say(f"noise: {noise_hu:.1f} HU (estimated; --noise-hu overrides)")
-        if not noise_hu > 0:
+        if not 0 < noise_hu < np.inf:
             raise InputError(f"a noise of {noise_hu:g} HU cannot be removed; give one above 0")
 
         grid = working_grid(volume, self.config.spacing_mm)
@@ -110,7 +110,9 @@ class Model:
         x0 = self._run(task, self._condition(grid, volume, chosen, told), running)
         added = change(measured, x0, sigma)[0, 0].cpu().numpy()
         if grid != volume.shape:
-            added = resize(added, volume.shape)
+            # Interpolated, a change would reach into what must come back untouched.
+            far = np.abs(unit) > 1 + 3 * chosen.window.sigma(noise_hu)
+            added = np.where(far, 0, resize(added, volume.shape))
         added_hu = added * (chosen.window.width_hu / 2)
         return volume.with_hu((volume.hu + added_hu).astype(volume.hu.dtype))
 

@@ -36,6 +36,8 @@ def run(
     training, held = store.split(store.cases(data.store), data.validation_patients)
     torch.manual_seed(recipe.train.seed)
     net = weights.place(recipe.model.build(), device)
+    if recipe.start is not None:  # a checkpoint in `folder`, where there is one, goes before it
+        net.load_state_dict(weights.state_for(weights.locate(recipe.start), recipe.model))
     count = sum(p.numel() for p in net.parameters()) / 1e6
     yield f"{count:.2f} M parameters; {len(training)} cases to train on, {len(held)} held back"
 

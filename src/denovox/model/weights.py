@@ -106,15 +106,22 @@ def place(net: Net, device: str) -> Net:
     return net
 
 
+def state_for(path: Path, config: ModelConfig) -> dict[str, torch.Tensor]:
+    """Float32 weights of a file, to go on from; `InputError` where its network is another."""
+    from safetensors.torch import load_file
+
+    if describe(path)[0].net != config.net:
+        raise InputError(f"{path}: these weights are of another network than the one asked for")
+    return {name: value.float() for name, value in load_file(path).items()}
+
+
 def load(
     path: Path, device: str = "cpu", precision: Precision = "float32"
 ) -> tuple[Denoiser, ModelConfig]:
     """A denoiser ready to use. precision "auto": bfloat16 where the hardware multiplies it."""
-    from safetensors.torch import load_file
-
     config, _, _ = describe(path)
     net = config.build()
-    net.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    net.load_state_dict(state_for(path, config))
     net = place(net.eval().requires_grad_(False), device)
     bfloat16 = use_bfloat16(precision, device)
     return denoiser(net, config.noise_schedule, config.prediction, bfloat16), config

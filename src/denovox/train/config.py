@@ -62,12 +62,16 @@ class DataConfig(Settings):
 
 
 class Recipe(Settings):
-    """Everything a run is made from. In TOML, model.net may be the name of a preset."""
+    """Everything a run is made from. In TOML, model.net may be the name of a preset.
+
+    start: weights to begin from, by bundled name or path; their network must be the recipe's.
+    """
 
     name: str
     data: DataConfig
     model: ModelConfig
     train: TrainConfig
+    start: str | None = None
     card: str = ""
 
 
