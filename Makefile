@@ -8,6 +8,9 @@ bench: .venv/test
 	$(PIP) -e ".[bench]"
 	$(PY) benchmarks/denoising.py
 	$(PY) benchmarks/windows.py
+	$(PY) benchmarks/store.py
+	$(PY) benchmarks/regions.py
+	$(PY) benchmarks/prepare.py
 
 demo: .venv/demo
 	.venv/bin/denovox demo --force
@@ -33,11 +36,11 @@ check: .venv/check
 	touch $@
 
 .venv/test: .venv/demo
-	$(PIP) -e '.[test]'
+	$(PIP) -e '.[test,cluster,s3]'
 	touch $@
 
 .venv/check: .venv/test
-	$(PIP) -e '.[test,dev]'
+	$(PIP) -e '.[test,cluster,s3,dev]'
 	touch $@
 
 clean:

@@ -4,6 +4,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -18,12 +19,17 @@ def help_page() -> str:
     """docs/cli.md, as the commands describe themselves."""
     runner = CliRunner()
     parts = ["# Commands\n\nWritten by `pytest tests/test_docs.py --write-docs`.\n"]
-    for name in ["", *main.commands]:
-        words = [name] if name else []
+    for words in [[], *([name] for name in main.commands), *below(main)]:
         out = runner.invoke(main, [*words, "--help"], prog_name="denovox", terminal_width=80)
-        title = f"denovox {name}".strip()
+        title = " ".join(["denovox", *words])
         parts.append(f"## {title}\n\n```\n{out.stdout.strip()}\n```\n")
     return "\n".join(parts)
+
+
+def below(group: click.Group) -> list[list[str]]:
+    """The commands of a group's groups, as words."""
+    groups = {n: c for n, c in group.commands.items() if isinstance(c, click.Group)}
+    return [[name, inner] for name, command in groups.items() for inner in command.commands]
 
 
 def labels_page() -> str:
@@ -73,6 +79,15 @@ def test_named_code_exists(page):
                 assert re.search(defined, source.read_text(), re.M), f"{word} in {source.name}"
                 found += 1
     assert found > 10
+
+
+def test_no_command_has_more_than_ten_flags():
+    for words in [*([name] for name in main.commands), *below(main)]:
+        command = main
+        for word in words:
+            command = command.commands[word]
+        flags = [p for p in command.params if isinstance(p, click.Option) and not p.hidden]
+        assert len(flags) <= 10, words
 
 
 def test_readme_shows_the_commands_that_exist():

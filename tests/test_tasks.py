@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -9,9 +10,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from denovox.core.schedule import Schedule
+from denovox.core.slab_operator import SlabAverage
 from denovox.sampling.correct import clip
 from denovox.sampling.sample import ddim, ddpm
-from denovox.tasks import change, denoising, denoising_diffpir, noisy_input, synthesis
+from denovox.tasks import (
+    change,
+    denoising,
+    denoising_diffpir,
+    noisy_input,
+    super_resolution,
+    synthesis,
+)
 
 SHAPE = (1, 1, 2, 3, 4)
 
@@ -89,6 +98,41 @@ def test_diffpirs_correction_is_the_prox_of_the_clipped_estimate():
     # rho = 10 * (.2 / .1)^2 = 40, and an estimate of 3 is first clipped to 1.
     got = task.correct(torch.full(SHAPE, 3.0), 0.1)
     torch.testing.assert_close(got, torch.full(SHAPE, (-0.5 + 40) / 41))
+
+
+PAIRS = SlabAverage(np.kron(np.eye(2), [[0.5, 0.5]]))
+
+
+def test_super_resolution_starts_above_the_interpolation_and_asks_as_often_as_said():
+    estimate = torch.full(SHAPE, 0.25)
+    task = super_resolution(PAIRS.A(estimate), PAIRS, estimate, ones, Schedule(), steps=4)
+    assert torch.equal(task.x, torch.full(SHAPE, 0.25 + task.sigmas[0]))
+    assert task.evaluations == 4
+    assert task.sigmas[0] == pytest.approx(0.3)
+    assert task.sigmas[-2:] == pytest.approx([0.03, 0])
+    assert task.fresh(0.5, 0.4) == 1
+
+
+def test_super_resolutions_estimates_are_clipped_and_then_have_the_data():
+    y = torch.full((1, 1, 2, 3, 2), 0.5)
+    task = super_resolution(y, PAIRS, torch.zeros(SHAPE), ones, Schedule())
+    got = task.correct(column(3, 0, 0, 0).expand(SHAPE).double(), 0.1)
+    torch.testing.assert_close(got, column(1, 0, 0.5, 0.5).expand(SHAPE), rtol=0, atol=1e-6)
+
+
+def test_super_resolution_by_a_gaussian_prior_is_near_the_posterior_mean(gaussian):
+    truth, noise = gaussian.draw(64), gaussian.noise(64)
+    y = PAIRS.A(truth)
+    start = PAIRS.prox(torch.zeros_like(truth), y, 0.0)
+    got = super_resolution(y, PAIRS, start, noise, Schedule(), steps=5).run(gaussian.denoise, noise)
+    torch.testing.assert_close(PAIRS.A(got), y, atol=1e-9, rtol=0)
+    # Exact: the mean given A x = y, from the prior's own covariance.
+    rows = np.kron(np.eye(6), PAIRS.matrix)
+    a = torch.from_numpy(rows)
+    gain = gaussian.cov @ a.T @ torch.linalg.inv(a @ gaussian.cov @ a.T)
+    flat = gaussian.mean + (y.reshape(64, -1) - gaussian.mean @ a.T) @ gain.T
+    off, before = got - gaussian.volume(flat), start - gaussian.volume(flat)
+    assert float(off.std()) < 0.5 * float(before.std())
 
 
 def test_climbs_are_no_evaluations():

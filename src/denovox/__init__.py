@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from .app.api import Model, Running, load
     from .core.errors import InputError
     from .core.volume import Volume
-    from .data.nifti import read, write
+    from .data.files import read
+    from .data.nifti import write
 
 __version__ = "0.1.0"
 __all__ = ["InputError", "Model", "Running", "Volume", "__version__", "load", "read", "write"]
@@ -26,7 +27,7 @@ _HOMES = {
     "load": "app.api",
     "InputError": "core.errors",
     "Volume": "core.volume",
-    "read": "data.nifti",
+    "read": "data.files",
     "write": "data.nifti",
 }
 

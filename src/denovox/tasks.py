@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
-from .core.operators import Identity
+from .core.operators import Identity, Operator
 from .core.schedule import Schedule
-from .sampling.correct import clip, prox, then
+from .sampling.correct import clip, paste, prox, then
+from .sampling.phases import topped_up
 from .sampling.sample import (
     Correct,
     Denoise,
@@ -35,7 +38,8 @@ class Task:
     """A row of the table.
 
     x: the start, at sigmas[0]. blend: whether windows need to overlap; where data hold the result
-    at every step, moving seams average out by themselves (benchmarks/results).
+    at every step, moving seams average out by themselves (benchmarks/results). split: whether
+    every second voxel in the slices is to be denoised on its own (sampling/phases.py).
     """
 
     x: Vol
@@ -44,6 +48,7 @@ class Task:
     fresh: Fresh = ddim
     order: int = 1
     blend: bool = True
+    split: bool = False
 
     @property
     def evaluations(self) -> int:
@@ -75,6 +80,26 @@ def denoising(y: Vol, sigma: float) -> Task:
     return Task(y, [sigma, 0.0])
 
 
+COLOUR = 1.2  # mean square of a spectrum of mean 1, from which on noise is not taken for white
+AGAIN = 0.2  # of the noise's sigma: what is still left where three answers were averaged
+
+
+def denoising_coloured(
+    y: Vol, sigma: float, psd: Float[Tensor, "x y w"], noise: Noise
+) -> tuple[Task, ...]:
+    """The posterior mean for coloured noise, from a denoiser that knows white noise: three tasks
+    whose results are to be averaged, then `denoising` at `AGAIN` of sigma. One, if it is white.
+
+    Each of the three errs in a way of its own: as it is, what is correlated is taken for anatomy;
+    split, fine detail is lost; topped up, what the added noise hid (benchmarks/coloured.py).
+    psd: of the noise, mean 1 (`Spectrum.on`).
+    """
+    if float(psd.square().mean()) < COLOUR:
+        return (denoising(y, sigma),)
+    more, level = topped_up(y, sigma, psd, noise(1))
+    return denoising(y, sigma), Task(y, [sigma, 0.0], split=True), denoising(more, level)
+
+
 def denoising_diffpir(
     y: Vol,
     sigma: float,
@@ -91,6 +116,48 @@ def denoising_diffpir(
     sigmas = schedule.descend(steps, "logsnr", start=sigma, stop=min(0.02, sigma / 2))
     correct = then(clip, prox(Identity(), y, sigma, strength))
     return Task(y, sigmas, correct, diffpir(zeta), blend=False)
+
+
+def super_resolution(
+    y: Float[Tensor, "b 1 x y z2"],
+    operator: Operator,
+    estimate: Vol,
+    noise: Noise,
+    schedule: Schedule,
+    steps: int = 5,
+    start: float = 0.3,
+    stop: float = 0.03,
+    zeta: float = 1.0,
+    sigma: float = 0.0,
+    strength: float = 1.0,
+) -> Task:
+    """Thin slices from thick ones y = A x, zero-shot (METHOD 2 and 3).
+
+    estimate: an interpolation of y, to which noise of sigma `start` is added. It lies much nearer
+    to the truth than that, but noise that hides its stairs lets the model draw the edges anew.
+    zeta: share of fresh noise; all of it was best wherever it was tried (docs/log.md): what
+    the interpolation got wrong is then forgotten soonest. sigma: SD of y's own noise; with 0 every
+    estimate has y's averages exactly. strength: lambda of METHOD 3.
+    """
+    sigmas = schedule.descend(steps, "logsnr", start=start, stop=stop)
+    correct = then(clip, prox(operator, y, sigma, strength))
+    return Task(estimate + start * noise(0), sigmas, correct, diffpir(zeta), blend=False)
+
+
+def anomaly(
+    y: Vol, sigma_star: float, steps: int, known: Bool[Tensor, "1 1 x y z"], noise: Noise
+) -> Task:
+    """What the scan would be if it were healthy: noise to sigma*, and back by DDIM (METHOD 2).
+
+    known: outside the region of interest, where the scan is pasted back. steps: 1 asks once, for
+    the posterior mean at sigma*; more follow the ODE, evenly in log sigma.
+    """
+    sigmas = [sigma_star]
+    if steps > 1:
+        last = min(0.02, sigma_star / 2)
+        sigmas = [sigma_star * (last / sigma_star) ** (k / (steps - 1)) for k in range(steps)]
+    y = y.clamp(-1, 1)
+    return Task(y + sigma_star * noise(0), [*sigmas, 0.0], then(clip, paste(known, y)), ddim)
 
 
 def noisy_input(unit: Vol, sigma: float, noise: Noise) -> Vol:

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from denovox.app import api
 from denovox.app.api import Model, Running, working_grid
 from denovox.core.errors import InputError
 from denovox.core.labels import ID
 from denovox.core.resample import noise_gain
 from denovox.core.schedule import Schedule
 from denovox.core.volume import Volume
+from denovox.data.regions_along import Slab
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig
 
@@ -159,7 +161,7 @@ def test_a_fine_grid_is_worked_on_coarser_and_only_the_change_comes_back():
 def test_what_is_not_told_is_found_and_said():
     said = []
     model().denoise(body(), running=Running(say=said.append))
-    assert any(line.startswith("region: abdomen (guessed") for line in said)
+    assert any(line.startswith("region: ") and "slices 0 to 19 (" in line for line in said)
     noise = next(line for line in said if line.startswith("noise:"))
     assert float(noise.split()[1]) == pytest.approx(20, rel=0.05)
 
@@ -209,3 +211,15 @@ def test_far_outside_nothing_changes_on_a_coarser_working_grid_either():
     far = np.abs(volume.hu - 60) > 180 + 3 * 20
     assert np.array_equal(got.hu[far], volume.hu[far])
     assert not np.array_equal(got.hu, volume.hu)
+
+
+@pytest.mark.parametrize("method", ["mean", "diffpir"])
+@pytest.mark.parametrize("z_mm", [5.0, 0.5])  # 0.5 mm is worked on at 0.7
+def test_a_scan_of_one_region_is_as_if_it_had_been_named(z_mm, method, monkeypatch):
+    net, scan = learnt(), body((24, 24, 16), (5.0, 5.0, z_mm))
+    monkeypatch.setattr(api, "region_along", lambda volume, coarse: (Slab("chest", 0, 16, ""),))
+    auto, named = (net.denoise(scan, region, None, method).hu for region in ("auto", "chest"))
+    assert np.array_equal(auto, named)
+    assert not np.array_equal(named, scan.hu)
+    if method == "mean":
+        assert np.array_equal(net.denoise(scan).hu, named)

@@ -24,17 +24,6 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def tiny(tmp_path):
-    """A weights file of the tiny preset, with numbers that are not zero."""
-    config = weights.ModelConfig(net=PRESETS["tiny"])
-    torch.manual_seed(0)
-    state = {n: torch.randn_like(p) * 0.05 for n, p in config.build().named_parameters()}
-    path = tmp_path / "weights" / "tiny.safetensors"
-    weights.save(path, state, config, {"text": "for tests"})
-    return path
-
-
-@pytest.fixture
 def scan(tmp_path):
     """An int16 scan in LPS with a body, air around it, and anisotropic voxels."""
     rng = np.random.default_rng(0)
@@ -188,11 +177,10 @@ def test_info_for_people_and_programs():
 def make_store(folder):
     rng = np.random.default_rng(0)
     for patient in "abc":
-        facts = store.CaseFacts(
-            id=patient, patient=patient, regions=("chest",), spacing_mm=(2, 2, 2)
-        )
+        facts = store.CaseFacts(id=patient, patient=patient, region="chest", spacing_mm=(2, 2, 2))
         hu = rng.normal(-500, 300, (20, 20, 20)).astype(np.int16)
         store.add(folder, facts, hu, np.full(hu.shape, 118, np.uint8))
+    store.index(folder)
 
 
 RECIPE = """

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
-from jaxtyping import TypeCheckError
 
-from denovox.core.errors import InputError
-from denovox.core.labels import AIRWAY, BODY, BONE, ID, LUNG, OUTSIDE
+from denovox.core.labels import AIRWAY, BODY, BONE, LUNG, OUTSIDE
 from denovox.core.volume import Volume
-from denovox.data.anatomy import coarse, combine, guess_region
+from denovox.data.anatomy import coarse
 
 SIZE_MM = (360.0, 300.0, 300.0)
 SPACINGS = [(2.5, 2.5, 5.0), (4.0, 4.0, 4.0)]
@@ -116,65 +113,9 @@ def test_an_empty_scan_is_outside() -> None:
     assert (coarse(Volume(np.full((20, 20, 8), -1000.0), np.diag([3.0, 3, 3, 1]))) == OUTSIDE).all()
 
 
-def test_guess_chest_and_abdomen() -> None:
-    chest, abdomen = made(SPACINGS[1]), made(SPACINGS[1], lungs=False)
-    assert guess_region(chest, coarse(chest))[0] == "chest"
-    assert guess_region(abdomen, coarse(abdomen))[0] == "abdomen"
-    nothing = np.full(chest.shape, OUTSIDE, np.uint8)
-    assert guess_region(chest, nothing) == ("abdomen", "no body found")
-
-
-@pytest.mark.parametrize("part", ["head", "neck"])
-def test_guess_headneck(part: str) -> None:
-    spacing = 3.0
-    x, y, z = np.ix_(*(np.arange(-n, n + 1) * spacing for n in (40, 40, 30)))
-    radius = np.sqrt(x**2 + y**2 + (z * 0) ** 2)
-    hu = np.where(radius < (112 if part == "head" else 85), 40.0, -1000.0)
-    ring = (radius < 103) & (radius > 92) if part == "head" else radius < 30
-    hu[ring] = 900
-    volume = Volume(hu, np.diag([spacing] * 3 + [1.0]))
-    assert guess_region(volume, coarse(volume))[0] == "headneck"
-
-
-def test_combine_fine_wins_and_coarse_fills() -> None:
-    coarse_map = np.array([BODY, LUNG, BONE, OUTSIDE, BONE, LUNG], np.uint8)
-    masks = np.array([0, ID["lung_upper_lobe_left"], BODY, 0, ID["liver"], LUNG])
-    expected = [BODY, ID["lung_upper_lobe_left"], BONE, OUTSIDE, ID["liver"], LUNG]
-    combined = combine(masks.reshape(6, 1, 1), coarse_map.reshape(6, 1, 1))
-    assert combined.dtype == np.uint8
-    assert combined.ravel().tolist() == expected
-
-
-def test_combine_refuses_strange_values_and_shapes() -> None:
-    map_ = np.full((2, 2, 2), BODY, np.uint8)
-    with pytest.raises(InputError, match="200"):
-        combine(np.full((2, 2, 2), 200), map_)
-    with pytest.raises((ValueError, TypeCheckError), match=r"shape|coarse"):
-        combine(np.zeros((2, 2, 1), int), map_)
-
-
 def real(data_dir: Path, name: str) -> Volume:
     image = nibabel.as_closest_canonical(nibabel.load(data_dir / f"{name}_ct.nii.gz"))
     return Volume(np.asarray(image.dataobj, np.float32), image.affine)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "chest_RIDER-0117",
-        "chest_TSaorta",
-        "chest_ACRIN-013",
-        "abdomen_CRLM-1006",
-        "abdomen_CPTAC-PDA-00189_noisy",
-        "abdomen_TSexample_sm",
-        "headneck_ACRIN-001_defaced",
-    ],
-)
-def test_guess_region_on_real_scans(data_dir: Path, name: str) -> None:
-    volume = real(data_dir, name)
-    entry = next(e for e in json.loads((data_dir / "index.json").read_text()) if e["id"] == name)
-    guess, reason = guess_region(volume, coarse(volume))
-    assert guess == entry["region"], reason
 
 
 def test_lung_volume_of_a_full_chest(data_dir: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,25 +16,30 @@ from ..core.condition import Condition, condition
 from ..core.errors import InputError
 from ..core.labels import OUTSIDE
 from ..core.noise import field
-from ..core.regions import Region
+from ..core.noise_operators import Spectrum
 from ..core.regions import region as region_named
-from ..core.resample import nearest, noise_gain, resize
+from ..core.resample import nearest, noise_gain
 from ..core.volume import Volume
 from ..data import anatomy as anatomy_of
-from ..data.noise_level import estimate_noise_hu
+from ..data.regions_along import Slab, region_along
 from ..model import weights
 from ..model.denoiser import Denoiser, Precision
-from ..sampling.sample import Denoise
+from ..sampling.phases import STEP, interleaved, phase
+from ..sampling.sample import Denoise, Noise
 from ..sampling.windowed import windowed
 from ..tasks import (
+    AGAIN,
     Solver,
     Task,
     change,
     denoising,
+    denoising_coloured,
     denoising_diffpir,
     noisy_input,
     synthesis,
 )
+from .handover import Part, handover
+from .scan_noise import noise_in
 
 AIR_HU = -1000.0
 Say = Callable[[str], None]
@@ -76,45 +81,77 @@ class Model:
     ) -> Volume:
         """The scan without its noise, on its own grid (METHOD 2 and 3).
 
-        region: head-neck, chest or abdomen decides the window; guessed if not given. noise_hu: SD
-        of the noise, estimated if not given. method: "mean", one evaluation; "diffpir", ten.
+        region: headneck, chest or abdomen decides the window; "auto" or None: found along z, each
+        in its own window, with a smooth hand-over of 20 mm where the scan spans several. noise_hu:
+        SD of the noise, estimated in each region if not given; its spectrum always is. method:
+        "mean", one evaluation, or four where the noise is coloured; "diffpir", ten.
         Voxels more than three SDs outside the region's window come back untouched.
         """
         running = running or Running()
         coarse = anatomy_of.coarse(volume)
-        chosen = _region(volume, coarse, region, running.say)
-        if noise_hu is None:
-            noise_hu = estimate_noise_hu(volume, coarse)
-            running.say(f"noise: {noise_hu:.1f} HU (estimated; --noise-hu overrides)")
-        if not 0 < noise_hu < np.inf:
-            raise InputError(f"a noise of {noise_hu:g} HU cannot be removed; give one above 0")
-
+        parts = handover(slabs_of(volume, coarse, region, running.say), volume.spacing_mm[2])
         grid = working_grid(volume, self.config.spacing_mm)
-        unit = chosen.window.unit(volume.hu.astype(np.float32))
-        sigma = chosen.window.sigma(noise_hu)
-        told = nearest(coarse, grid)
-        work = unit
         if grid != volume.shape:
             shown = " x ".join(map(str, grid))
             running.say(f"grid: worked on {shown} voxels, within the spacings the model knows")
-            work, sigma = resize(unit, grid), sigma * noise_gain(volume.shape, grid)
+        anatomy = nearest(coarse, grid)
+        noises = [noise_in(volume, coarse, part.slab, noise_hu, running.say) for part in parts]
+        added_hu = np.zeros(volume.shape, np.float32)
+        for number, (part, noise) in enumerate(zip(parts, noises, strict=True)):
+            share = share_of(running, number, parts)
+            added = self._added_hu(volume, part, noise, method, anatomy, share)
+            added_hu[..., part.z] += part.weight * added
+        return volume.with_hu((volume.hu + added_hu).astype(volume.hu.dtype))
+
+    def _added_hu(
+        self,
+        volume: Volume,
+        part: Part,
+        noise_of: tuple[float, Spectrum],
+        method: Literal["mean", "diffpir"],
+        anatomy: UInt8[np.ndarray, "u v w"],
+        running: Running,
+    ) -> Float[np.ndarray, "x y z"]:
+        """What to add to the slices of a part, in the window of its region.
+
+        anatomy: of the whole working grid, of which the part is a box. The part's coordinates are
+        its own, from -1 to 1, as in training, where a region is a volume of its own (METHOD 1).
+        """
+        grid: Shape = (anatomy.shape[0], anatomy.shape[1], anatomy.shape[2])
+        noise_hu, spectrum = noise_of
+        region, box = region_named(part.slab.region), part.box(volume.shape, grid)
+        unit = region.window.unit(volume.hu[..., part.z].astype(np.float32))
+        work = part.to_grid(unit, volume.shape, grid)
+        sigma = region.window.sigma(noise_hu) * noise_gain(volume.shape, grid)
+        whole = field(running.seed, grid, self.device)
+
+        def noise(stream: int) -> Float[torch.Tensor, "1 1 x y z"]:
+            return whole(stream)[(..., *box.slices)]
 
         measured = torch.from_numpy(np.ascontiguousarray(work))[None, None].to(self.device)
-        noise = field(running.seed, grid, self.device)
         y = noisy_input(measured, sigma, noise)
-        task = (
-            denoising(y, sigma)
-            if method == "mean"
-            else denoising_diffpir(y, sigma, self.config.noise_schedule)
-        )
-        x0 = self._run(task, self._condition(grid, volume, chosen, told), running)
+        ids = torch.from_numpy(np.ascontiguousarray(anatomy[box.slices]))
+        told = condition(box.size, spacing_on(grid, volume), region.id, ids)
+        if method == "diffpir":
+            task = denoising_diffpir(y, sigma, self.config.noise_schedule)
+            x0 = self.run(task, told, noise, running)
+        else:
+            psd = spectrum.on(box.size, spacing_on(grid, volume)).to(self.device)
+            tasks = denoising_coloured(y, sigma, psd, noise)
+            count = len(tasks) if len(tasks) == 1 else len(tasks) + 1
+            x0 = torch.zeros_like(y)
+            for number, task in enumerate(tasks):
+                part_of = _within(running, number, count)
+                x0 += self.run(task, told, noise, part_of) / len(tasks)
+            if count > 1:
+                last = _within(running, count - 1, count)
+                x0 = self.run(denoising(x0, AGAIN * sigma), told, noise, last)
         added = change(measured, x0, sigma)[0, 0].cpu().numpy()
         if grid != volume.shape:
             # Interpolated, a change would reach into what must come back untouched.
-            far = np.abs(unit) > 1 + 3 * chosen.window.sigma(noise_hu)
-            added = np.where(far, 0, resize(added, volume.shape))
-        added_hu = added * (chosen.window.width_hu / 2)
-        return volume.with_hu((volume.hu + added_hu).astype(volume.hu.dtype))
+            far = np.abs(unit) > 1 + 3 * region.window.sigma(noise_hu)
+            added = np.where(far, 0, part.from_grid(added, volume.shape, grid))
+        return added * (region.window.width_hu / 2)
 
     def synthesize(
         self,
@@ -148,44 +185,39 @@ class Model:
             chosen.id,
             None if anatomy is None else torch.from_numpy(np.ascontiguousarray(anatomy)),
         )
-        hu = chosen.window.hu(self._run(task, told, running)[0, 0].cpu().numpy())
+        hu = chosen.window.hu(self.run(task, told, noise, running)[0, 0].cpu().numpy())
         if anatomy is not None:
             air = (anatomy == OUTSIDE) & (hu < chosen.window.low_hu + 0.05 * chosen.window.width_hu)
             hu = np.where(air, np.minimum(hu, AIR_HU), hu)
         return Volume(hu.astype(np.float32), affine)
 
-    def _condition(
-        self, grid: Shape, volume: Volume, region: Region, anatomy: UInt8[np.ndarray, "x y z"]
-    ) -> Condition:
-        x, y, z = (
-            mm * n / m for mm, n, m in zip(volume.spacing_mm, volume.shape, grid, strict=True)
-        )
-        return condition(grid, (x, y, z), region.id, torch.from_numpy(anatomy))
-
-    def _run(
-        self, task: Task, told: Condition, running: Running
+    def run(
+        self, task: Task, told: Condition, noise: Noise, running: Running
     ) -> Float[torch.Tensor, "1 1 x y z"]:
-        asked = 0
+        asked, calls = 0, task.evaluations * (STEP**2 if task.split else 1)
 
         def done(share: float) -> None:
             nonlocal asked
-            running.done((asked + share) / task.evaluations)
+            running.done((asked + share) / calls)
             asked += share == 1
 
-        shape = task.x.shape[2:]
-        with torch.inference_mode():
-            denoise: Denoise = windowed(
+        def denoise_of(told: Condition) -> Denoise:
+            return windowed(
                 self.denoiser,
                 told.to(self.device),
-                self._tiling(running.window, task.blend),
+                self.tiling(running.window, task.blend),
                 running.together,
                 running.seed,
                 done,
             )
-            x: Shape = (shape[0], shape[1], shape[2])
-            return task.run(denoise, field(running.seed, x, self.device))
 
-    def _tiling(self, window: int, blend: bool) -> Tiling:
+        with torch.inference_mode():
+            denoise = denoise_of(told)
+            if task.split:
+                denoise = interleaved(lambda i, j: denoise_of(phase(told, i, j)))
+            return task.run(denoise, noise)
+
+    def tiling(self, window: int, blend: bool) -> Tiling:
         multiple = self.config.net.multiple
         size = max(window // multiple, 3) * multiple
         return Tiling(size, 2 * multiple if blend else 0, multiple)
@@ -204,13 +236,35 @@ def working_grid(volume: Volume, limits_mm: tuple[float, float]) -> Shape:
     return x, y, z
 
 
-def _region(
-    volume: Volume, coarse: UInt8[np.ndarray, "x y z"], name: str | None, say: Say
-) -> Region:
-    if name is None:
-        name, reason = anatomy_of.guess_region(volume, coarse)
-        say(f"region: {name} (guessed: {reason}; --region overrides)")
-    return region_named(name)
+def spacing_on(grid: Shape, volume: Volume) -> tuple[float, float, float]:
+    """Voxel size in mm of a working grid over a volume."""
+    x, y, z = (mm * n / m for mm, n, m in zip(volume.spacing_mm, volume.shape, grid, strict=True))
+    return x, y, z
+
+
+def slabs_of(
+    volume: Volume, coarse: UInt8[np.ndarray, "x y z"], region: str | None, say: Say
+) -> tuple[Slab, ...]:
+    """The regions along z; a named one is the whole scan's."""
+    if region not in (None, "auto"):
+        return (Slab(region_named(region).name, 0, volume.shape[2], "named"),)
+    slabs = region_along(volume, coarse)
+    for slab in slabs:
+        where = f"slices {slab.start} to {slab.stop - 1}"
+        say(f"region: {slab.region}, {where} ({slab.reason}; --region overrides)")
+    return slabs
+
+
+def _within(running: Running, number: int, count: int) -> Running:
+    """Running, whose `done` counts as number `number` of `count` equal shares."""
+    return replace(running, done=lambda share: running.done((number + share) / count))
+
+
+def share_of(running: Running, number: int, parts: list[Part]) -> Running:
+    """Running, whose `done` counts part `number` as its share of all."""
+    sizes = [part.stop - part.start for part in parts]
+    before, all_ = sum(sizes[:number]), sum(sizes)
+    return replace(running, done=lambda s: running.done((before + s * sizes[number]) / all_))
 
 
 def load(

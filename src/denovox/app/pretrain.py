@@ -18,6 +18,7 @@ from ..model import weights
 from ..train.config import Recipe
 from ..train.loop import Progress, train
 from ..train.loss import Predict, predictor
+from .engines import processes
 
 VALIDATION_SAMPLES = 32
 
@@ -32,7 +33,7 @@ def run(
     """
     data = recipe.data
     if data.source is not None:
-        yield from prepare(data.source, data.store)
+        yield from prepare(data.source, Path(data.store), data.prepare, processes(), data.layout)
     training, held = store.split(store.cases(data.store), data.validation_patients)
     torch.manual_seed(recipe.train.seed)
     net = weights.place(recipe.model.build(), device)
@@ -93,8 +94,8 @@ def _card(recipe: Recipe, training: list[store.Case]) -> dict[str, object]:
     sources = sorted({(case.facts.source, case.facts.licence) for case in training})
     patients = {case.facts.patient for case in training}
     regions: dict[str, int] = {}
-    for region in sorted({r for case in training for r in case.facts.regions}):
-        of_it = {case.facts.patient for case in training if region in case.facts.regions}
+    for region in sorted({case.facts.region for case in training}):
+        of_it = {case.facts.patient for case in training if case.facts.region == region}
         regions[region] = len(of_it)
     return {
         "name": recipe.name,

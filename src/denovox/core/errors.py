@@ -1,4 +1,4 @@
-"""The one error a user is meant to read."""
+"""The one error a user is meant to read, and how its sentence is made."""
 
 
 class InputError(Exception):
@@ -6,3 +6,16 @@ class InputError(Exception):
 
     The command line prints it on stderr and exits with code 2.
     """
+
+
+def ensure(fine: object, message: str) -> None:
+    """`InputError` with that message, unless it is fine."""
+    if not fine:
+        raise InputError(message)
+
+
+def line(error: object) -> str:
+    """A message in one line that a terminal can print, without its full stop."""
+    text = " ".join(str(error).split()).rstrip(".")
+    printable = "".join(c if c.isprintable() else "?" for c in text)
+    return printable if len(printable) < 160 else printable[:157] + "..."

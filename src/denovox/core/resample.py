@@ -30,14 +30,22 @@ def resize(
 ) -> Float[np.ndarray, "x2 y2 z2"]:
     """The box [start, start + size) of `array` (default: all of it) on a grid of `shape` cells.
 
-    start and size are voxels, fractions allowed. Same size and shape on whole voxels is a copy.
+    start and size are voxels, fractions allowed. Same size and shape on whole voxels changes
+    nothing (and on the whole array gives the array itself).
     """
     size = array.shape if size is None else size
-    for axis, new in enumerate(shape):
-        old = array.shape[axis]
-        weights = _weights(old, new, start[axis], size[axis])
-        array = np.moveaxis(np.tensordot(weights, array, (1, axis)), 0, axis)
-    return array
+    # The axis that shrinks most goes first: the others then have less to do.
+    for axis in sorted(range(3), key=lambda i: shape[i] / array.shape[i]):
+        old, new, first = array.shape[axis], shape[axis], start[axis]
+        if new == size[axis] and first == int(first) and 0 <= first <= old - new:
+            array = array[(slice(None),) * axis + (slice(int(first), int(first) + new),)]
+            continue
+        weights = _weights(old, new, first, size[axis])
+        if axis == 0:
+            array = (weights @ array.reshape(old, -1)).reshape(new, *array.shape[1:])
+        else:  # without a transposed copy of the array
+            array = np.matmul(weights, array) if axis == 1 else array @ weights.T
+    return np.ascontiguousarray(array)
 
 
 def nearest(
@@ -48,11 +56,14 @@ def nearest(
 ) -> Shaped[np.ndarray, "x2 y2 z2"]:
     """As `resize`, for labels: each new voxel takes the value at its centre."""
     size = array.shape if size is None else size
-    picks = []
-    for old, new, first, length in zip(array.shape, shape, start, size, strict=True):
-        centres = first + (np.arange(new) + 0.5) * length / new
-        picks.append(np.clip(np.floor(centres).astype(int), 0, old - 1))
-    return array[np.ix_(*picks)]
+    for axis, new in enumerate(shape):
+        centres = start[axis] + (np.arange(new) + 0.5) * size[axis] / new
+        pick = np.clip(np.floor(centres).astype(int), 0, array.shape[axis] - 1)
+        if new == size[axis] and np.array_equal(pick, np.arange(pick[0], pick[0] + new)):
+            array = array[(slice(None),) * axis + (slice(pick[0], pick[0] + new),)]
+        else:
+            array = array.take(pick, axis)
+    return np.ascontiguousarray(array)
 
 
 def noise_gain(array_shape: Sequence[int], shape: Sequence[int]) -> float:

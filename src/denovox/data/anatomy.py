@@ -6,17 +6,19 @@ so that noise does not decide, and their edges are then drawn again at the scan'
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-from jaxtyping import Bool, Float, Integer, UInt8
+from jaxtyping import Bool, Float, Int16, Integer, Shaped, UInt8
 from scipy import ndimage
 
-from denovox.core import labels as vocabulary
 from denovox.core.labels import AIRWAY, BODY, BONE, LUNG, OUTSIDE
 from denovox.core.volume import Volume
 
 Mask = Bool[np.ndarray, "x y z"]
 Spacing = tuple[float, float, float]
 
+SLAB = 32  # planes worked on at a time, where all would take too much memory
 WORK_MM = 3.0  # voxels finer than this are averaged to about this size
 BODY_HU, LUNG_HU, GAS_HU, BONE_HU, CORTEX_HU = -300.0, -400.0, -950.0, 200.0, 300.0
 OPENING_MM = 5.0  # cuts the table's cover and clothes off the skin
@@ -27,7 +29,7 @@ AIRWAY_ML, AIRWAY_MM2 = (2.0, 150.0), (40.0, 900.0)  # between; a section, betwe
 AIRWAY_LENGTH_MM, MIDLINE_MM = 25.0, 35.0
 BONE_ML, MARROW_MM = 0.5, 5.0
 POOL_HU, POOL_MM, POOL_ML = 700.0, 9.0, 100.0
-CHEST_LUNG, NECK_CM2, SKULL_MM2 = 0.15, 350.0, 6000.0
+NECK_CM2 = 350.0  # a section of neck is smaller
 
 
 def coarse(volume: Volume) -> UInt8[np.ndarray, "x y z"]:
@@ -40,7 +42,7 @@ def coarse(volume: Volume) -> UInt8[np.ndarray, "x y z"]:
     spacing = volume.spacing_mm
     factor = tuple(max(1, round(WORK_MM / mm)) for mm in spacing)
     work_mm = _coarser(spacing, factor)
-    hu = np.clip(volume.hu, -1024, 3071).astype(np.float32)
+    hu = volume.hu
     work = _smooth(_block_mean(hu, factor), 1.2, work_mm)
 
     body = _body(work, work_mm)
@@ -52,52 +54,15 @@ def coarse(volume: Volume) -> UInt8[np.ndarray, "x y z"]:
     ) -> Bool[np.ndarray, "x y z"]:
         """A working-grid mask at full size; its 1-voxel rim is decided by `inside`."""
         core, reach = ndimage.binary_erosion(found, border_value=1), ndimage.binary_dilation(found)
-        return _repeat(core, factor, hu.shape) | (inside & _repeat(reach, factor, hu.shape))
+        inside &= _repeat(reach, factor, hu.shape)
+        inside |= _repeat(core, factor, hu.shape)
+        return inside
 
-    full_body = back(body, hu > BODY_HU)
-    out = np.where(full_body, BODY, OUTSIDE).astype(np.uint8)
-    out[back(lung, hu < LUNG_HU) & full_body] = LUNG
-    out[_repeat(airway, factor, hu.shape) & full_body & (hu < -500)] = AIRWAY
-    out[_bone(hu, full_body & (out == BODY), spacing, factor)] = BONE
+    out = np.where(back(body, hu > BODY_HU), np.uint8(BODY), np.uint8(OUTSIDE))
+    out[back(lung, hu < LUNG_HU) & (out == BODY)] = LUNG
+    out[_repeat(airway, factor, hu.shape) & (out != OUTSIDE) & (hu < -500)] = AIRWAY
+    out[_bone(hu, out == BODY, spacing, factor)] = BONE
     return out
-
-
-def guess_region(volume: Volume, labels: Integer[np.ndarray, "x y z"]) -> tuple[str, str]:
-    """(name in core/regions, the reason in a few words), from `coarse` labels of `volume`.
-
-    Any other part of the body is "abdomen": no guess is a refusal.
-    """
-    body = labels != OUTSIDE
-    if not body.any():
-        return "abdomen", "no body found"
-    x_mm, y_mm, z_mm = volume.spacing_mm
-    lung, bone = (float((labels == part).sum() / body.sum()) for part in (LUNG, BONE))
-    area = body.sum() / body.any((0, 1)).sum() * x_mm * y_mm / 100
-    skull_mm = float((_ringed_by_bone(labels) * x_mm * y_mm > SKULL_MM2).sum() * z_mm)
-    if lung < CHEST_LUNG and skull_mm > 20:
-        return "headneck", f"{skull_mm:.0f} mm of skull"
-    if lung > CHEST_LUNG:
-        return "chest", f"lung is {lung:.0%} of the body"
-    if lung > CHEST_LUNG / 3 and (labels == AIRWAY).any():
-        return "chest", f"trachea, and lung is {lung:.0%} of the body"
-    if area < NECK_CM2 and lung < 0.02 and bone > 0.08:
-        return "headneck", f"mean section {area:.0f} cm2, {bone:.0%} of it bone"
-    return "abdomen", f"mean section {area:.0f} cm2, lung is {lung:.0%} of the body, no skull"
-
-
-def combine(
-    masks: Integer[np.ndarray, "x y z"], coarse: UInt8[np.ndarray, "x y z"]
-) -> UInt8[np.ndarray, "x y z"]:
-    """A label map without holes: `masks` where known (not 0), `coarse` elsewhere.
-
-    Where the mask only names an ancestor of the coarse class ("body" over bone), the finer of the
-    two stays. `InputError` on a value outside the vocabulary, `ValueError` on unequal shapes.
-    """
-    if masks.shape != coarse.shape:
-        raise ValueError(f"mask shape {masks.shape} is not the coarse map's {coarse.shape}")
-    vocabulary.check(np.unique(masks).tolist())
-    finer = vocabulary.path_matrix().astype(bool)[coarse, masks]
-    return np.where((masks == vocabulary.UNKNOWN) | finer, coarse, masks).astype(np.uint8)
 
 
 # -- parts, on the working grid
@@ -173,8 +138,9 @@ def _lung(hu: Float[np.ndarray, "x y z"], body: Mask, mm: Spacing) -> Mask:
 def _bone(hu: Float[np.ndarray, "x y z"], body: Mask, mm: Spacing, factor: tuple[int, ...]) -> Mask:
     """Above 200 HU, in one piece with something above 300 HU, without specks; at full size."""
     work_mm = _coarser(mm, factor)
-    smooth = _smooth(hu, 0.8, mm)
-    bright = (smooth > BONE_HU) & body
+    smooth = _smooth_whole_hu(hu, 0.8, mm)
+    bright = smooth > BONE_HU
+    bright &= body
     # A pool of contrast (heart, aorta) is as bright as bone, but thick, large and nowhere hard.
     work = _block_mean(smooth, factor)
     core = _erode((work > BONE_HU) & (work < POOL_HU), POOL_MM, work_mm)
@@ -183,17 +149,15 @@ def _bone(hu: Float[np.ndarray, "x y z"], body: Mask, mm: Spacing, factor: tuple
     if pool.any():
         bright &= ~(_repeat(_dilate(pool, 4.0, work_mm), factor, hu.shape) & (smooth < POOL_HU))
     parts, _ = ndimage.label(bright)
+    del bright  # as large as a scan, or nearly
     millilitres = _count(parts) * np.prod(mm) / 1000
     bone = ((millilitres > BONE_ML) & (_count(parts, smooth > CORTEX_HU) > 0))[parts]
-    mostly = _block_mean(bone.astype(np.float32), factor) > 0.4
+    del parts
+    mostly = _block_mean(bone, factor) > 0.4
     closed = _erode(_dilate(mostly, MARROW_MM, work_mm), MARROW_MM, work_mm) & ~pool
-    return (bone | (_repeat(closed, factor, hu.shape) & (smooth > 0))) & body
-
-
-def _ringed_by_bone(labels: Integer[np.ndarray, "x y z"]) -> Integer[np.ndarray, " z"]:
-    """Voxels per slice that a closed ring of bone surrounds."""
-    free, _ = ndimage.label(labels != BONE, structure=_in_slice())
-    return (~_at_rim(free)[free] & (free > 0)).sum((0, 1))
+    bone |= _repeat(closed, factor, hu.shape) & (smooth > 0)
+    bone &= body
+    return bone
 
 
 # -- morphology in mm; beyond the volume's end a shape goes on as it was
@@ -203,21 +167,64 @@ def _depth(mask: Mask, mm: Spacing) -> Float[np.ndarray, "x y z"]:
     """Distance in mm of each voxel of the mask to the nearest one outside it."""
     if mask.all():
         return np.full(mask.shape, np.inf)
-    return ndimage.distance_transform_edt(mask, sampling=mm)
+    nearest = ndimage.distance_transform_edt(mask, mm, return_distances=False, return_indices=True)
+    squared = np.zeros(mask.shape)
+    for axis, line in enumerate(np.ogrid[tuple(map(slice, mask.shape))]):
+        squared += ((nearest[axis] - line) * mm[axis]) ** 2  # scipy's own way takes thrice the room
+    return np.sqrt(squared, out=squared)
 
 
 def _erode(mask: Mask, radius_mm: float, mm: Spacing) -> Mask:
-    return _depth(mask, mm) > radius_mm
+    out, box = np.zeros_like(mask), _around(mask, (1, 1, 1))
+    out[box] = _depth(mask[box], mm) > radius_mm
+    return out
 
 
 def _dilate(mask: Mask, radius_mm: float, mm: Spacing) -> Mask:
-    return _depth(~mask, mm) <= radius_mm
+    x, y, z = (math.ceil(radius_mm / step) for step in mm)
+    out, box = np.zeros_like(mask), _around(mask, (x, y, z))
+    out[box] = _depth(~mask[box], mm) <= radius_mm
+    return out
+
+
+def _around(mask: Mask, margin: tuple[int, int, int]) -> tuple[slice, ...]:
+    """The box that holds a mask, and so many voxels more on every side; all of it if it is empty.
+
+    Distances cost in proportion to voxels, and nothing happens farther out.
+    """
+    box = []
+    for axis, more in enumerate(margin):
+        others = tuple(other for other in range(3) if other != axis)
+        where = np.flatnonzero(mask.any(others))
+        first, last = (where[0], where[-1]) if where.size else (0, mask.shape[axis])
+        box.append(slice(max(0, first - more), last + more + 1))
+    return tuple(box)
 
 
 def _smooth(
     hu: Float[np.ndarray, "x y z"], sigma_mm: float, mm: Spacing
 ) -> Float[np.ndarray, "x y z"]:
     return ndimage.gaussian_filter(hu, [sigma_mm / step for step in mm], mode="nearest")
+
+
+def _smooth_whole_hu(
+    hu: Float[np.ndarray, "x y z"], sigma_mm: float, mm: Spacing
+) -> Int16[np.ndarray, "x y z"]:
+    """`_smooth` at full size, in whole HU (rounded up: a value above 200 stays above).
+
+    Plane by plane: a few of them at a time in floating point, not all.
+    """
+    out = np.empty(hu.shape, np.int16)
+    halo = math.ceil(4 * sigma_mm / mm[0]) + 1  # more than the filter's reach
+    for first in range(0, len(hu), SLAB):
+        low = max(0, first - halo)
+        part = _smooth(_clipped(hu[low : first + SLAB + halo]), sigma_mm, mm)
+        out[first : first + SLAB] = np.ceil(part[first - low :][:SLAB])
+    return out
+
+
+def _clipped(hu: Shaped[np.ndarray, "x y z"]) -> Float[np.ndarray, "x y z"]:
+    return np.clip(hu, -1024, 3071).astype(np.float32, copy=False)
 
 
 def _in_slice() -> Bool[np.ndarray, "3 3 3"]:
@@ -240,8 +247,9 @@ def _count(
     parts: Integer[np.ndarray, "x y z"], among: Mask | None = None, size: int = 0
 ) -> Integer[np.ndarray, " n"]:
     """Voxels of each component, number 0 first and always 0; only those `among`, if given."""
-    chosen = parts.ravel() if among is None else parts[among]
-    found = np.bincount(chosen, minlength=max(size, int(parts.max()) + 1))
+    found = np.zeros(max(size, int(parts.max()) + 1), np.int64)
+    for i, part in enumerate(parts):  # plane by plane: `bincount` would copy all into 64 bits
+        found += np.bincount((part if among is None else part[among[i]]).ravel(), None, len(found))
     found[0] = 0
     return found
 
@@ -259,12 +267,17 @@ def _coarser(mm: Spacing, factor: tuple[int, ...]) -> Spacing:
 
 
 def _block_mean(
-    hu: Float[np.ndarray, "x y z"], factor: tuple[int, ...]
+    hu: Shaped[np.ndarray, "x y z"], factor: tuple[int, ...]
 ) -> Float[np.ndarray, "u v w"]:
-    """Means over blocks; the last block repeats the edge."""
-    padded = np.pad(hu, [(0, -n % f) for n, f in zip(hu.shape, factor, strict=True)], mode="edge")
-    x, y, z = (n // f for n, f in zip(padded.shape, factor, strict=True))
-    return padded.reshape(x, factor[0], y, factor[1], z, factor[2]).mean((1, 3, 5))
+    """Means over blocks, clipped to what HU can be; the last block repeats the edge."""
+    u, v, w = (math.ceil(n / f) for n, f in zip(hu.shape, factor, strict=True))
+    out = np.empty((u, v, w), np.float32)
+    for i in range(u):
+        part = hu[i * factor[0] : (i + 1) * factor[0]]
+        padding = [(0, k * f - n) for n, f, k in zip(part.shape, factor, (1, v, w), strict=True)]
+        padded = np.pad(_clipped(part), padding, mode="edge")
+        out[i] = padded.reshape(factor[0], v, factor[1], w, factor[2]).mean((0, 2, 4))
+    return out
 
 
 def _repeat(

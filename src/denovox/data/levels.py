@@ -19,7 +19,6 @@ from ..core import labels
 from ..core.box import coordinates
 from ..core.condition import Condition
 from ..core.regions import REGIONS, UNKNOWN_REGION
-from ..core.resample import nearest, resize
 from ..core.settings import Settings
 from .store import Case
 
@@ -61,8 +60,10 @@ class Sample:
 
 def sampler(cases: list[Case], config: SampleConfig, seed: int) -> Callable[[int], Sample]:
     """n -> sample n. Cases are chosen in proportion to nothing: each patient counts the same."""
-    patients = sorted({case.facts.patient for case in cases})
-    by_patient = {p: [case for case in cases if case.facts.patient == p] for p in patients}
+    by_patient: dict[str, list[Case]] = {}
+    for case in cases:
+        by_patient.setdefault(case.facts.patient, []).append(case)
+    patients = sorted(by_patient)
 
     def draw(n: int) -> Sample:
         rng = np.random.default_rng([seed, n])
@@ -82,23 +83,22 @@ def crop_box(
     factor = float(np.exp(rng.uniform(low, high))) if high > low else config.zoom[0]
     wanted = config.patch * factor * (2 if level == 1 else 1)
     size = [min(float(round(wanted)), float(n)) for n in shape]
-    return [float(rng.integers(int(n - s) + 1)) for n, s in zip(shape, size, strict=True)], size
+    # Twice the patch begins on a voxel of the pyramid's next level: nothing is to be resized.
+    pace = 2 if level == 1 else 1
+    start = [pace * rng.integers(int(n - s) // pace + 1) for n, s in zip(shape, size, strict=True)]
+    return [float(first) for first in start], size
 
 
 def sample(case: Case, config: SampleConfig, rng: np.random.Generator) -> Sample:
     """One sample of a case. An axis shorter than the crop is taken whole and resized."""
     shares = np.cumsum(config.levels) / sum(config.levels)
     level = int(np.searchsorted(shares, rng.random(), side="right"))
-    region = REGIONS[case.facts.regions[rng.integers(len(case.facts.regions))]]
-    start, size = crop_box(case.ct.shape, level, config, rng)
-    inside = tuple(slice(int(a), int(a) + int(n)) for a, n in zip(start, size, strict=True))
-    grid = [config.patch] * 3
-
-    hu = resize(case.ct[inside].astype(np.float32), grid)
-    anatomy = nearest(case.anatomy[inside], grid)
+    region = REGIONS[case.facts.region]
+    start, size = crop_box(case.facts.shape, level, config, rng)
+    hu, anatomy = case.read(start, size, (config.patch,) * 3)
     axes = [
         coordinates(a, n, whole, config.patch)
-        for a, n, whole in zip(start, size, case.ct.shape, strict=True)
+        for a, n, whole in zip(start, size, case.facts.shape, strict=True)
     ]
     hu = hu * (1 + config.gain * rng.uniform(-1, 1)) + config.shift_hu * rng.uniform(-1, 1)
     if rng.random() < config.mirror:

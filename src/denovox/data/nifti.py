@@ -11,18 +11,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Float, Int32, Integer, UInt8
 from nibabel.orientations import apply_orientation
 
 from ..core import labels
-from ..core.errors import InputError
+from ..core.errors import InputError, ensure
 from ..core.volume import Volume
-from .nifti_file import NiftiSource, check_writable, decoded, ensure, load, save, save_new
+from .nifti_file import NiftiSource, check_writable, decoded, load, save, save_new
 
 __all__ = [
     "check_writable",
     "read",
     "read_label_map",
+    "read_label_values",
     "read_labels",
     "require_hu",
     "write",
@@ -68,38 +69,50 @@ def require_hu(volume: Volume, name: str = "the volume") -> None:
     )
 
 
+def read_label_values(
+    path: str | Path,
+) -> tuple[Int32[np.ndarray, "x y z"], Float[np.ndarray, "4 4"]]:
+    """A label map in the values of its file, whatever they mean (`bridges`), and its affine.
+
+    In the axes nearest to RAS. `InputError` where `read` would refuse the file, or its values are
+    not whole numbers below 2^24.
+    """
+    source = load(Path(path))
+    return whole_numbers(decoded(source, source.dtype), path), source.affine
+
+
+def whole_numbers(
+    values: Float[np.ndarray, "x y z"], path: str | Path
+) -> Int32[np.ndarray, "x y z"]:
+    """Label values as integers; `InputError` where they are not, or do not fit in float32."""
+    ids = np.rint(values)
+    broken = np.count_nonzero(np.abs(values - ids) > 1e-3)  # a slope may leave 1.0000001
+    no = f"{path} is not a label map:"
+    fraction = f"{no} {broken} of its voxels are not whole numbers; give masks resampled with"
+    ensure(not broken, f"{fraction} nearest neighbour")
+    ensure(np.abs(ids).max() < 2**24, f"{no} it has values of 2^24 and more; give its original")
+    return ids.astype(np.int32)
+
+
 def read_label_map(
     path: str | Path,
 ) -> tuple[UInt8[np.ndarray, "x y z"], Float[np.ndarray, "4 4"]]:
     """A label map on its own: ids of `core.labels` in the axes nearest to RAS, and its affine.
 
-    `InputError` where `read` would refuse the file, or a value is no label of the vocabulary.
+    `InputError` as `read_label_values`, or where a value is no label of the vocabulary.
     """
-    source = load(Path(path))
-    values = decoded(source, np.dtype(np.float32))  # exact for every id there is
-    ids = np.rint(values)
-    broken = np.count_nonzero(np.abs(values - ids) > 1e-3)  # a slope may leave 1.0000001
-    ensure(
-        not broken,
-        f"{path} is not a label map: {broken} of its voxels are not whole numbers; give masks"
-        " resampled with nearest neighbour",
-    )
+    ids, affine = read_label_values(path)
     try:
         labels.check(np.unique(ids))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    return ids.astype(np.uint8), source.affine
+    return ids.astype(np.uint8), affine
 
 
 def read_labels(path: str | Path, like: Volume) -> UInt8[np.ndarray, "x y z"]:
     """The label map of a volume, on that volume's grid; `InputError` where its grid is another."""
     ids, affine = read_label_map(path)
-    apart = _corners(ids.shape, affine) - _corners(like.shape, like.affine)
-    ensure(
-        ids.shape == like.shape and np.linalg.norm(apart, axis=1).max() <= GRID_TOLERANCE_MM,
-        f"{path} is not on the grid of its CT: labels {_geometry(ids.shape, affine)}, CT"
-        f" {_geometry(like.shape, like.affine)}; resample the labels to the CT (nearest neighbour)",
-    )
+    _require_grid(path, ids.shape, affine, like)
     return ids
 
 
@@ -134,6 +147,18 @@ def write_labels(
     save_new(ids, affine, np.dtype(np.uint8), path, force)
 
 
+def _require_grid(
+    path: str | Path, shape: tuple[int, ...], affine: Float[np.ndarray, "4 4"], like: Volume
+) -> None:
+    """`InputError` where labels of this grid do not lie on that of `like`."""
+    apart = _corners(shape, affine) - _corners(like.shape, like.affine)
+    ensure(
+        shape == like.shape and np.linalg.norm(apart, axis=1).max() <= GRID_TOLERANCE_MM,
+        f"{path} is not on the grid of its CT: labels {geometry(shape, affine)}, CT"
+        f" {geometry(like.shape, like.affine)}; resample the labels to the CT (nearest neighbour)",
+    )
+
+
 def _corners(shape: tuple[int, ...], affine: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "8 3"]:
     """Where the 8 corner voxels lie, mm."""
     index = np.indices((2, 2, 2)).reshape(3, 8).T * (np.array(shape) - 1)
@@ -141,7 +166,7 @@ def _corners(shape: tuple[int, ...], affine: Float[np.ndarray, "4 4"]) -> Float[
     return corners
 
 
-def _geometry(shape: tuple[int, ...], affine: Float[np.ndarray, "4 4"]) -> str:
+def geometry(shape: tuple[int, ...], affine: Float[np.ndarray, "4 4"]) -> str:
     """One grid in words, as they are compared."""
     first, last = (", ".join(f"{mm:.2f}" for mm in at) for at in _corners(shape, affine)[[0, 7]])
     return f"{' x '.join(map(str, shape))} voxels from ({first}) to ({last}) mm"

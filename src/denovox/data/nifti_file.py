@@ -15,7 +15,6 @@ import logging
 import math
 import os
 import uuid
-import zlib
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -27,11 +26,13 @@ from jaxtyping import Float, Integer, Shaped
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 from nibabel.spatialimages import HeaderDataError
 
-from ..core.errors import InputError
+from ..core.errors import InputError, ensure, line
+from .unpacked import unpacked
 
 SUFFIXES = (".nii", ".nii.gz")
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _HEADER = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}  # by the size it claims
+_MOST_HEAD = 2**26  # bytes before the voxels: the header and its extensions
 _log = logging.getLogger(__name__)  # takes what nibabel repaired silently in a header
 _log.addHandler(logging.NullHandler())
 
@@ -76,61 +77,42 @@ class NiftiSource:
             yield encoded
 
 
-def ensure(fine: object, message: str) -> None:
-    if not fine:
-        raise InputError(message)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")
-
-
 # ---- reading ------------------------------------------------------------------------------------
 
 
 def load(path: Path) -> NiftiSource:
-    """Everything about a file that is common to CT and label maps; `InputError`."""
-    data = _bytes(path)
-    header = _header(path, data)
-    dtype, shape = header.get_data_dtype(), header.get_data_shape()
-    size = math.prod(shape)  # Python integers: a broken header must not overflow
-    volumes = math.prod(shape[3:])
-    ensure(dtype.kind in "iuf", f"{path} stores colours or complex numbers; give the original CT")
-    ensure(shape and min(shape) > 0, f"{path} has no voxels (shape {shape}); export it again")
-    ensure(volumes == 1, f"{path} holds {volumes} volumes (shape {shape}); split it and give one")
-    solid = len(shape) > 2 and min(shape[:3]) > 1
-    ensure(solid, f"{path} is a single 2D slice (shape {shape}); give a whole 3D volume")
-    affine = _affine(path, header)
-    # A header may say 0 (unset); voxels never begin before the header ends.
-    offset = max(header.get_data_offset(), header.single_vox_offset)
-    end = offset + size * dtype.itemsize
-    lost = f"{path} is cut short: {len(data)} of {end} bytes are there; copy or export it again"
-    ensure(len(data) >= end, lost)
-    raw = np.frombuffer(data, dtype, size, offset).reshape(shape[:3], order="F")
+    """Everything about a file that is common to CT and label maps; `InputError`.
+
+    Reads no more than the header asks for, and nothing that the file is too small to hold.
+    """
+    with unpacked(path) as file:
+        start = file.head(max(_HEADER))
+        header = _header(path, start)
+        dtype, shape = header.get_data_dtype(), header.get_data_shape()
+        volumes = math.prod(shape[3:])
+        real = dtype.kind in "iuf"
+        ensure(real, f"{path} stores colours or complex numbers; give the original CT")
+        ensure(shape and min(shape) > 0, f"{path} has no voxels (shape {shape}); export it again")
+        ensure(volumes == 1, f"{path} holds {volumes} volumes (shape {shape}); split it, give one")
+        solid = len(shape) > 2 and min(shape[:3]) > 1
+        ensure(solid, f"{path} is a single 2D slice (shape {shape}); give a whole 3D volume")
+        affine = _affine(path, header)
+        # A header may say 0 (unset); voxels never begin before the header ends.
+        offset = max(header.get_data_offset(), header.single_vox_offset)
+        size = math.prod(shape)  # Python integers: a broken header must not overflow
+        file.require(offset + size * dtype.itemsize)
+        late = f"{path} tells of {offset} bytes of header, more than any has; convert it again"
+        ensure(offset <= _MOST_HEAD, late)
+        start += file.head(max(0, offset - len(start)))
+        raw = file.values(size, dtype, start[offset:]).reshape(shape[:3], order="F")
+        file.check_end()
     slope, inter = header.get_slope_inter()
     if slope is None:  # 0 or NaN: the values are meant as stored
         slope, inter = 1.0, 0.0
     ornt = io_orientation(affine)
     to_file = ornt_transform(_RAS, ornt).astype(int)
     nearest_ras = affine @ inv_ornt_aff(ornt, raw.shape)
-    return NiftiSource(path, data[:offset], raw, slope, inter, to_file, nearest_ras)
-
-
-def _bytes(path: Path) -> bytes:
-    """A file's content, unpacked if gzip; whole, since only its end carries the checksum."""
-    ensure(not os.path.isdir(path), f"{path} is a directory; give one .nii or .nii.gz file")
-    try:
-        data = path.read_bytes()
-        ensure(data, f"{path} is empty (0 bytes); copy or export it again")
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; check the path") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check it") from error
-    try:
-        return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
-    except (OSError, EOFError, zlib.error) as error:
-        damage = f"{path} is a damaged gzip file ({_line(error)}); copy or export it again"
-        raise InputError(damage) from error
+    return NiftiSource(path, start[:offset], raw, slope, inter, to_file, nearest_ras)
 
 
 def _header(path: Path, data: bytes) -> nibabel.Nifti1Header:
@@ -145,7 +127,7 @@ def _header(path: Path, data: bytes) -> nibabel.Nifti1Header:
         header.get_data_dtype(), header.get_data_shape(), header.get_data_offset()
         header.get_slope_inter(), header.get_best_affine()  # asked later; broken ones raise
     except (HeaderDataError, ValueError, OverflowError) as error:
-        broken = f"{path} is not a valid NIfTI file ({_line(error)}); convert it again"
+        broken = f"{path} is not a valid NIfTI file ({line(error)}); convert it again"
         raise InputError(broken) from error
     single = header["magic"].item() == header.single_magic
     ensure(single, f"{path} is half of a .hdr/.img pair; convert it to one .nii file")
@@ -252,7 +234,7 @@ def save(path: str | Path, force: bool, head: bytes, planes: Iterator[np.ndarray
         os.replace(temp, target)
     except OSError as error:
         raise InputError(
-            f"{path} could not be written ({error.strerror or _line(error)}); check the disk"
+            f"{path} could not be written ({error.strerror or line(error)}); check the disk"
         ) from error
     finally:
         temp.unlink(missing_ok=True)

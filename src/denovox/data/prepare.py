@@ -1,76 +1,268 @@
-"""A folder of NIfTI scans with an index.json -> a store.
+"""A published data set, or a folder of own scans -> a store. Every scan ends as cases or is named.
 
-The index is a list of entries: `id`, `file`, `patient`, `region`, and optionally `masks` (file
-stem -> label table), `source`, `licence`. A label table is "TotalSegmentator v2 total ids" or
-{value: class name}; values without a class of the vocabulary stay unknown. Published data sets
-and other layouts come with the data issue.
+One scan is one job, and jobs know nothing of each other: an engine (app/engines.py) may run them in
+any order, on any number of processes or machines, and a killed run is finished by the same command.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import hashlib
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jaxtyping import Integer, UInt8
+from filelock import FileLock, Timeout
+from jaxtyping import Float, UInt8
+from pydantic import Field
 
 from ..core import labels
 from ..core.errors import InputError
 from ..core.regions import REGIONS
-from . import anatomy, nifti, store
+from ..core.resample import nearest, resize
+from ..core.settings import Settings
+from ..core.volume import Volume, spacing_of
+from . import anatomy, bridges, catalog, files, masks, segment, store
+from .entries import Engine, Entry
+from .manifest import CaseFacts, split_of
+from .regions_along import Slab, region_along
 
-# A scan of the whole trunk is no region of its own: it trains the windows of both it shows.
-SPANNING = {"torso": ("chest", "abdomen")}
-
-
-def to_vocabulary(
-    values: Integer[np.ndarray, "x y z"], table: dict[str, str] | str
-) -> UInt8[np.ndarray, "x y z"]:
-    """Label values of a file -> ids of core/labels; what the table cannot name is unknown."""
-    if isinstance(table, str):
-        return values.astype(np.uint8)
-    out = np.zeros(values.shape, np.uint8)
-    for value, name in table.items():
-        if name in labels.ID:
-            out[values == int(value)] = labels.ID[name]
-    return out
+LEAST_MM = 30.0  # less of a region along z shows too little to learn from
+LOWEST_HU, HIGHEST_HU = -1024, 32767  # padding becomes air
 
 
-def prepare(source: Path, target: Path) -> Iterator[str]:
-    """Bring every scan of `source` that the model has a region for into the store `target`.
+class PrepareConfig(Settings):
+    """What becomes of a scan on its way into a store.
 
-    Yields one line a scan. Cases that are there already are left alone, so a killed run resumes.
+    spacing_mm: voxel size to resample to; None keeps the scan's own, as the model that is told the
+    spacing can use it. straighten: resample tilted or uneven DICOM series, which are put aside
+    otherwise. segment: let TotalSegmentator find the anatomy of scans that have no mask.
     """
-    index = source / "index.json"
-    if not index.is_file():
-        raise InputError(f"{source}: no index.json here")
-    for entry in json.loads(index.read_text()):
-        regions = SPANNING.get(entry["region"], (entry["region"],))
-        if not set(regions) <= set(REGIONS):
-            yield f"{entry['id']}: left out, region '{entry['region']}' is not one of the model's"
-        elif (target / entry["id"]).is_dir():
-            yield f"{entry['id']}: there already"
-        else:
-            yield _bring(source, target, entry, regions)
+
+    spacing_mm: float | None = Field(None, gt=0)
+    straighten: bool = False
+    segment: bool = False
 
 
-def _bring(source: Path, target: Path, entry: dict[str, Any], regions: tuple[str, ...]) -> str:
-    volume = nifti.read(source / entry["file"])
-    masks = np.zeros(volume.shape, np.uint8)
-    for stem, table in entry.get("masks", {}).items():
-        path = source / f"{stem}.nii.gz"
-        named = to_vocabulary(nifti.read_labels(path, volume), table)
-        masks = np.where(named > 0, named, masks)
-    facts = store.CaseFacts(
-        id=entry["id"],
-        patient=entry["patient"],
-        regions=regions,
-        spacing_mm=volume.spacing_mm,
-        source=entry.get("source", ""),
-        licence=entry.get("licence", ""),
+def prepare(
+    source: Path,
+    target: Path,
+    config: PrepareConfig,
+    engine: Engine,
+    layout: str | None = None,
+    retry: bool = False,
+) -> Iterator[str]:
+    """Bring every scan of `source` into the store `target`; yields a line a scan, and a summary.
+
+    layout: a name of data/catalog.py, recognised if None. Entries that are complete are left alone;
+    with `retry` those put aside are tried again. `InputError` where the store was made with other
+    settings, another run is writing to it, or scans are missing at the end.
+    """
+    if config.segment:
+        segment.require()
+    survey = catalog.survey(source, layout)
+    entries = list(survey.entries)
+    yield from survey.notes()
+    try:
+        with _alone(target):
+            _same_settings(target, config)
+            if retry:
+                store.forget_aside(target)
+            left = [one for one in entries if not store.is_done(target, one.id)]
+            there = len(entries) - len(left)
+            yield f"{len(entries)} scans ({survey.layout}), {there} of them in the store already"
+            yield from engine(partial(bring, source=source, target=target, config=config), left)
+            rows = store.index(target)
+    except OSError as error:  # of writing: what cannot be read is an InputError and put aside
+        raise InputError(
+            f"{target} could not be written ({error.strerror or error}); with that put right, the"
+            " same command goes on from here"
+        ) from error
+    yield _summary(rows)
+    lost = [one.id for one in left if not store.is_done(target, one.id)]
+    if lost:
+        raise InputError(
+            f"{len(lost)} of {len(entries)} scans are not in the store ({', '.join(lost[:5])}):"
+            " their workers died, most likely for lack of memory; run the same command again, with"
+            " fewer workers"
+        )
+
+
+def bring(entry: Entry, source: Path, target: Path, config: PrepareConfig) -> str:
+    """The job of one scan: read, label, split by region, resample, write. Gives a line to show."""
+    try:
+        with store.entry(target, entry.id) as folder:
+            rows = list(_cases(entry, source, folder, config))
+            store.finish(folder, rows)
+    except MemoryError:
+        return f"{entry.id}: not brought in for lack of memory"
+    if rows[0].aside:
+        return f"{entry.id}: put aside, {rows[0].aside}"
+    return f"{entry.id}: " + ", ".join(
+        f"{row.region} {'x'.join(map(str, row.shape))}" for row in rows
     )
-    ct = np.clip(np.round(volume.hu), -32768, 32767).astype(np.int16)
-    store.add(target, facts, ct, anatomy.combine(masks, anatomy.coarse(volume)))
-    return f"{entry['id']}: {'x'.join(map(str, volume.shape))}, {len(np.unique(masks)) - 1} classes"
+
+
+def _cases(entry: Entry, source: Path, folder: Path, config: PrepareConfig) -> Iterator[CaseFacts]:
+    notes = list(entry.notes)
+    known = CaseFacts(
+        id=entry.id,
+        patient=entry.patient,
+        split=split_of(entry.patient),
+        source=entry.source,
+        licence=entry.licence,
+        file=entry.scan.relative_to(source).as_posix(),
+        settings=config.model_dump_json(),
+    )
+
+    def aside(why: str) -> CaseFacts:
+        return known.model_copy(update={"aside": why, "notes": tuple(notes)})
+
+    strange = set(entry.regions or ()) - set(REGIONS)
+    if strange:
+        yield aside(f"region '{strange.pop()}' is not one of the model's")
+        return
+    try:
+        try:
+            known = known.model_copy(update={"sha256": digest(entry.scan, entry.series or "")})
+        except OSError as error:  # of the source: others mean that the store cannot be written
+            raise InputError(f"{entry.scan} cannot be read ({error.strerror or error})") from error
+        volume = files.read(
+            entry.scan, series=entry.series, straighten=config.straighten, say=notes.append
+        )
+        volume = replace(volume, source=None)  # what was stored is of no more use, and is large
+        coarse = anatomy.coarse(volume)
+        named, covers = _masks(entry, volume, config)
+    except InputError as error:
+        yield aside(str(error))
+        return
+    whole = bridges.combine(named, coarse)
+    slabs = _slabs(entry, volume, coarse)
+    long = [s for s in slabs if (s.stop - s.start) * volume.spacing_mm[2] >= LEAST_MM]
+    notes += [f"{s.region}, slices {s.start} to {s.stop}: too thin" for s in slabs if s not in long]
+    if not long:
+        yield aside(f"it shows less than {LEAST_MM:.0f} mm of any region along z")
+    for slab in long:
+        cut = slice(slab.start, slab.stop)
+        ct, ids, affine = on_grid(
+            volume.hu[..., cut], whole[..., cut], _moved(volume.affine, slab.start), config
+        )
+        store.write_case(folder / slab.region, ct, ids)
+        yield known.model_copy(
+            update={
+                "id": f"{entry.id}/{slab.region}",
+                "region": slab.region,
+                "region_why": slab.reason,
+                "shape": ct.shape,
+                "spacing_mm": spacing_of(affine),
+                "affine": tuple(affine.ravel().tolist()),
+                "covers": covers,
+                "labelled": round(float((named[..., cut] != labels.UNKNOWN).mean()), 6),
+                "notes": tuple(notes),
+            }
+        )
+
+
+def _slabs(entry: Entry, volume: Volume, coarse: UInt8[np.ndarray, "x y z"]) -> tuple[Slab, ...]:
+    if entry.regions is None:
+        return region_along(volume, coarse)
+    # A data set that says which region it shows shows it whole.
+    return tuple(Slab(r, 0, volume.shape[2], "the data set says so") for r in entry.regions)
+
+
+def _masks(
+    entry: Entry, volume: Volume, config: PrepareConfig
+) -> tuple[UInt8[np.ndarray, "x y z"], tuple[str, ...]]:
+    """(label ids, 0 where nobody has said anything; names of the classes the masks speak of)."""
+    ids = np.zeros(volume.shape, np.uint8)
+    covers: set[str] = set()
+    for mask in entry.masks:
+        values = masks.on_grid(mask.path, volume)
+        ids = bridges.overlay(ids, bridges.apply(values, mask.bridge, str(mask.path)))
+        covers |= set(mask.bridge.covers)
+    if config.segment and not entry.masks:
+        ids = segment.segment(volume)
+        covers = set(labels.TOTALSEGMENTATOR_V2)
+    return ids, tuple(sorted(covers))
+
+
+def on_grid(
+    hu: Float[np.ndarray, "x y z"],
+    ids: UInt8[np.ndarray, "x y z"],
+    affine: Float[np.ndarray, "4 4"],
+    config: PrepareConfig,
+) -> tuple[np.ndarray, np.ndarray, Float[np.ndarray, "4 4"]]:
+    """(int16 HU, ids, affine) as a store keeps them: resampled where settings ask for it.
+
+    The field of view stays what it is, so that spacings come as near to the one asked for as whole
+    voxels allow. HU are averaged on the way down (anti-aliased) and interpolated on the way up.
+    """
+    if config.spacing_mm is not None:
+        old = np.array(hu.shape)
+        new = np.maximum(1, np.rint(old * spacing_of(affine) / config.spacing_mm)).astype(int)
+        grid = (int(new[0]), int(new[1]), int(new[2]))
+        hu, ids = resize(hu, grid), nearest(ids, grid)
+        to_old = np.diag([*(old / new), 1.0])
+        to_old[:3, 3] = (old / new - 1) / 2  # centres of the first cells
+        affine = affine @ to_old
+    ct = np.clip(np.rint(hu), LOWEST_HU, HIGHEST_HU).astype(np.int16)
+    return ct, ids, affine
+
+
+def _moved(affine: Float[np.ndarray, "4 4"], slices: int) -> Float[np.ndarray, "4 4"]:
+    """The affine of what begins `slices` slices further up."""
+    moved = affine.copy()
+    moved[:3, 3] += slices * affine[:3, 2]
+    return moved
+
+
+def digest(path: Path, series: str = "") -> str:
+    """SHA-256 of a file, or of a folder's files in order of their names, and of a series in it."""
+    total = hashlib.sha256(series.encode())
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            with open(file, "rb") as stream:
+                total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()
+
+
+def _summary(rows: Iterable[CaseFacts]) -> str:
+    rows = list(rows)
+    kept = [row for row in rows if not row.aside]
+    parts = ", ".join(
+        f"{len({row.patient for row in kept if row.split == part})} {part}"
+        for part in ("train", "validation", "test")
+    )
+    return (
+        f"{len(kept)} cases; patients: {parts}; {len(rows) - len(kept)} put aside"
+        " (manifest.parquet says why)"
+    )
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Only one run writes to a store; what a killed one left half done is swept away."""
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(target / ".lock", timeout=0):
+            store.sweep(target)
+            yield
+    except Timeout:
+        raise InputError(f"another `denovox prepare` is writing to {target}; wait for it") from None
+
+
+def _same_settings(target: Path, config: PrepareConfig) -> None:
+    """A store is made with one set of settings."""
+    path = target / "settings.json"
+    told = config.model_dump_json()
+    if path.is_file() and path.read_text() != told:
+        raise InputError(
+            f"{target} was prepared with {path.read_text()}, not {told}; name another --out"
+        )
+    beside = target / f".{uuid.uuid4().hex}.json"
+    beside.write_text(told)
+    os.replace(beside, path)  # a kill leaves all of it or nothing

@@ -1,55 +1,200 @@
-"""A store: one folder a case, read by random box without touching the rest.
+"""A store: zarr v3, a pyramid a case, read by random box without touching the rest.
 
-    store/<case>/ct.npy        int16 HU, x y z nearest to RAS
-    store/<case>/anatomy.npy   uint8 label ids of core/labels
-    store/<case>/case.json     Case: region, patient, spacing
+    store/manifest.parquet           a CaseFacts a row: every case, and everything put aside
+    store/<entry>/entry.json         the same rows of one scan; written last
+    store/<entry>/<region>/ct/<k>    int16 HU, x y z nearest to RAS; level k of the pyramid
+    store/<entry>/<region>/anatomy/<k>    uint8 ids of core/labels
 
-Arrays are memory-mapped. A case appears under its name only when it is complete.
+A scan is an entry, and each region that it shows is a case of its own (METHOD 1). An entry appears
+under its name only when it is complete. Chunks of 64^3 lie in shards of 256^3, bytes shuffled and
+packed by zstd: docs/log.md says what else was measured. A store may lie in a folder, or behind any
+URL that fsspec can read (s3://bucket/store); it is written in a folder.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import math
 import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int16, UInt8
+import zarr
+from jaxtyping import Float, Int16, UInt8
+from zarr.codecs import BloscCodec
 
+from ..core.box import Shape
 from ..core.errors import InputError
-from ..core.settings import Settings
+from ..core.resample import nearest, resize
+from . import manifest
+from .manifest import CaseFacts
+
+CHUNK, SHARD = 64, 256
+FLOOR = 64  # an axis is halved as long as this many voxels are left
+AIR_HU, OUTSIDE_ID = -1024, 119  # what is not there: chunks of nothing else are not written
 
 
-class CaseFacts(Settings):
-    """What is known of a case beside its voxels. patient: the unit by which data is split."""
-
-    id: str
-    patient: str
-    regions: tuple[str, ...]
-    spacing_mm: tuple[float, float, float]
-    source: str = ""
-    licence: str = ""
+def pyramid(shape: Shape) -> tuple[Shape, ...]:
+    """Factors of the levels along each axis; thick slices stay while the plane is halved."""
+    levels: list[Shape] = [(1, 1, 1)]
+    while True:
+        x, y, z = (
+            f * 2 if n / (f * 2) >= FLOOR else f for n, f in zip(shape, levels[-1], strict=True)
+        )
+        if (x, y, z) == levels[-1]:
+            return tuple(levels)
+        levels.append((x, y, z))
 
 
 @dataclass(frozen=True)
 class Case:
-    """A case of a store; its arrays are opened when they are first asked for."""
+    """A case of a store at `root`, a folder or a URL; opened when it is first read."""
 
-    folder: Path
+    root: str
     facts: CaseFacts
 
-    @cached_property
-    def ct(self) -> Int16[np.ndarray, "x y z"]:
-        """HU, memory-mapped."""
-        return np.load(self.folder / "ct.npy", mmap_mode="r")
+    def voxels(self, kind: Literal["ct", "anatomy"] = "ct", level: int = 0) -> Any:
+        """A level of the pyramid, as an array that reads what is indexed."""
+        return _opened(f"{self.root}/{self.facts.id}/{kind}/{level}")
 
-    @cached_property
-    def anatomy(self) -> UInt8[np.ndarray, "x y z"]:
-        """Label ids, memory-mapped."""
-        return np.load(self.folder / "anatomy.npy", mmap_mode="r")
+    def read(
+        self, start: Sequence[float], size: Sequence[float], grid: Shape
+    ) -> tuple[Float[np.ndarray, "x y z"], UInt8[np.ndarray, "x y z"]]:
+        """(HU, label ids) of the box [start, start + size), in voxels, on a grid of that shape.
+
+        Read from the coarsest level that is not coarser than the grid along any axis, and resized
+        from there: a whole volume on 128^3 costs no more than some small level of it.
+        """
+        level, factors = max(
+            (k, f)
+            for k, f in enumerate(pyramid(self.facts.shape))
+            if all(f[i] <= max(1.0, size[i] / grid[i]) for i in range(3))
+        )
+        ct = self.voxels("ct", level)
+        first = [math.floor(start[i] / factors[i]) for i in range(3)]
+        stop = [min(ct.shape[i], math.ceil((start[i] + size[i]) / factors[i])) for i in range(3)]
+        where = tuple(slice(a, b) for a, b in zip(first, stop, strict=True))
+        inside = [start[i] / factors[i] - first[i] for i in range(3)]
+        length = [size[i] / factors[i] for i in range(3)]
+        hu = resize(np.asarray(ct[where], np.float32), grid, inside, length)
+        anatomy = np.asarray(self.voxels("anatomy", level)[where])
+        return hu, nearest(anatomy, grid, inside, length)
+
+
+@lru_cache(maxsize=1024)  # not all: 50,000 cases have 400,000 arrays
+def _opened(url: str) -> Any:
+    return zarr.open_array(url, mode="r")
+
+
+# ---- writing ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def entry(store: Path, name: str) -> Iterator[Path]:
+    """A folder to fill, which takes its name in the store when the block ends without an error.
+
+    Where another worker was faster, its work stays and this one's is dropped: they are equal.
+    """
+    beside = store / ".tmp" / uuid.uuid4().hex
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        try:
+            beside.rename(store / name)
+        except OSError:
+            if not is_done(store, name):
+                raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def write_case(
+    folder: Path, ct: Int16[np.ndarray, "x y z"], anatomy: UInt8[np.ndarray, "x y z"]
+) -> None:
+    """The pyramid of one case. HU are averaged (anti-aliased), labels taken at the cells' centres.
+
+    Voxel i of a level with factor f covers voxels [f i, f i + f) of the scan.
+    """
+    group = zarr.create_group(folder)
+    shape: Shape = (ct.shape[0], ct.shape[1], ct.shape[2])
+    group.attrs["factors"] = [list(factors) for factors in pyramid(shape)]
+    hu, before = ct, (1, 1, 1)
+    for level, factors in enumerate(pyramid(shape)):
+        if level:
+            step = [f // b for f, b in zip(factors, before, strict=True)]
+            cells = [math.ceil(n / s) for n, s in zip(hu.shape, step, strict=True)]
+            covered = [c * s for c, s in zip(cells, step, strict=True)]
+            hu = np.rint(resize(hu.astype(np.float32), cells, size=covered)).astype(np.int16)
+            before = factors
+        _write(group, f"ct/{level}", hu, AIR_HU)
+        centres = tuple(
+            np.minimum(np.arange(n) * f + f // 2, last - 1)
+            for n, f, last in zip(hu.shape, factors, shape, strict=True)
+        )
+        _write(group, f"anatomy/{level}", anatomy[np.ix_(*centres)], OUTSIDE_ID)
+
+
+def _write(group: zarr.Group, name: str, array: np.ndarray, fill: int) -> None:
+    shards = tuple(min(SHARD, CHUNK * math.ceil(n / CHUNK)) for n in array.shape)
+    target = group.create_array(
+        name,
+        shape=array.shape,
+        dtype=array.dtype,
+        chunks=(CHUNK,) * 3,
+        shards=shards,
+        fill_value=fill,
+        compressors=BloscCodec(cname="zstd", clevel=5, shuffle="shuffle"),
+    )
+    target[...] = array
+
+
+def finish(folder: Path, rows: Sequence[CaseFacts]) -> None:
+    """The rows of an entry, written when everything else of it is there."""
+    text = json.dumps([row.model_dump(mode="json") for row in rows], indent=1)
+    (folder / "entry.json").write_text(text)
+
+
+def is_done(store: Path, name: str) -> bool:
+    """Whether an entry of that name is complete."""
+    return (store / name / "entry.json").is_file()
+
+
+def sweep(store: Path) -> None:
+    """Remove what killed runs left half done; nobody else may be writing."""
+    shutil.rmtree(store / ".tmp", ignore_errors=True)
+
+
+def forget_aside(store: Path) -> None:
+    """Remove the entries that came to nothing, so that the next run tries them again."""
+    for path in store.glob("*/entry.json"):
+        if all(row["aside"] for row in json.loads(path.read_text())):
+            shutil.rmtree(path.parent)
+
+
+def index(store: Path) -> list[CaseFacts]:
+    """Write the manifest from all complete entries, whichever runs they came from; its rows.
+
+    A scan whose bytes another entry has, too, is put aside: under two names it could both train
+    and judge.
+    """
+    rows: list[CaseFacts] = []
+    first: dict[str, str] = {}
+    for path in sorted(store.glob("*/entry.json")):
+        for row in (CaseFacts(**told) for told in json.loads(path.read_text())):
+            twin = (
+                first.setdefault(row.sha256, path.parent.name) if row.sha256 else path.parent.name
+            )
+            if twin != path.parent.name and not row.aside:
+                row = row.model_copy(update={"aside": f"the same scan as {twin}, byte for byte"})
+            rows.append(row)
+    manifest.write(store, rows)
+    return rows
 
 
 def add(
@@ -57,32 +202,40 @@ def add(
     facts: CaseFacts,
     ct: Int16[np.ndarray, "x y z"],
     anatomy: UInt8[np.ndarray, "x y z"],
-) -> None:
-    """Write a case beside its place, then rename: a killed run leaves no half a case."""
-    beside = store / f".{facts.id}.{os.getpid()}"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
-        np.save(beside / "ct.npy", ct)
-        np.save(beside / "anatomy.npy", anatomy)
-        (beside / "case.json").write_text(facts.model_dump_json(indent=1))
-        beside.rename(store / facts.id)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+) -> CaseFacts:
+    """A case by itself: an entry `facts.id` with one region; gives its row for the manifest."""
+    row = facts.model_copy(update={"id": f"{facts.id}/{facts.region}", "shape": ct.shape})
+    with entry(store, facts.id) as folder:
+        write_case(folder / facts.region, ct, anatomy)
+        finish(folder, [row])
+    return row
 
 
-def cases(store: Path) -> list[Case]:
+# ---- reading ------------------------------------------------------------------------------------
+
+
+def cases(store: str | Path) -> list[Case]:
     """All cases of a store, in order of id; `InputError` where there is none."""
-    found = sorted(store.glob("[!.]*/case.json"))
+    root = str(store).rstrip("/")
+    found = [Case(root, row) for row in manifest.read(root) if not row.aside]
     if not found:
-        raise InputError(f"{store}: no store here (no folder with a case.json)")
-    return [Case(p.parent, CaseFacts(**json.loads(p.read_text()))) for p in found]
+        raise InputError(f"{store} holds no case; manifest.parquet says why scans were put aside")
+    return found
 
 
 def split(every: list[Case], validation_patients: tuple[str, ...]) -> tuple[list[Case], list[Case]]:
-    """(training, validation) cases, split by patient; a patient no case has is an error."""
+    """(training, validation) cases, by patient.
+
+    Patients named here are held back and all others train; where none is named, the store's own
+    split counts. A patient no case has is an `InputError`.
+    """
     strange = set(validation_patients) - {case.facts.patient for case in every}
     if strange:
         raise InputError(f"validation patients {sorted(strange)} are not in the store")
+    if not validation_patients:
+        by_name = {
+            part: [c for c in every if c.facts.split == part] for part in ("train", "validation")
+        }
+        return by_name["train"], by_name["validation"]
     held = [case for case in every if case.facts.patient in validation_patients]
-    return [case for case in every if case not in held], held
+    return [case for case in every if case.facts.patient not in validation_patients], held

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 from ..core.errors import InputError
 from ..core.settings import Settings
 from ..data.levels import SampleConfig
+from ..data.prepare import PrepareConfig
 from ..model.denoiser import Precision
 from ..model.weights import ModelConfig
 
@@ -53,10 +54,17 @@ class TrainConfig(Settings):
 
 
 class DataConfig(Settings):
-    """source: a folder of scans with an index.json. store: where they are prepared to."""
+    """Where samples come from.
+
+    source: a folder of scans, brought into the store first; layout: of data/catalog.py, recognised
+    if None. store: a folder, or with no source any URL that fsspec reads. validation_patients: held
+    back; if none is named, the store's own split counts.
+    """
 
     source: Path | None = None
-    store: Path = Path(".denovox/store")
+    layout: str | None = None
+    prepare: PrepareConfig = PrepareConfig()
+    store: str = ".denovox/store"
     validation_patients: tuple[str, ...] = ()
     sample: SampleConfig = SampleConfig()
 

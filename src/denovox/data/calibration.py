@@ -1,0 +1,228 @@
+"""What healthy scans show: mean and spread of a residual by tissue and place, in JSON.
+
+A residual (scan - healthy estimate, HU) is not noise of one level: organs' edges, vessels and bowel
+are estimated worse than the middle of a liver. A calibration holds what was seen in healthy scans,
+and turns a residual into a z-score (METHOD 3). Cells hold sums over volume in mL, so calibrations
+of single scans, whatever their spacing, add up to that of all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from pydantic import Field, ValidationError
+from scipy import ndimage
+
+from ..core.errors import InputError, ensure, line
+from ..core.labels import AIRWAY, BONE, LUNG, OUTSIDE
+from ..core.settings import Settings
+from ..core.volume import Volume
+
+# Each tissue has an inside and a rim (within RIM_MM of another tissue): 2 i and 2 i + 1.
+TISSUES = ("outside", "gas", "lung", "fat", "soft", "bone")
+CLASSES = 2 * len(TISSUES)
+GAS_HU, FAT_HU = -200.0, -20.0  # below: gas; fat between; in what is labelled body
+SMOOTH_MM, RIM_MM = 2.0, 4.0
+PRIOR_ML = 50.0  # what a tissue shows everywhere counts as much as this in a cell of its own
+LEAST_HU = 0.5  # spreads below this are too good to be true
+
+Cells = tuple[float, ...]
+
+
+class Method(Settings):
+    """How the residuals were made; figures of one method say nothing of another's.
+
+    sigma_star: noise put on the scan, model units. steps: evaluations on the way back; 1 is the
+    posterior mean. seeds: results averaged, in pairs of opposite noise. anatomy: whether the
+    model is told the coarse label map. smooth_mm: SD of the Gaussian that smooths the residual.
+    """
+
+    sigma_star: float = Field(default=1.0, gt=0)
+    steps: int = Field(default=1, ge=1)
+    seeds: int = Field(default=2, ge=1)
+    anatomy: bool = False
+    smooth_mm: float = Field(default=3.0, gt=0)
+
+
+class Calibration(Settings):
+    """Sums over healthy voxels of one region in cells of class x place, class slowest.
+
+    bins: places along x, y, z of the body's bounding box. millilitres, sums, squares: volume seen,
+    and sums of HU mL and HU^2 mL. scans: how many. weights: which model, as its file is called.
+    """
+
+    region: str
+    method: Method
+    weights: str = ""
+    bins: tuple[int, int, int] = (2, 2, 2)
+    millilitres: Cells
+    sums: Cells
+    squares: Cells
+    scans: int = Field(default=1, ge=1)
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Classes and places."""
+        return CLASSES, int(np.prod(self.bins))
+
+    def mean_sd(self) -> tuple[Float[np.ndarray, "classes places"], ...]:
+        """Mean and SD of the residual in every cell, HU.
+
+        A cell with little volume leans on its class in all places, a class on all classes: each
+        is joined with `PRIOR_ML` of the coarser one (empirical Bayes by pseudo-counts).
+        """
+        raw = [np.reshape(each, self.cells) for each in (self.millilitres, self.sums, self.squares)]
+        ml, first, second = (np.asarray(each, np.float64) for each in raw)
+        total = float(ml.sum())
+        ensure(total > 0, "the calibration has seen no voxel; make it again from whole scans")
+        prior_1, prior_2 = first.sum() / total, second.sum() / total
+        by_class = ml.sum(1, keepdims=True)
+        class_1 = (first.sum(1, keepdims=True) + PRIOR_ML * prior_1) / (by_class + PRIOR_ML)
+        class_2 = (second.sum(1, keepdims=True) + PRIOR_ML * prior_2) / (by_class + PRIOR_ML)
+        mean = (first + PRIOR_ML * class_1) / (ml + PRIOR_ML)
+        square = (second + PRIOR_ML * class_2) / (ml + PRIOR_ML)
+        return mean, np.sqrt(np.maximum(square - mean**2, LEAST_HU**2))
+
+    def z(
+        self,
+        residual_hu: Float[np.ndarray, "x y z"],
+        classes: UInt8[np.ndarray, "x y z"],
+        places: UInt8[np.ndarray, "x y z"],
+    ) -> Float[np.ndarray, "x y z"]:
+        """Signed z-score: how many SDs a (smoothed) residual is off what healthy scans show."""
+        mean, sd = self.mean_sd()
+        score = (residual_hu - mean[classes, places]) / sd[classes, places]
+        return np.asarray(score, np.float32)
+
+
+def measured(
+    residual_hu: Float[np.ndarray, "x y z"],
+    classes: UInt8[np.ndarray, "x y z"],
+    places: UInt8[np.ndarray, "x y z"],
+    keep: Bool[np.ndarray, "x y z"],
+    voxel_ml: float,
+    like: Calibration,
+) -> Calibration:
+    """The calibration of one healthy scan; keep: voxels that count (no known illness).
+
+    like: gives region, method, weights and bins (see `empty`).
+    """
+    cell = (classes.astype(np.int64) * like.cells[1] + places)[keep]
+    value = residual_hu[keep].astype(np.float64)
+    count = like.cells[0] * like.cells[1]
+
+    def add(weights: Float[np.ndarray, " n"]) -> Cells:
+        return tuple(np.bincount(cell, weights * voxel_ml, minlength=count).tolist())
+
+    sums = {"millilitres": add(np.ones_like(value)), "sums": add(value), "squares": add(value**2)}
+    return like.model_copy(update={**sums, "scans": 1})
+
+
+def empty(
+    region: str, method: Method, weights: str = "", bins: tuple[int, int, int] = (2, 2, 2)
+) -> Calibration:
+    """A calibration that has seen nothing, for `measured` to be like."""
+    none = (0.0,) * (CLASSES * int(np.prod(bins)))
+    return Calibration(
+        region=region,
+        method=method,
+        weights=weights,
+        bins=bins,
+        millilitres=none,
+        sums=none,
+        squares=none,
+    )
+
+
+def merge(calibrations: Sequence[Calibration]) -> Calibration:
+    """One calibration of all the scans; `InputError` where they are not of one kind."""
+    ensure(calibrations, "no calibration to merge: give those of one scan or more")
+    first = calibrations[0]
+    for other in calibrations[1:]:
+        for name in ("region", "method", "weights", "bins"):
+            here, there = getattr(first, name), getattr(other, name)
+            ensure(
+                here == there,
+                f"calibrations of two kinds cannot be merged: {name} is {here} in one and {there}"
+                " in another; make them again in one run",
+            )
+
+    def add(name: str) -> Cells:
+        return tuple(np.sum([getattr(each, name) for each in calibrations], 0).tolist())
+
+    names = ("millilitres", "sums", "squares")
+    scans = sum(each.scans for each in calibrations)
+    return first.model_copy(update={**{name: add(name) for name in names}, "scans": scans})
+
+
+def write(calibration: Calibration, path: str | Path) -> None:
+    """To JSON; `InputError` where the file cannot be written."""
+    try:
+        Path(path).write_text(calibration.model_dump_json(indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def read(path: str | Path) -> Calibration:
+    """From JSON; `InputError` where it is no calibration, or of another version's cells."""
+    try:
+        found = Calibration.model_validate_json(Path(path).read_text())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path} is no calibration ({line(error)}); make one with denovox calibrate"
+        ) from None
+    count = found.cells[0] * found.cells[1]
+    for name in ("millilitres", "sums", "squares"):
+        has = len(getattr(found, name))
+        ensure(
+            has == count,
+            f"{path}: {name} has {has} cells where {count} belong; make it again with denovox"
+            " calibrate",
+        )
+    return found
+
+
+# -- where a voxel belongs
+
+
+def classes_of(estimate: Volume, coarse: UInt8[np.ndarray, "x y z"]) -> UInt8[np.ndarray, "x y z"]:
+    """Tissue class of every voxel, its rim apart, from the *healthy* estimate in HU.
+
+    Not from the scan: a lesion must not choose what it is compared with. The coarse map (core/
+    labels ids) tells lung from gas and the room; body is split by the estimate's HU.
+    """
+    spacing = estimate.spacing_mm
+    steps = [SMOOTH_MM / mm for mm in spacing]
+    hu = ndimage.gaussian_filter(estimate.hu.astype(np.float32), steps, mode="nearest")
+    tissue = np.digitize(hu, [GAS_HU, FAT_HU]).astype(np.uint8)  # 0 gas, 1 fat, 2 soft
+    tissue = np.array([1, 3, 4], np.uint8)[tissue]
+    tissue[(coarse == LUNG) | (coarse == AIRWAY)] = 2
+    tissue[coarse == BONE] = 5
+    tissue[coarse == OUTSIDE] = 0
+    steps_in = [max(1, round(RIM_MM / mm)) for mm in spacing]
+    size = tuple(2 * n + 1 for n in steps_in)
+    same = ndimage.minimum_filter(tissue, size) == ndimage.maximum_filter(tissue, size)
+    return np.asarray(2 * tissue + ~same, np.uint8)
+
+
+def places_of(
+    coarse: UInt8[np.ndarray, "x y z"], bins: tuple[int, int, int]
+) -> UInt8[np.ndarray, "x y z"]:
+    """Number of the place of every voxel, x slowest: equal parts of the body's bounding box."""
+    place = np.zeros(coarse.shape, np.int64)
+    body = coarse != OUTSIDE
+    for axis, (count, parts) in enumerate(zip(coarse.shape, bins, strict=True)):
+        others = tuple(a for a in range(3) if a != axis)
+        inside = np.flatnonzero(body.any(others))
+        first, last = (inside[0], inside[-1] + 1) if inside.size else (0, count)
+        way = (np.arange(count) + 0.5 - first) / (last - first)
+        number = np.clip((way * parts).astype(int), 0, parts - 1)
+        shape = [1, 1, 1]
+        shape[axis] = -1
+        place = place * parts + number.reshape(shape)
+    return place.astype(np.uint8)

@@ -1,0 +1,190 @@
+"""Where DICOM objects lie: a folder searched to its depths, a ZIP, or one file.
+
+Nothing is unpacked to disk, no link is followed in circles, nothing but regular files is opened,
+and no length that a file claims makes anything take memory that the file could not fill.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from io import BufferedIOBase
+from pathlib import Path
+from typing import IO
+
+from pydicom.errors import BytesLengthException, InvalidDicomError
+
+from ...core.errors import InputError, line
+
+MOST_UNPACKED = 64 * 2**30  # bytes a ZIP may hold; a whole-body scan of 4000 slices is 2 GiB
+MOST_MEMBER = 16 * 2**30  # bytes of one file of it
+# What pydicom, zipfile and their like raise over damaged bytes, as their sources and a fuzzer say.
+DAMAGE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BytesLengthException,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RecursionError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+_BARE = tuple(bytes((group, 0, element, 0)) for group in (2, 8) for element in (0, 1, 5, 8))
+
+
+class Bounded:
+    """A file that no request can read beyond its size: a lying length costs no memory."""
+
+    def __init__(self, file: IO[bytes] | BufferedIOBase, size: int) -> None:
+        self._file, self._size = file, size
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes: `size` of them, all where that is negative, or what there is."""
+        rest = max(0, self._size - self.tell())
+        return self._file.read(rest if size is None or size < 0 else min(size, rest))
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go there, as files do."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Bytes before the next one."""
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file: on disk, or a member of a ZIP. name: how messages call it. size: in bytes."""
+
+    name: str
+    size: int
+    path: Path
+    archive: zipfile.ZipFile | None = None
+    member: zipfile.ZipInfo | None = None
+
+    @contextmanager
+    def open(self) -> Iterator[Bounded]:
+        """Its bytes; one of `DAMAGE` where they cannot be had."""
+        if self.archive is None or self.member is None:
+            with open(self.path, "rb") as file:
+                yield Bounded(file, self.size)
+        else:
+            with self.archive.open(self.member) as inside:
+                yield Bounded(inside, self.size)
+
+
+def is_dicom(start: bytes) -> bool:
+    """Whether a file's first 132 bytes are DICOM's; old files lack the 128 before the magic."""
+    return start[128:132] == b"DICM" or start.startswith(_BARE)
+
+
+@contextmanager
+def parts(path: Path) -> Iterator[tuple[list[Part], list[Part]]]:
+    """(DICOM files, others) under a folder, in a ZIP, or the one file; sorted by name.
+
+    `InputError` where one cannot be read, or is called .dcm and is no DICOM: it may be a slice.
+    """
+    with ExitStack() as held:
+        try:
+            if os.path.isdir(path):
+                found = _in_folder(path)
+            elif is_zip(path):
+                found = _in_zip(path, held.enter_context(zipfile.ZipFile(path)))
+            else:
+                found = [Part(str(path), os.stat(path).st_size, path)]
+        except FileNotFoundError:
+            raise InputError(f"{path} does not exist; check the path") from None
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror}); check it") from error
+        except DAMAGE as error:
+            what = f"{path} is a damaged ZIP ({line(error)}); copy or export it again"
+            raise InputError(what) from None
+        yield _sorted(found)
+
+
+def is_zip(path: Path) -> bool:
+    """Whether a file starts as ZIPs do, empty ones included."""
+    with open(path, "rb") as file:
+        return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+
+
+def _sorted(found: list[Part]) -> tuple[list[Part], list[Part]]:
+    """DICOM files and the others, told apart by their content."""
+    dicom, others = [], []
+    for part in sorted(found, key=lambda part: part.name):
+        try:
+            with part.open() as file:
+                start = file.read(132)
+        except DAMAGE as error:
+            raise InputError(f"{part.name} cannot be read ({line(error)}); copy it again") from None
+        if is_dicom(start):
+            dicom.append(part)
+        elif part.name.lower().endswith((".dcm", ".ima")):
+            raise InputError(
+                f"{part.name} is called DICOM and is none ({part.size} bytes, no DICM at byte 128):"
+                " a slice may be lost; copy or export it again, or take the file away"
+            )
+        else:
+            others.append(part)
+    return dicom, others
+
+
+def _in_folder(folder: Path) -> list[Part]:
+    """The regular files under a folder, hidden ones aside; a folder met again is not entered."""
+    found, seen = [], set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        there = os.stat(root)
+        if (there.st_dev, there.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((there.st_dev, there.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            path = Path(root, name)
+            if name.startswith(".") or not path.exists():  # macOS's ._ files; a dangling link
+                continue
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+                found.append(Part(str(path), status.st_size, path))
+    return found
+
+
+def _in_zip(path: Path, archive: zipfile.ZipFile) -> list[Part]:
+    """The files of a ZIP, hidden ones aside; `InputError` where it is a bomb or locked."""
+    members = [member for member in archive.infolist() if not member.is_dir()]
+    total, most = (
+        sum(member.file_size for member in members),
+        max((member.file_size for member in members), default=0),
+    )
+    if total > MOST_UNPACKED or most > MOST_MEMBER:
+        raise InputError(
+            f"{path} unpacks to {total / 2**30:.0f} GiB (its largest file to {most / 2**30:.0f}"
+            " GiB), more than any CT; unpack it yourself, if you trust it, and give the folder"
+        )
+    if any(member.flag_bits & 1 for member in members):
+        raise InputError(f"{path} is locked with a password; unpack it and give the folder")
+    return [
+        Part(f"{path}/{line(member.filename)}", member.file_size, path, archive, member)
+        for member in members
+        if not member.filename.startswith("__MACOSX/")
+        and not member.filename.rsplit("/", 1)[-1].startswith(".")
+    ]

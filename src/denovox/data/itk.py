@@ -1,0 +1,124 @@
+"""NRRD and MetaImage, the formats of ITK and Slicer: one CT each, in the axes nearest to RAS.
+
+Read here, byte for byte, and not by ITK, whose readers crash over damaged headers (docs/log.md);
+tests compare the two. What a header does not say (a place in space) is not invented, and nothing
+is allocated that the file cannot fill.
+"""
+
+# mypy: allow-untyped-calls
+# (nibabel's functions carry no types)
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+import zlib
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Shaped, UInt8
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+
+from ..core.errors import InputError, ensure, line
+from ..core.volume import Volume
+from .itk_header import AGAIN, MOST_HEAD, Head, is_nrrd, meta, nrrd
+
+_CHUNK = 2**20
+_DEFLATE = 1032  # zlib packs at most this many bytes into one
+
+
+@dataclass(frozen=True)
+class ItkSource:
+    """Where a volume came from. kind: NRRD or MetaImage."""
+
+    path: Path
+    kind: str
+
+
+def read(path: str | Path) -> Volume:
+    """A .nrrd, .nhdr, .mha or .mhd -> its HU, with an `ItkSource`.
+
+    `hu` is float32, float64 where the file stores that. `InputError` where it is not one 3D
+    scalar image with a known place in space, or is not whole.
+    """
+    path = Path(path)
+    try:
+        ensure(stat.S_ISREG(os.stat(path).st_mode), f"{path} is a device; copy it to a file")
+        with open(path, "rb") as file:
+            start = file.read(MOST_HEAD)
+        kind, parse = ("NRRD", nrrd) if is_nrrd(start) else ("MetaImage", meta)
+        head = parse(path, start)
+        raw = _voxels(path, head)
+        wide = head.dtype == np.float64
+        ornt = io_orientation(head.affine)
+        turned = apply_orientation(raw, ornt)
+        hu = np.ascontiguousarray(turned, np.float64 if wide else np.float32)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check it") from error
+    except MemoryError:
+        raise InputError(f"{path} is too large for this memory; cut out a part") from None
+    bad = hu.size - int(np.count_nonzero(np.isfinite(hu)))
+    ensure(not bad, f"{path} has {bad} voxels that are NaN or infinite; replace them")
+    return Volume(hu, head.affine @ inv_ornt_aff(ornt, raw.shape), ItkSource(path, kind))
+
+
+# ---- voxels -------------------------------------------------------------------------------------
+
+
+def _voxels(path: Path, head: Head) -> Shaped[np.ndarray, "x y z"]:
+    """Stored values in the file's axes; `InputError` where there are more or fewer."""
+    shown = " x ".join(map(str, head.size))
+    ensure(min(head.size) > 1, f"{path} is no 3D volume (size {shown}); give one")
+    count = math.prod(head.size)
+    need = count * head.dtype.itemsize
+    length = os.stat(head.data).st_size
+    offset = length - need if head.offset < 0 else head.offset
+    there = length - max(offset, 0)
+    most = {"raw": there, "gzip": _DEFLATE * there, "text": head.dtype.itemsize * (there + 1) // 2}
+    cut = f"{head.data} is cut short: {need} bytes of voxels do not fit into its {length}"
+    ensure(offset >= 0 and need <= most[head.packing], f"{cut}; copy or export it again")
+    if head.packing == "raw":
+        more = f"{head.data} holds {there - need} bytes more than {shown} voxels; {AGAIN}"
+        ensure(there == need, more)
+    with open(head.data, "rb") as file:
+        file.seek(offset)
+        if head.packing == "raw":
+            raw = np.fromfile(file, head.dtype, count)
+        elif head.packing == "gzip":
+            raw = _inflated(head.data, file, need).view(head.dtype)
+        else:
+            raw = _parsed(head, file.read())
+    wrong = f"{head.data} holds {raw.size} voxels where {count} belong; {AGAIN}"
+    ensure(raw.size == count, wrong)
+    return raw.reshape(head.size, order="F")
+
+
+def _inflated(path: Path, file: BufferedReader, need: int) -> UInt8[np.ndarray, " n"]:
+    """The bytes that zlib or gzip unpacks to; `InputError` where they are more or fewer."""
+    out, done = np.empty(need, np.uint8), 0  # not yet memory: what is never filled costs nothing
+    machine = zlib.decompressobj(47)  # either kind of header
+    while not machine.eof:
+        packed = machine.unconsumed_tail or file.read(_CHUNK)
+        try:
+            got = machine.decompress(packed, _CHUNK)
+        except zlib.error as error:
+            damage = f"{path} has damaged voxels ({line(error)}); copy or export it again"
+            raise InputError(damage) from None
+        if (not packed and not got) or done + len(got) > need:
+            break
+        out[done : done + len(got)] = np.frombuffer(got, np.uint8)
+        done += len(got)
+    whole = machine.eof and done == need
+    ensure(whole, f"{path} does not unpack to the {need} bytes of voxels of its header; {AGAIN}")
+    return out
+
+
+def _parsed(head: Head, text: bytes) -> Shaped[np.ndarray, " n"]:
+    """Voxels written as numbers; `InputError`."""
+    try:
+        return np.array(text.split(), np.float64).astype(head.dtype)
+    except ValueError as error:
+        raise InputError(f"{head.data} has damaged voxels ({line(error)}); {AGAIN}") from None

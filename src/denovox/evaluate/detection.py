@@ -1,0 +1,161 @@
+"""How well scores find what is abnormal: AUROC, average precision, and PRO up to an FPR of 0.3.
+
+All three are areas on one curve: what share of the sick and of the healthy has a score of at least
+t, as t falls. PRO is an ROC whose sick voxels weigh as much, in all, for a small lesion as for a
+large one. The curve has a point at every score that occurs, so nothing depends on a choice of
+thresholds, unless one is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Num, Shaped
+
+from ..core.errors import InputError
+
+PRO_LIMIT = 0.3  # Bergmann et al. 2021: the false positive rate up to which PRO is integrated
+
+# That there is one of each is told in words, not by the type.
+Score = Num[np.ndarray, " _"]
+Sick = Bool[np.ndarray, " _"]
+Weight = Float[np.ndarray, " _"]
+Area = Shaped[np.ndarray, "*_"]  # an image or a volume; those of one list may differ in size
+
+
+@dataclass(frozen=True)
+class Curve:
+    """From the highest score down, (0, 0) first: the share of healthy and of sick at or above it.
+
+    healthy, sick: the sums of the weights that the shares are of; a precision needs them.
+    """
+
+    fpr: Float[np.ndarray, " points"]
+    tpr: Float[np.ndarray, " points"]
+    healthy: float
+    sick: float
+
+
+def curve(score: Score, sick: Weight, healthy: Weight) -> Curve:
+    """The curve of scores, each with a weight as sick and one as healthy.
+
+    `InputError` where nothing is sick, nothing is healthy, or a score is not finite.
+    """
+    if not np.isfinite(score).all():
+        raise InputError(f"{np.count_nonzero(~np.isfinite(score))} scores are NaN or infinite")
+    if not sick.sum() > 0 or not healthy.sum() > 0:
+        missing = "abnormal" if not sick.sum() > 0 else "normal"
+        raise InputError(f"nothing among {score.size} scores is {missing}; both kinds are needed")
+    order = np.argsort(-score.astype(np.float64), kind="stable")
+    # Equal scores make one point: no threshold tells them apart.
+    last = np.append(np.flatnonzero(np.diff(score[order])), score.size - 1)
+    up, across = np.cumsum(sick[order])[last], np.cumsum(healthy[order])[last]
+    origin = np.zeros(1)
+    return Curve(
+        np.concatenate([origin, across / across[-1]]),
+        np.concatenate([origin, up / up[-1]]),
+        float(across[-1]),
+        float(up[-1]),
+    )
+
+
+def auroc(sick: Sick, score: Score) -> float:
+    """Area under the ROC: how often a sick score is above a healthy one, ties counting half.
+
+    The Mann-Whitney statistic (Hanley and McNeil 1982). `InputError` as in `curve`.
+    """
+    return area(_of(sick, score))
+
+
+def average_precision(sick: Sick, score: Score) -> float:
+    """Sum over thresholds of (gain in recall) x precision: no interpolation, as scikit-learn.
+
+    `InputError` as in `curve`.
+    """
+    found = _of(sick, score)
+    right = found.tpr[1:] * found.sick
+    precision = right / (right + found.fpr[1:] * found.healthy)
+    return float(np.sum(np.diff(found.tpr) * precision))
+
+
+def _of(sick: Sick, score: Score) -> Curve:
+    _same(sick, score)
+    return curve(score, sick.astype(np.float64), (~sick).astype(np.float64))
+
+
+def area(found: Curve, limit: float = 1.0) -> float:
+    """Area under the curve up to an FPR of `limit`, over `limit`; between points, straight lines.
+
+    `ValueError` where the limit is not above 0 and at most 1.
+    """
+    if not 0 < limit <= 1:
+        raise ValueError(f"the limit of the false positive rate is {limit}, not above 0, up to 1")
+    inside = found.fpr <= limit
+    fpr, tpr = found.fpr[inside], found.tpr[inside]
+    if fpr[-1] < limit:
+        beyond = int(np.count_nonzero(inside))
+        share = (limit - fpr[-1]) / (found.fpr[beyond] - fpr[-1])
+        end = tpr[-1] + share * (found.tpr[beyond] - tpr[-1])
+        fpr, tpr = np.append(fpr, limit), np.append(tpr, end)
+    return float(np.trapezoid(tpr, fpr) / limit)
+
+
+def lesion_weights(mask: Area) -> tuple[Float[np.ndarray, "*_"], int]:
+    """What each voxel weighs in PRO, 1 / its lesion's size, and the number of lesions.
+
+    A lesion is a component that hangs together by faces, edges or corners.
+    """
+    from skimage.measure import label
+
+    parts = label(mask.astype(bool), connectivity=mask.ndim)  # type: ignore[no-untyped-call]
+    size = np.bincount(parts.ravel()).astype(np.float64)
+    size[0] = np.inf
+    weight: Float[np.ndarray, "*_"] = (1 / size)[parts]
+    return weight, len(size) - 1
+
+
+def pro(
+    masks: Sequence[Area],
+    maps: Sequence[Area],
+    limit: float = PRO_LIMIT,
+    thresholds: int | None = None,
+) -> float:
+    """Per-region overlap (Bergmann et al. 2021): mean share of a lesion found, over the FPR.
+
+    masks, maps: an image or volume each; a mask is true in its lesions. Lesions are told apart
+    within an image, and all of them, and all healthy voxels, make one curve. Its area up to `limit`
+    is divided by `limit`, and its last point interpolated, as anomalib's AUPRO does.
+    thresholds: so many from the lowest score to the highest, as BMAD does, with 200; None is exact.
+    `InputError` as in `curve`, and where masks and maps do not match.
+    """
+    if len(masks) != len(maps) or not masks:
+        raise InputError(f"{len(masks)} masks for {len(maps)} anomaly maps; give one for each")
+    weights = []
+    for number, (mask, found) in enumerate(zip(masks, maps, strict=True)):
+        if mask.shape != found.shape:
+            raise InputError(f"mask {number} is {mask.shape}, its anomaly map {found.shape}")
+        weights.append(lesion_weights(mask)[0].ravel())
+    score = np.concatenate([found.ravel() for found in maps]).astype(np.float64)
+    healthy = np.concatenate([~mask.astype(bool).ravel() for mask in masks]).astype(np.float64)
+    if thresholds is not None:
+        score = stepped(score, thresholds)
+    return area(curve(score, np.concatenate(weights), healthy), limit)
+
+
+def stepped(score: Score, thresholds: int) -> Weight:
+    """Scores as that many thresholds see them, evenly from the lowest to the highest score.
+
+    A score counts as found by the thresholds below it: it becomes the number of them.
+    """
+    low, high = float(score.min()), float(score.max())
+    if low == high:
+        return np.zeros(score.shape)
+    steps = low + (high - low) * np.arange(thresholds) / thresholds
+    return np.searchsorted(steps, score, side="left").astype(np.float64)
+
+
+def _same(sick: Shaped[np.ndarray, "*_"], score: Shaped[np.ndarray, "*_"]) -> None:
+    if sick.shape != score.shape:
+        raise InputError(f"{sick.size} labels for {score.size} scores; give one for each")

@@ -1,0 +1,42 @@
+"""Jobs for tests/app/test_engines.py: workers of other processes import them from here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from denovox.data.entries import Entry
+
+
+def name(entry: Entry) -> str:
+    return f"{entry.id} on {os.environ.get('OMP_NUM_THREADS')}"
+
+
+def dies_once(entry: Entry) -> str:
+    """Kills its worker the first time; scan is a file that tells whether it is the first."""
+    if entry.id == "3" and not entry.scan.exists():
+        entry.scan.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return entry.id
+
+
+def dies(entry: Entry) -> str:
+    if entry.id == "3":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return entry.id
+
+
+def on_node(entry: Entry) -> str:
+    """Leaves a file that names its Ray node; on the node that is doomed it never ends."""
+    import ray
+
+    folder, node = Path(entry.scan), ray.get_runtime_context().get_node_id()
+    (folder / f"{entry.id}.began.{node}").touch()
+    time.sleep(600 if node == (folder / "doomed").read_text() else 0.1)
+    return entry.id
+
+
+def fails(entry: Entry) -> str:
+    raise OSError(28, "No space left on device")
