@@ -227,6 +227,16 @@ def test_a_level_of_frequency_0_never_comes(tmp_path):
     assert {draw(n).level for n in range(60)} == {0, 2}
 
 
+def test_noise_has_a_grain_as_often_as_asked(tmp_path):
+    case(tmp_path)
+    draws = (drawer(tmp_path, patch=4, grain=share) for share in (0, 0.3))
+    plain, some = ([draw(n) for n in range(200)] for draw in draws)
+    changed = [not torch.equal(a.noise, b.noise) for a, b in zip(plain, some, strict=True)]
+    assert near(sum(changed), 200, 0.3)
+    # Nothing else is another: what was drawn before the grain is drawn as without it.
+    assert all(torch.equal(a.x0, b.x0) and a.u == b.u for a, b in zip(plain, some, strict=True))
+
+
 @pytest.mark.parametrize("drop", [0, 0.3, 1])
 def test_region_and_anatomy_are_withheld_each_on_its_own(tmp_path, drop):
     case(tmp_path)

@@ -20,6 +20,7 @@ from ..core.box import coordinates
 from ..core.condition import Condition
 from ..core.regions import REGIONS, UNKNOWN_REGION
 from ..core.settings import Settings
+from .grain import grain
 from .store import Case
 
 _MIRROR = labels.mirror_table().astype(np.uint8)
@@ -33,6 +34,7 @@ class SampleConfig(Settings):
     shift_hu, gain: HU jitter, uniform within +-shift and 1 +- gain.
     mirror: how often left and right are swapped, labels with them.
     drop: how often region and anatomy, each on its own, are withheld.
+    grain: how often the noise has the grain of a CT's (data/grain.py) in place of none.
     """
 
     patch: int = 32
@@ -42,11 +44,12 @@ class SampleConfig(Settings):
     gain: float = Field(0, ge=0, lt=1)
     mirror: float = Field(0.5, ge=0, le=1)
     drop: float = Field(0.1, ge=0, le=1)
+    grain: float = Field(0, ge=0, le=1)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """x0: 1 1 p p p, model units, clipped to [-1, 1]. noise: of the same shape.
+    """x0: 1 1 p p p, model units, clipped to [-1, 1]. noise: of the same shape, SD about 1.
 
     u: a uniform number for the loss to choose a noise level with.
     """
@@ -110,10 +113,13 @@ def sample(case: Case, config: SampleConfig, rng: np.random.Generator) -> Sample
     spacing = [mm * n / config.patch for mm, n in zip(case.facts.spacing_mm, size, strict=True)]
     x0 = torch.from_numpy(np.clip(region.window.unit(hu), -1, 1).astype(np.float32))
     x, y, z = (torch.from_numpy(np.ascontiguousarray(axis))[None] for axis in axes)
+    noise, u = rng.standard_normal(x0.shape, np.float32), float(rng.random())
+    if config.grain and rng.random() < config.grain:
+        noise = grain((config.patch,) * 3, rng)
     return Sample(
         x0[None, None],
-        torch.from_numpy(rng.standard_normal(x0.shape, np.float32))[None, None],
-        float(rng.random()),
+        torch.from_numpy(noise)[None, None],
+        u,
         Condition(
             torch.tensor([UNKNOWN_REGION if dropped_region else region.id]),
             torch.from_numpy(np.ascontiguousarray(anatomy))[None],
