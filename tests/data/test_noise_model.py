@@ -14,7 +14,12 @@ from denovox.core.noise_operators import WHITE, Spectrum
 from denovox.core.volume import Volume
 from denovox.data import phantom
 from denovox.data.noise_level import estimate_noise_hu
-from denovox.data.noise_model import estimate
+from denovox.data.noise_model import (
+    ANATOMY_PER_MM,
+    _below_fit,
+    _per_voxel,
+    estimate,
+)
 
 SPACING = (1.5, 1.5, 2.0)
 NYQUIST = 1 / (2 * SPACING[0])
@@ -28,7 +33,7 @@ def kernel(peak: float) -> Spectrum:
     return Spectrum(tuple(f * NYQUIST), tuple(power))
 
 
-KERNELS = {"white": WHITE, "soft": kernel(0.3), "sharp": kernel(0.7)}
+KERNELS = {"white": WHITE, "soft": kernel(0.3), "medium": kernel(0.45), "sharp": kernel(0.7)}
 
 
 def noise(shape, spectrum, spacing=SPACING, seed=1) -> np.ndarray:
@@ -95,6 +100,19 @@ def flat(shape=(96, 96, 8)):
     )
 
 
+def test_the_sd_is_that_of_most_of_the_body_not_of_where_squares_fit():
+    volume, labels = flat((400, 64, 8))
+    # Squares fit on the left; on the right, where noise has half the SD, are strips of tissue.
+    right = np.arange(400) >= 80
+    labels[right & (np.arange(400) % 12 >= 10)] = OUTSIDE
+    true = np.where(right, 10, 20)[:, None, None]
+    noisy = volume.with_hu((volume.hu + true * noise(volume.shape, WHITE)).astype(np.float32))
+    model = estimate(noisy, labels)
+    assert model.sd_hu == pytest.approx(10, rel=0.08)
+    assert np.median(model.level[300:]) == pytest.approx(1, abs=0.05)
+    assert np.median(model.level[:40]) == pytest.approx(2, abs=0.2)
+
+
 def test_a_single_slice():
     volume, labels = flat((160, 160, 1))
     noisy = volume.with_hu(volume.hu + 20 * noise(volume.shape, KERNELS["soft"]).astype(np.float32))
@@ -114,6 +132,43 @@ def test_noise_that_slices_share(shared):
     model = estimate(volume.with_hu((volume.hu + 20 * mixed).astype(np.float32)), labels)
     assert model.sd_hu == pytest.approx(20, rel=0.06)
     assert model.spectrum.along_z == pytest.approx(shared, abs=0.06)
+
+
+@pytest.mark.parametrize(("thick_mm", "along_z"), [(3.0, 0.45), (3.1, 0)])
+def test_thick_slices_are_taken_to_share_none(thick_mm, along_z):
+    volume, labels = flat((96, 96, 12))
+    volume = Volume(volume.hu, np.diag([*SPACING[:2], thick_mm, 1.0]))
+    layers = noise((96, 96, 13), WHITE)
+    turn = 0.5 * np.arcsin(0.9)
+    mixed = np.cos(turn) * layers[..., 1:] + np.sin(turn) * layers[..., :-1]
+    model = estimate(volume.with_hu((volume.hu + 20 * mixed).astype(np.float32)), labels)
+    assert model.spectrum.along_z == pytest.approx(along_z, abs=0.06 if along_z else 0)
+
+
+@pytest.mark.parametrize(("name", "least"), [("white", 0.97), ("sharp", 0.97), ("medium", 0.95)])
+def test_coarse_pixels_do_not_cost_the_noise_its_low_frequencies(name, least):
+    """On 4 mm pixels the frequencies that anatomy may share are most of all there are."""
+    volume, labels = flat((128, 128, 8))
+    volume = Volume(volume.hu, np.diag([4.0, 4.0, 3.0, 1.0]))
+    scale = SPACING[0] / 4.0  # the same share of Nyquist
+    spectrum = KERNELS[name]
+    spectrum = Spectrum(tuple(f * scale for f in spectrum.per_mm), spectrum.power)
+    grain = noise(volume.shape, spectrum, volume.spacing_mm)
+    model = estimate(volume.with_hu((volume.hu + 20 * grain).astype(np.float32)), labels)
+    assert least < model.sd_hu / 20 < 1.02
+
+
+@pytest.mark.parametrize(("a", "b", "c"), [(3.0, 0.0, 0.0), (0.0, 20.0, 0.0), (1.0, 9.0, 25.0)])
+def test_the_fit_takes_away_what_noise_does_not_foretell(a, b, c):
+    per_mm = _per_voxel(32, (1.5, 1.5))
+    step = per_mm[per_mm > 0].min()
+    true = (a + b * np.maximum(per_mm, step / 2)) * np.exp(-c * per_mm**2)
+    np.testing.assert_allclose(_below_fit(true, per_mm), true, rtol=1e-6)
+    low = per_mm < ANATOMY_PER_MM
+    anatomy = true + np.where(low, 50.0, 0)
+    np.testing.assert_allclose(_below_fit(anatomy, per_mm), true, rtol=1e-6)
+    less = np.where(low, true / 2, true)  # what is not there is not made up
+    np.testing.assert_allclose(_below_fit(less, per_mm), less, rtol=1e-6)
 
 
 def test_the_level_map_follows_the_noise():

@@ -10,8 +10,9 @@ counts at each frequency, because anatomy only ever adds to it:
   noise the two slices share cancels too. How much that is, the finest frequencies tell, where
   anatomy is least; slices thicker than `THICK_MM` are taken to share none.
 
-What anatomy is left lies at the lowest frequencies. There noise is taken to rise no faster than
-the ramp does; white noise loses a few per cent of its power by that.
+What anatomy is left lies at the lowest frequencies. There noise is taken to have no more power than
+a fit of the frequencies above foretells. Where a grid is so coarse that most of the noise lies
+there (a soft kernel's on 4 mm pixels), that finds little more than half of its SD.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Integer, Shaped
 from scipy import ndimage
+from scipy.optimize import nnls
 
 from ..core.errors import InputError
 from ..core.labels import BODY
@@ -34,6 +36,7 @@ ENOUGH, MOST = 24, 1500  # squares
 FLATTEST = 0.4  # share of the squares that is used
 SMOOTH_MM = 3.0  # what is left after this blur is taken for anatomy
 ANATOMY_PER_MM = 0.1  # below this frequency anatomy may be more than noise
+ROLL_OFFS = 41  # that are tried: from none to a fall to 1/e at that frequency
 FINE = 0.6  # of the Nyquist frequency: from here on anatomy is least
 LEVEL_MM, WORK_MM = 25.0, 6.0  # how smooth the map of the level is, and the grid it is made on
 LOWEST, HIGHEST = 0.5, 2.0  # of the typical level
@@ -45,7 +48,8 @@ Plane = tuple[float, float]
 class NoiseModel:
     """Noise of SD sd_hu * level at a voxel, with `spectrum` in and across slices.
 
-    sd_hu: typical SD in soft tissue, HU, of all frequencies. level: relative SD, near 1, smooth.
+    sd_hu: SD in soft tissue, HU, of all frequencies. level: relative SD, smooth; its median
+    over soft tissue is 1, or a little more where there is texture.
     squares: how many were used, and their edge in voxels.
     """
 
@@ -53,6 +57,17 @@ class NoiseModel:
     spectrum: Spectrum
     level: Float[np.ndarray, "x y z"]
     squares: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class SlabNoise:
+    """The noise that was taken to be in slices [start, stop), which are of one region."""
+
+    region: str
+    start: int
+    stop: int
+    sd_hu: float
+    spectrum: Spectrum
 
 
 def estimate(volume: Volume, coarse: Integer[np.ndarray, "x y z"]) -> NoiseModel:
@@ -80,14 +95,17 @@ def estimate(volume: Volume, coarse: Integer[np.ndarray, "x y z"]) -> NoiseModel
             shared = 1 - float(across[fine].mean() / max(in_slices[fine].mean(), 1e-12))
             shared = min(max(shared, 0.0), 0.5)
         power = np.minimum(in_slices, across / (1 - shared))
-    power = _under_ramp(power, _per_voxel(size, mm[:2]))
+    power = _below_fit(power, _per_voxel(size, mm[:2]))
     sd_hu = float(np.sqrt(power.mean()))
     if sd_hu == 0:
         raise InputError("the scan has no noise in its soft tissue; give it: --noise-hu")
     per_mm, radial = _radial(power, size, mm[:2])
     level = _level(hu, soft, corners, size, mm)
+    # Flat squares lie deep in the body, where there is more noise than in most of it. Texture only
+    # adds to the map: a median above 1 says nothing of the noise.
+    typical = min(1.0, float(np.median(level[soft])))
     spectrum = Spectrum(tuple(per_mm), tuple(radial / radial.max()), shared)
-    return NoiseModel(sd_hu, spectrum, level, (len(corners), size))
+    return NoiseModel(sd_hu * typical, spectrum, level / np.float32(typical), (len(corners), size))
 
 
 def _squares(
@@ -158,16 +176,29 @@ def _power(
     return kept[ring].reshape(size, size)
 
 
-def _under_ramp(
+def _below_fit(
     power: Float[np.ndarray, "s s"], per_mm: Float[np.ndarray, "s s"]
 ) -> Float[np.ndarray, "s s"]:
-    """Power that is at most a ramp up to `ANATOMY_PER_MM`, where the ramp has the mean power."""
+    """Power that below `ANATOMY_PER_MM` is at most what the frequencies above it foretell.
+
+    They are fitted by (a + b f) exp(-c f^2), a and b not negative: white noise and a ramp, under a
+    Gaussian roll-off. Errors count in proportion to the power, as a periodogram's are.
+    """
     step = per_mm[per_mm > 0].min()
-    there = np.abs(per_mm - max(ANATOMY_PER_MM, 1.5 * step)) <= step
-    ramp = power[there].mean() * per_mm / ANATOMY_PER_MM
-    # Half a step up, as a ring that is one step wide mixes what lies about it.
-    ramp += power[there].mean() * 0.5 * step / ANATOMY_PER_MM
-    return np.where(per_mm < ANATOMY_PER_MM, np.minimum(power, ramp), power)
+    low = max(ANATOMY_PER_MM, 1.5 * step)
+    above = per_mm >= low
+    f, seen = per_mm[above], np.maximum(power[above], 0.02 * power[above].mean())
+    if not seen.all():
+        return power  # no noise at all
+    fits = []
+    for c in np.linspace(0, 1, ROLL_OFFS) / low**2:
+        terms = np.stack([np.ones_like(f), f], 1) * np.exp(-c * f**2)[:, None]
+        (a, b), off = nnls(terms / seen[:, None], power[above] / seen)
+        fits.append((float(off), float(a), float(b), float(c)))
+    _, a, b, c = min(fits)
+    # Where a ring holds the frequency 0 it is half a step wide.
+    foretold = (a + b * np.maximum(per_mm, step / 2)) * np.exp(-c * per_mm**2)
+    return np.where(above, power, np.minimum(power, foretold))
 
 
 def _per_voxel(size: int, mm: Plane) -> Float[np.ndarray, "s s"]:
