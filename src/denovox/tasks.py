@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from .core.noise_operators import Coloured
 from .core.operators import Identity, Operator
 from .core.schedule import Schedule
 from .sampling.correct import clip, paste, prox, then
@@ -116,6 +117,37 @@ def denoising_diffpir(
     sigmas = schedule.descend(steps, "logsnr", start=sigma, stop=min(0.02, sigma / 2))
     correct = then(clip, prox(Identity(), y, sigma, strength))
     return Task(y, sigmas, correct, diffpir(zeta), blend=False)
+
+
+SAMPLE_STEPS = 10  # evaluations of one sample
+
+
+def denoising_sample(
+    y: Vol,
+    sigma: float,
+    psd: Float[Tensor, "x y w"],
+    noise: Noise,
+    schedule: Schedule,
+    steps: int = SAMPLE_STEPS,
+    strength: float = 3.0,
+) -> Task:
+    """A draw from what the scan may be without its noise: p(x0 | y), as the model has it.
+
+    A scan with white noise is its own diffusion state, so ancestral steps from there down draw from
+    the posterior itself (Kawar et al. 2021), and need no data step. Coloured noise is first made
+    white, which forgets some of y; the prox of the noise as it was brings that back. psd: as in
+    `denoising_coloured`. strength: lambda of METHOD 3. Few steps draw too narrowly: r of the SD
+    where the prior says little, r being the ratio of neighbouring sigmas (.8 from .15 in ten
+    steps), and nothing of detail finer than the last (tests/app/test_posterior.py).
+    """
+    correct: Correct = clip
+    x, level = y, sigma
+    if float(psd.square().mean()) >= COLOUR:
+        # A stream of its own: the steps ask for those from 1 on.
+        x, level = topped_up(y, sigma, psd, noise(steps + 1))
+        correct = then(clip, prox(Coloured(psd), y, sigma, strength))
+    sigmas = schedule.descend(steps, "logsnr", start=level, stop=min(0.02, level / 2))
+    return Task(x, sigmas, correct, ddpm)
 
 
 def super_resolution(

@@ -8,6 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 from denovox.app.cli import main
+from denovox.app.superres import thin
+from denovox.core.labels import OUTSIDE
+from denovox.data import nifti
+from denovox.data.anatomy import coarse
 
 SHAPE = (36, 32, 8)
 
@@ -34,7 +38,15 @@ def test_a_report_comes_with_the_result(scan, tmp_path, tiny):
     result = run("denoise", scan, out, *asked)
     assert result.exit_code == 0, result.output
     told = json.loads((folder / "report.json").read_text())
-    assert told["settings"] == {"region": "abdomen", "noise_hu": 20, "method": "mean", "seed": 0}
+    assert told["settings"] == {
+        "region": "abdomen", "noise_hu": 20, "method": "mean", "samples": None,
+        "seed": 0,
+    }  # fmt: skip
+    assert told["noise_hu"] == 20
+    assert [(n["region"], n["start"], n["stop"]) for n in told["noise"]] == [("abdomen", 0, 8)]
+    unjudged = {c["name"] for c in told["checks"] if c["verdict"] == "not judged"}
+    assert not unjudged & {"removed_ratio", "residual_correlation"}
+    assert told["spread"] is None
     assert len(told["weights"]) == 64
     assert told["summary"] in result.stderr
     page = (folder / "report.html").read_text()
@@ -43,6 +55,66 @@ def test_a_report_comes_with_the_result(scan, tmp_path, tiny):
     before = out.read_bytes()
     again = run("denoise", scan, tmp_path / "more.nii.gz", *asked)
     assert again.exit_code == 2  # the report's folder is taken
+    assert not (tmp_path / "more.nii.gz").exists()
+    assert out.read_bytes() == before
+
+
+def test_samples_give_a_mean_and_a_map_of_their_sd(scan, tmp_path, tiny):
+    out, folder = tmp_path / "out.nii.gz", tmp_path / "report"
+    asked = ("--weights", tiny, "--noise-hu", 20, "--region", "abdomen", "--samples", 2)
+    result = run("denoise", scan, out, *asked, "--report", folder)
+    assert result.exit_code == 0, result.output
+    mean, sd = (nibabel.load(tmp_path / f"out{end}.nii.gz") for end in ("", "_sd"))
+    assert sd.shape == mean.shape
+    first, second = (nibabel.as_closest_canonical(each).affine for each in (mean, sd))
+    np.testing.assert_allclose(first, second)
+    inside = nibabel.as_closest_canonical(nibabel.load(scan)).get_fdata() > -100
+    values = nibabel.as_closest_canonical(sd).get_fdata()
+    assert values[inside].mean() > 1
+    assert (values[~inside] == 0).mean() > 0.9
+    told = json.loads((folder / "report.json").read_text())
+    assert told["spread"]["mean_hu"] > 1
+    assert told["settings"]["samples"] == 2
+    out.unlink()
+    again = run("denoise", scan, out, *asked)
+    assert again.exit_code == 2  # the map is there already
+    assert "out_sd.nii.gz" in again.stderr
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--samples", 1), "1 samples have no SD"),
+        (("--samples", 4, "--method", "diffpir"), "leave out --method"),
+    ],
+)
+def test_samples_are_refused_before_any_work(tmp_path, words, says):
+    result = run("denoise", tmp_path / "none.nii.gz", tmp_path / "out.nii.gz", *words)
+    assert result.exit_code == 2
+    assert says in result.stderr
+
+
+def test_superres_reports(scan, tmp_path, tiny):
+    out, folder = tmp_path / "out.nii.gz", tmp_path / "report"
+    asked = ("--factor", 2, "--weights", tiny, "--region", "abdomen", "--report", folder)
+    result = run("superres", scan, out, *asked)
+    assert result.exit_code == 0, result.output
+    told = json.loads((folder / "report.json").read_text())
+    checks = {check["name"]: check for check in told["checks"]}
+    assert checks["data_consistency"]["verdict"] == "fine"
+    assert 0 < told["data_consistency_hu"] < 0.1
+    assert checks["structure"]["verdict"] == "not judged"
+    assert told["settings"]["factor"] == 2
+    volume = nifti.read(scan)
+    base = thin(volume, (0.7, 6), factor=2).grid(volume)
+    changed = (nifti.read(out).hu - base.hu)[coarse(base) != OUTSIDE]
+    # The file's HU are rounded: an SD of .29.
+    assert told["change"]["rms_hu"] == pytest.approx(np.sqrt(np.mean(changed**2)), abs=0.2)
+    assert told["change"]["rms_hu"] > 1
+    assert told["summary"] in result.stderr
+    before = out.read_bytes()
+    assert run("superres", scan, tmp_path / "more.nii.gz", *asked).exit_code == 2
     assert not (tmp_path / "more.nii.gz").exists()
     assert out.read_bytes() == before
 

@@ -18,9 +18,16 @@ from denovox.core.errors import InputError
 from denovox.core.labels import BODY, BONE, ID, LUNG, OUTSIDE
 from denovox.core.noise_operators import Spectrum
 from denovox.core.volume import Volume
+from denovox.data.noise_model import SlabNoise
 from denovox.evaluate.report import as_json, report, write_report
 from denovox.evaluate.report_types import Check, Given, Report
-from denovox.evaluate.residual import autocorrelation, expected_autocorrelation, residual
+from denovox.evaluate.residual import (
+    autocorrelation,
+    expected_autocorrelation,
+    residual,
+    sd_along,
+    whitened,
+)
 
 WHITE = Spectrum((0.0, 1.0), (1.0, 1.0))
 NOISE_HU = 20.0
@@ -49,8 +56,12 @@ def body() -> tuple[Volume, np.ndarray, Volume]:
     return Volume(clean, affine), label_map, Volume(clean + noise, affine)
 
 
+def slab(spectrum: Spectrum, sd_hu: float = NOISE_HU, stop: int = SHAPE[2]) -> tuple[SlabNoise]:
+    return (SlabNoise("abdomen", 0, stop, sd_hu, spectrum),)
+
+
 def given(**more: object) -> Given:
-    return replace(Given(noise_hu=NOISE_HU, spectrum=WHITE, labels=body()[1]), **more)
+    return replace(Given(noise=slab(WHITE), labels=body()[1]), **more)
 
 
 def named(done: Report, name: str) -> Check:
@@ -184,11 +195,97 @@ def test_expected_autocorrelation_is_that_of_drawn_noise() -> None:
     assert expected["z"] == pytest.approx([0.3])
     zero = np.zeros((128, 128, 40), np.float32)
     everywhere = np.ones(zero.shape, bool)
-    coloured = residual(drawn.astype("f4"), zero, everywhere, mm, replace(spectrum, along_z=0))
+    told = slab(replace(spectrum, along_z=0), stop=40)
+    coloured = residual(drawn.astype("f4"), zero, everywhere, mm, told)
     assert coloured.excess == pytest.approx(0, abs=0.02)
-    as_white = residual(drawn.astype("f4"), zero, everywhere, mm, WHITE)
+    as_white = residual(drawn.astype("f4"), zero, everywhere, mm, slab(WHITE, stop=40))
     assert as_white.excess is not None
     assert as_white.excess > 0.1
+
+
+def filtered_noise(spectrum: Spectrum, shape: tuple[int, int, int], seed: int) -> np.ndarray:
+    """SD 1, spacing 1 mm."""
+    axes = (np.fft.fftfreq(n) for n in shape[:2])
+    per_mm = np.hypot(*np.meshgrid(*axes, indexing="ij"))
+    power = np.interp(per_mm, spectrum.per_mm, spectrum.power)
+    white = np.fft.fft2(np.random.default_rng(seed).normal(size=shape), axes=(0, 1))
+    gain = np.sqrt(power / power.mean())[..., None]
+    return np.fft.ifft2(white * gain, axes=(0, 1)).real.astype(np.float32)
+
+
+RAMP = Spectrum((0.0, 0.2, 0.5), (0.2, 1.0, 0.2))
+
+
+def test_whitened_noise_is_white_and_each_slab_has_its_own_spectrum_and_level() -> None:
+    shape = (160, 150, 24)
+    noise = (
+        SlabNoise("chest", 0, 10, 30.0, RAMP),
+        SlabNoise("abdomen", 10, 24, 5.0, WHITE),
+    )
+    lower, upper = 30 * filtered_noise(RAMP, shape, 0), 5 * filtered_noise(WHITE, shape, 1)
+    drawn = np.concatenate([lower[..., :10], upper[..., 10:]], axis=2)
+    assert list(sd_along(noise, 24)) == [30] * 10 + [5] * 14
+    inside = np.ones(shape, bool)
+    seen = residual(drawn, np.zeros(shape, np.float32), inside, (1, 1, 1), noise)
+    assert seen.of_noise == pytest.approx(1, abs=0.01)
+    assert seen.rms_hu == pytest.approx(np.sqrt((900 * 10 + 25 * 14) / 24), rel=0.02)
+    assert seen.autocorrelation is not None
+    assert seen.expected is not None
+    for axis in "xy":
+        assert seen.autocorrelation[axis] == pytest.approx([0, 0, 0, 0], abs=0.02)
+        assert seen.expected[axis] == pytest.approx([0, 0, 0, 0], abs=1e-3)
+    # In numbers: of white noise, whitening changes nothing.
+    white = whitened(drawn[..., 10:], slab(WHITE, stop=14), (1, 1, 1))
+    np.testing.assert_allclose(white, drawn[..., 10:], rtol=0, atol=1e-4)
+
+
+def test_what_has_no_power_is_not_made_white_and_that_is_expected() -> None:
+    steep = Spectrum((0.0, 0.1, 0.25), (1.0, 1.0, 0.0))
+    drawn = 10 * filtered_noise(steep, (160, 160, 12), 2)
+    inside = np.ones(drawn.shape, bool)
+    noise = slab(steep, 10, 12)
+    seen = residual(drawn, np.zeros(drawn.shape, np.float32), inside, (1, 1, 1), noise)
+    assert seen.expected is not None
+    assert seen.expected["x"][0] > 0.5
+    assert seen.excess == pytest.approx(0, abs=0.03)
+
+
+def test_anatomy_in_coloured_noise_is_seen_once_it_is_white() -> None:
+    """A tenth of the variance, but at frequencies where the noise has next to nothing."""
+    shape = (160, 160, 12)
+    ramp = Spectrum((0.0, 0.3, 0.5), (0.02, 1.0, 1.0))
+    shapes = ndimage.gaussian_filter(np.random.default_rng(5).normal(size=shape), (5, 5, 0))
+    shapes *= 10 * 0.1**0.5 / shapes.std()
+    drawn = 10 * filtered_noise(ramp, shape, 3) + shapes.astype(np.float32)
+    zero, inside = np.zeros(shape, np.float32), np.ones(shape, bool)
+    seen = residual(drawn, zero, inside, (1, 1, 1), slab(ramp, 10, 12))
+    plain = autocorrelation(drawn, inside)["x"] - expected_autocorrelation(ramp, (1, 1, 1))["x"]
+    assert seen.excess is not None
+    assert seen.excess > 0.15 > plain.max()
+
+
+def test_detail_that_was_to_be_added_is_not_asked_whether_it_is_noise() -> None:
+    done = report(body()[2], blurred(1), given(adds_detail=True, data_consistency_hu=0.1))
+    for name in ("removed_ratio", "edge_ratio", "structure", "residual_correlation"):
+        assert named(done, name).verdict == "not judged"
+        assert "detail was to be added" in named(done, name).sentence
+    assert named(done, "data_consistency").verdict == "fine"
+    assert named(done, "hu_bias").verdict != "not judged"
+    assert done.residual.excess is not None
+
+
+def test_the_noise_is_in_the_json_slab_by_slab() -> None:
+    clean, _, noisy = body()
+    noise = (SlabNoise("chest", 0, 3, 30.0, RAMP), SlabNoise("abdomen", 3, 6, 40.0, WHITE))
+    done = report(noisy, clean, given(noise=noise))
+    assert done.noise_hu == pytest.approx(np.sqrt((30**2 + 40**2) / 2))
+    told = json.loads(as_json(done))["noise"]
+    assert [(each["region"], each["stop"], each["sd_hu"]) for each in told] == [
+        ("chest", 3, 30),
+        ("abdomen", 6, 40),
+    ]
+    assert told[0]["spectrum"]["power"] == [0.2, 1, 0.2]
+    assert report(noisy, clean, given(noise=())).noise_hu is None
 
 
 def test_a_level_that_varies_is_divided_out() -> None:
@@ -244,8 +341,8 @@ def test_the_folder_has_json_and_one_self_contained_page(tmp_path: Path) -> None
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"report.json", "report.html"}
     told = json.loads((tmp_path / "out/report.json").read_text())
     assert set(told) == {
-        "change", "residual", "tissues", "data_consistency_hu", "noise_hu", "spread", "errors",
-        "checks", "summary", "thresholds", "weights", "settings", "version", "format",
+        "change", "residual", "tissues", "data_consistency_hu", "noise_hu", "noise", "spread",
+        "errors", "checks", "summary", "thresholds", "weights", "settings", "version", "format",
     }  # fmt: skip
     assert [check["name"] for check in told["checks"]] == [
         "hu_bias", "removed_ratio", "edge_ratio", "structure", "residual_correlation",

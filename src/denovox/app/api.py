@@ -35,13 +35,15 @@ from ..tasks import (
     denoising,
     denoising_coloured,
     denoising_diffpir,
+    denoising_sample,
     noisy_input,
     synthesis,
 )
 from .handover import Part, handover
-from .scan_noise import noise_in
+from .scan_noise import ScanNoise, noise_in
 
 AIR_HU = -1000.0
+Method = Literal["mean", "diffpir", "sample"]
 Say = Callable[[str], None]
 Done = Callable[[float], None]
 
@@ -76,39 +78,50 @@ class Model:
         volume: Volume,
         region: str | None = None,
         noise_hu: float | None = None,
-        method: Literal["mean", "diffpir"] = "mean",
+        method: Method = "mean",
         running: Running | None = None,
+        noise: ScanNoise | None = None,
     ) -> Volume:
         """The scan without its noise, on its own grid (METHOD 2 and 3).
 
         region: headneck, chest or abdomen decides the window; "auto" or None: found along z, each
         in its own window, with a smooth hand-over of 20 mm where the scan spans several. noise_hu:
         SD of the noise, estimated in each region if not given; its spectrum always is. method:
-        "mean", one evaluation, or four where the noise is coloured; "diffpir", ten.
+        "mean", one evaluation, or four where the noise is coloured; "diffpir", ten; "sample", ten,
+        for one draw from what the scan may be (app/posterior.py). noise: as `Model.noise` found it,
+        in place of `region` and `noise_hu`.
         Voxels more than three SDs outside the region's window come back untouched.
         """
         running = running or Running()
-        coarse = anatomy_of.coarse(volume)
-        parts = handover(slabs_of(volume, coarse, region, running.say), volume.spacing_mm[2])
+        known = noise or self.noise(volume, region, noise_hu, running.say)
+        parts = handover(known.slabs, volume.spacing_mm[2])
         grid = working_grid(volume, self.config.spacing_mm)
         if grid != volume.shape:
             shown = " x ".join(map(str, grid))
             running.say(f"grid: worked on {shown} voxels, within the spacings the model knows")
-        anatomy = nearest(coarse, grid)
-        noises = [noise_in(volume, coarse, part.slab, noise_hu, running.say) for part in parts]
+        anatomy = nearest(known.coarse, grid)
         added_hu = np.zeros(volume.shape, np.float32)
-        for number, (part, noise) in enumerate(zip(parts, noises, strict=True)):
+        for number, (part, found) in enumerate(zip(parts, known.found, strict=True)):
             share = share_of(running, number, parts)
-            added = self._added_hu(volume, part, noise, method, anatomy, share)
+            added = self._added_hu(volume, part, found, method, anatomy, share)
             added_hu[..., part.z] += part.weight * added
         return volume.with_hu((volume.hu + added_hu).astype(volume.hu.dtype))
+
+    def noise(
+        self, volume: Volume, region: str | None, noise_hu: float | None, say: Say
+    ) -> ScanNoise:
+        """The regions of a scan and the noise in each; arguments as in `denoise`."""
+        coarse = anatomy_of.coarse(volume)
+        slabs = slabs_of(volume, coarse, region, say)
+        found = [noise_in(volume, coarse, slab, noise_hu, say) for slab in slabs]
+        return ScanNoise(coarse, slabs, tuple(found))
 
     def _added_hu(
         self,
         volume: Volume,
         part: Part,
         noise_of: tuple[float, Spectrum],
-        method: Literal["mean", "diffpir"],
+        method: Method,
         anatomy: UInt8[np.ndarray, "u v w"],
         running: Running,
     ) -> Float[np.ndarray, "x y z"]:
@@ -132,11 +145,13 @@ class Model:
         y = noisy_input(measured, sigma, noise)
         ids = torch.from_numpy(np.ascontiguousarray(anatomy[box.slices]))
         told = condition(box.size, spacing_on(grid, volume), region.id, ids)
+        psd = spectrum.on(box.size, spacing_on(grid, volume)).to(self.device)
+        schedule = self.config.noise_schedule
         if method == "diffpir":
-            task = denoising_diffpir(y, sigma, self.config.noise_schedule)
-            x0 = self.run(task, told, noise, running)
+            x0 = self.run(denoising_diffpir(y, sigma, schedule), told, noise, running)
+        elif method == "sample":
+            x0 = self.run(denoising_sample(y, sigma, psd, noise, schedule), told, noise, running)
         else:
-            psd = spectrum.on(box.size, spacing_on(grid, volume)).to(self.device)
             tasks = denoising_coloured(y, sigma, psd, noise)
             count = len(tasks) if len(tasks) == 1 else len(tasks) + 1
             x0 = torch.zeros_like(y)

@@ -1,9 +1,9 @@
-"""The noise of a region of a scan, told to the user."""
+"""The noise of a scan, region by region, told to the user."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import UInt8
@@ -12,11 +12,32 @@ from ..core.errors import InputError
 from ..core.noise_operators import WHITE, Spectrum
 from ..core.volume import Volume
 from ..data.noise_level import estimate_noise_hu
-from ..data.noise_model import estimate
+from ..data.noise_model import SlabNoise, estimate
 from ..data.regions_along import Slab
 from ..tasks import COLOUR
 
 Labels = UInt8[np.ndarray, "x y z"]
+
+
+@dataclass(frozen=True)
+class ScanNoise:
+    """What a denoiser takes a scan to be, found once for all who ask.
+
+    coarse: label map of `data/anatomy.coarse`. slabs: the regions along z. found: in each of them,
+    SD in HU and spectrum.
+    """
+
+    coarse: Labels
+    slabs: tuple[Slab, ...]
+    found: tuple[tuple[float, Spectrum], ...]
+
+    @property
+    def noise(self) -> tuple[SlabNoise, ...]:
+        """For a faithfulness report."""
+        return tuple(
+            SlabNoise(slab.region, slab.start, slab.stop, *found)
+            for slab, found in zip(self.slabs, self.found, strict=True)
+        )
 
 
 def noise_in(

@@ -22,7 +22,7 @@ from .figures import finite
 from .folder import check_folder, write_folder
 from .report_types import Change, Errors, Given, Report, Spread, Thresholds, Tissue
 from .report_words import checks, summary
-from .residual import LEAST, residual
+from .residual import LEAST, residual, sd_along
 
 JSON_NAME, HTML_NAME = "report.json", "report.html"
 GUIDE_SMOOTH, GUIDE_STEEP = 2.0, 15.0  # voxels; HU a voxel: tissues are told apart away from edges
@@ -63,7 +63,7 @@ def report(
         float(size.max()),
         float(np.mean(size == 0)),
     )
-    removed = residual(before.hu, after.hu, inside, before.spacing_mm, given.spectrum, given.level)
+    removed = residual(before.hu, after.hu, inside, before.spacing_mm, given.noise, given.level)
     found = tissues(before, after, labels, given.reference)
     spread, errors = _spread(after, inside, given), _errors(before, after, inside, given.reference)
     done = checks(removed, found, spread, given, limits)
@@ -72,7 +72,8 @@ def report(
         removed,
         found,
         given.data_consistency_hu,
-        given.noise_hu,
+        _noise_hu(given, before.shape[2]),
+        given.noise,
         spread,
         errors,
         done,
@@ -82,6 +83,13 @@ def report(
         given.settings,
         given.version,
     )
+
+
+def _noise_hu(given: Given, slices: int) -> float | None:
+    """RMS over the slices of the noise that was taken to be there."""
+    if not given.noise:
+        return None
+    return float(np.sqrt(np.mean(sd_along(given.noise, slices) ** 2)))
 
 
 def require_alike(before: Volume, after: Volume, given: Given) -> None:

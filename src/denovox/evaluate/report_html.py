@@ -87,7 +87,7 @@ def as_html(done: Report, before: Volume, after: Volume, given: Given, title: st
 
 def _rest(done: Report) -> str:
     """What the tables above leave out, as JSON."""
-    keys = ("change", "errors", "spread", "noise_hu", "data_consistency_hu", "thresholds")
+    keys = ("change", "errors", "spread", "noise_hu", "noise", "data_consistency_hu", "thresholds")
     found = asdict(done)
     kept = {key: found[key] for key in (*keys, "weights", "settings", "version")}
     return json.dumps(finite(kept), indent=1, sort_keys=True)

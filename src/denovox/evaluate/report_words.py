@@ -7,6 +7,12 @@ from collections.abc import Callable, Sequence
 from .report_types import Change, Check, Errors, Given, Spread, Thresholds, Tissue
 from .residual import Residual
 
+WANTED = "detail was to be added here, so what was changed need not be noise"
+NO_LEVEL = "the level of the noise was not given, so what was removed cannot be compared with it"
+NO_SPECTRUM = (
+    "the spectrum of the noise was not given, so the residual's cannot be compared with it"
+)
+
 
 def checks(
     removed: Residual,
@@ -18,9 +24,12 @@ def checks(
     """Every check, in the order in which a reader asks; the names are stable."""
     # A small tissue's mean moves with the noise alone: only what is beyond that counts.
     worst = max(tissues, key=_sure_bias, default=None)
-    ratio = None
-    if given.noise_hu and removed.rms_hu is not None:
-        ratio = removed.rms_hu / given.noise_hu
+    # What is to add detail changes edges, and in the image's own manner.
+    blurs = Residual(removed.voxels) if given.adds_detail else removed
+
+    def unless_wanted(missing: str) -> str:
+        return WANTED if given.adds_detail else missing
+
     against = "the input" if given.reference is None else "the reference"
     return (
         _most(
@@ -39,17 +48,17 @@ def checks(
         ),
         _most(
             "removed_ratio",
-            ratio,
+            blurs.of_noise,
             limits.removed_ratio,
-            "the level of the noise was not given, so what was removed cannot be compared with it",
+            unless_wanted(NO_LEVEL),
             lambda v: f"what was removed is {v:.2f} times the noise: no more than there was",
             lambda v: f"what was removed is {v:.2f} times the noise: more than there was",
         ),
         _most(
             "edge_ratio",
-            removed.edge_ratio,
+            blurs.edge_ratio,
             limits.edge_ratio,
-            "too little was changed to compare edges with flat places",
+            unless_wanted("too little was changed to compare edges with flat places"),
             lambda v: f"at edges, {v:.2f} times as much was removed as in flat places nearby",
             lambda v: (
                 f"at edges, {v:.2f} times as much was removed as in flat places nearby:"
@@ -58,9 +67,9 @@ def checks(
         ),
         _most(
             "structure",
-            removed.structure,
+            blurs.structure,
             limits.structure,
-            "too little was changed to look for structure in it",
+            unless_wanted("too little was changed to look for structure in it"),
             lambda v: f"what was removed hardly resembles the image's detail (correlation {v:.2f})",
             lambda v: (
                 f"what was removed resembles the image's detail (correlation {v:.2f}):"
@@ -69,9 +78,9 @@ def checks(
         ),
         _most(
             "residual_correlation",
-            removed.excess,
+            blurs.excess,
             limits.excess,
-            "the spectrum of the noise was not given, so the residual's cannot be compared with it",
+            unless_wanted(NO_SPECTRUM),
             lambda v: f"what was removed is no smoother than the noise (excess {v:.2f})",
             lambda v: (
                 f"what was removed is smoother than the noise (correlation {v:.2f} above it):"

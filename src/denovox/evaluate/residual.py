@@ -7,13 +7,16 @@ the low frequencies than the noise has, so its residual errs on the other side.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
-from ..core.noise_operators import Spectrum
+from ..core.noise_operators import Spectrum, filtered
+from ..data.noise_model import SlabNoise
 
 LAGS = 4  # voxels, in the slices; between slices one
 EDGE_SMOOTH = 1.5  # voxels: gradients of the restored image are not to be those of its noise
@@ -21,6 +24,7 @@ EDGES, FLAT = 0.95, 0.5  # quantiles of the gradient in a slice: edges are above
 AROUND = 41  # voxels: where flat voxels tell the local level of the residual
 FINE, COARSE = 1.0, 3.0  # voxels: detail of the restored image lies between these blurs
 LEAST = 500  # voxels
+FLOOR = 0.1  # of a spectrum's mean: what has less power is not amplified to be white
 
 Lags = Float[np.ndarray, " lags"]
 Plane = Float[np.ndarray, "x y"]
@@ -31,19 +35,22 @@ class Residual:
     """What the removed part is like, within the body, where anything was removed at all.
 
     voxels: how many those are; with fewer than 500, everything else is None.
-    rms_hu: its RMS. mean_hu: its mean.
+    rms_hu: its RMS. mean_hu: its mean. of_noise: its RMS in units of the noise's SD, as given.
     edge_ratio: its RMS at the strongest edges of the restored image over that of flat places
         nearby; 1 for stationary noise, more where edges were taken along.
     structure: correlation, at those edges, with the detail of the restored image; 0 for noise, more
         where the detail was smoothed, less where it was exaggerated.
-    autocorrelation: at lags of 1 to 4 voxels along x, along y, and 1 along z.
-    expected: the same of the noise as it was given, None where only its level was.
+    autocorrelation: at lags of 1 to 4 voxels along x, along y, and 1 along z; in the slices after
+        a filter that makes noise of the given spectrum white.
+    expected: the same of the noise as it was given: 0, but along z, and where the spectrum has too
+        little power to be made white. None where no noise was given.
     excess: the most that autocorrelation is above expected; None with it.
     """
 
     voxels: int
     rms_hu: float | None = None
     mean_hu: float | None = None
+    of_noise: float | None = None
     edge_ratio: float | None = None
     structure: float | None = None
     autocorrelation: dict[str, list[float]] | None = None
@@ -56,13 +63,13 @@ def residual(
     after: Float[np.ndarray, "x y z"],
     inside: Bool[np.ndarray, "x y z"],
     spacing_mm: tuple[float, float, float],
-    spectrum: Spectrum | None = None,
+    noise: Sequence[SlabNoise] = (),
     level: Float[np.ndarray, "x y z"] | None = None,
 ) -> Residual:
     """The numbers of before - after (HU) within a mask.
 
-    spectrum: of the noise. level: relative SD of the noise at each voxel, divided out first; the
-    RMS and the mean are of HU all the same.
+    noise: as it was taken to be, slab by slab. level: its relative SD at each voxel. Both SDs are
+    divided out first; the RMS and the mean are of HU all the same.
     """
     taken = before.astype(np.float32) - after
     where = inside & (taken != 0)  # what is far outside the window comes back untouched
@@ -73,10 +80,14 @@ def residual(
     rms, mean = float(np.sqrt(np.mean(values**2))), float(values.mean())
     if level is not None:
         taken = taken / np.maximum(level.astype(np.float32), np.float32(1e-3))
+    of_noise = None
+    if noise:
+        taken = taken / sd_along(noise, taken.shape[2]).astype(np.float32)
+        of_noise = float(np.sqrt(np.mean(np.square(taken[where], dtype=np.float64))))
     taken = np.where(where, taken - taken[where].mean(dtype=np.float64).astype(np.float32), 0)
     ratio, structure = _at_edges(taken, after, where)
-    found = autocorrelation(taken, where)
-    expected = None if spectrum is None else expected_autocorrelation(spectrum, spacing_mm)
+    found = autocorrelation(whitened(taken, noise, spacing_mm), where)
+    expected = _expected(noise, spacing_mm) if noise else None
     above = (
         []
         if expected is None
@@ -87,6 +98,7 @@ def residual(
         count,
         rms,
         mean,
+        of_noise,
         ratio,
         structure,
         {axis: [float(v) for v in values] for axis, values in found.items()},
@@ -95,6 +107,40 @@ def residual(
         else {axis: [float(v) for v in values] for axis, values in expected.items()},
         excess,
     )
+
+
+def sd_along(noise: Sequence[SlabNoise], slices: int) -> Float[np.ndarray, " z"]:
+    """SD of the noise in each slice, HU; beyond the slabs it is that of the nearest."""
+    borders = [each.stop for each in noise[:-1]]
+    sds = np.array([each.sd_hu for each in noise], np.float64)
+    return sds[np.searchsorted(borders, np.arange(slices), side="right")]
+
+
+def whitened(
+    taken: Float[np.ndarray, "x y z"],
+    noise: Sequence[SlabNoise],
+    spacing_mm: tuple[float, float, float],
+) -> Float[np.ndarray, "x y z"]:
+    """What was removed, filtered in the slices so that noise of its slab's spectrum is white.
+
+    Frequencies with less than `FLOOR` of the mean power are amplified no more than those at it.
+    """
+    out = taken.astype(np.float32)
+    for each in noise:
+        part = np.ascontiguousarray(out[..., each.start : each.stop])
+        psd = replace(each.spectrum, along_z=0.0).on((*taken.shape[:2], 1), spacing_mm)
+        x = torch.from_numpy(part)[None, None]
+        out[..., each.start : each.stop] = filtered(x, psd.clamp_min(FLOOR).rsqrt())[0, 0].numpy()
+    return out
+
+
+def _expected(
+    noise: Sequence[SlabNoise], spacing_mm: tuple[float, float, float]
+) -> dict[str, Lags]:
+    """Autocorrelation of the given noise after `whitened`, each slab counting by its slices."""
+    each = [expected_autocorrelation(slab.spectrum, spacing_mm, FLOOR) for slab in noise]
+    slices = [slab.stop - slab.start for slab in noise]
+    return {axis: np.average([one[axis] for one in each], 0, slices) for axis in "xyz"}
 
 
 def autocorrelation(
@@ -122,13 +168,16 @@ def autocorrelation(
 
 
 def expected_autocorrelation(
-    spectrum: Spectrum, spacing_mm: tuple[float, float, float]
+    spectrum: Spectrum, spacing_mm: tuple[float, float, float], floor: float = np.inf
 ) -> dict[str, Lags]:
-    """That of noise of a spectrum: the inverse transform of its power (Wiener and Khinchin)."""
+    """That of noise of a spectrum: the inverse transform of its power (Wiener and Khinchin).
+
+    floor: after a filter that makes white what has more than this share of the mean power.
+    """
     n = 128
     x, y = (np.fft.fftfreq(n, mm) for mm in spacing_mm[:2])
     power = np.interp(np.hypot(x[:, None], y), spectrum.per_mm, spectrum.power)
-    plane = np.fft.ifft2(power).real
+    plane = np.fft.ifft2(np.minimum(power / power.mean(), floor)).real
     plane /= plane[0, 0]
     return {
         "x": plane[1 : LAGS + 1, 0],
