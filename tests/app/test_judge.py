@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -72,6 +73,23 @@ def test_a_csv_says_whose_scans_they_are(folders, tmp_path):
     assert run("mayo16-founddiff", pairs, "--out", tmp_path / "out").exit_code == 0
     told = json.loads((tmp_path / "out" / "figures.json").read_text())
     assert {(f["patients"], f["scans"]) for f in told["figures"]} == {(2, 3)}
+
+
+def test_what_was_judged_is_told_by_content(folders, tiny, tmp_path):
+    given = ("mayo16-redcnn", folders, "--force", "--out", tmp_path / "out")
+    assert run(*given).exit_code == 0
+    told = json.loads((tmp_path / "out" / "figures.json").read_text())
+    assert told["weights"] is None, "files are judged, whoever made them"
+    one = next(file for file in told["files"] if file["patient"] == "p1")
+    for name in ("reference", "test"):
+        content = (folders / name / "p1.nii.gz").read_bytes()
+        assert one[f"{name}_sha256"] == hashlib.sha256(content).hexdigest()
+        assert one[name] == str(folders / name / "p1.nii.gz")
+    result = run(*given, "--weights", tiny)
+    told = json.loads((tmp_path / "out" / "figures.json").read_text())
+    assert told["weights"] == hashlib.sha256(tiny.read_bytes()).hexdigest()
+    assert f"sha256 {told['weights']}" in result.stdout
+    assert "was said, not measured" in told["notes"][-1]
 
 
 def test_rplhr_takes_its_own_units(tmp_path):

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import ndimage, stats
 
 from denovox.core.errors import InputError
 from denovox.evaluate.bootstrap import bootstrap
@@ -167,6 +168,39 @@ def test_bmad_liver_is_of_all_images_together() -> None:
     assert (own.image_auroc, own.pixel_auroc) == (0, found.pixel_auroc)
     with pytest.raises(InputError, match="5 masks for 6"):
         bmad_liver(maps, masks[:5])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_bmad_liver_as_counting_says(seed: int) -> None:
+    """Mann and Whitney's U by scipy; PRO by a loop over BMAD's 200 thresholds, image by image."""
+    rng = np.random.default_rng(seed)
+    masks = [np.zeros((16, 14), np.uint8) for _ in range(5)]
+    masks[0][1:3, 2:5] = masks[0][8:14, 4:12] = masks[3][5:9, 5:6] = 255
+    masks[4][0, 0] = masks[4][1, 1] = 1  # one lesion, by its corner
+    maps = [np.round(rng.gamma(2, 1, m.shape) + 1.5 * (m > 0), 2) for m in masks]
+
+    def rank(sick: np.ndarray, score: np.ndarray) -> float:
+        found = stats.mannwhitneyu(score[sick], score[~sick])
+        return float(found.statistic / sick.sum() / (~sick).sum())
+
+    sick = np.stack(masks) > 0
+    low, high = min(m.min() for m in maps), max(m.max() for m in maps)
+    points = []
+    for step in range(200):
+        threshold, shares, wrong = low + (high - low) * step / 200, [], 0
+        for mask, found in zip(masks, maps, strict=True):
+            parts, count = ndimage.label(mask, np.ones((3, 3)))
+            shares += [np.mean(found[parts == n] > threshold) for n in range(1, count + 1)]
+            wrong += np.sum(found[mask == 0] > threshold)
+        points.append((wrong / (~sick).sum(), np.mean(shares)))
+    fpr, overlap = np.array(sorted([*points, (0.0, 0.0), (1.0, 1.0)])).T
+    fine = np.linspace(0, 0.3, 300001)
+    expected = np.trapezoid(np.interp(fine, fpr, overlap), fine) / 0.3
+    score = bmad_liver(maps, masks)
+    assert score.pixel_auroc == pytest.approx(rank(sick.ravel(), np.stack(maps).ravel()), abs=1e-12)
+    image = rank(sick.any((1, 2)), np.array([m.max() for m in maps]))
+    assert score.image_auroc == pytest.approx(image, abs=1e-12)
+    assert score.pro == pytest.approx(expected, abs=2e-6)
 
 
 def test_figures_are_means_over_slices_or_scans() -> None:

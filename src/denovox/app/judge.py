@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from ..evaluate import protocols
 from ..evaluate.figures import Figure, Results, write
 from ..evaluate.folder import check_folder
 from ..evaluate.protocol_figures import detection_figures, slice_figures, volume_figures
+from ..model.weights import describe, locate
+from .trial_data import sha256
 
 SLICES = {
     "mayo16-redcnn": protocols.mayo16_redcnn,
@@ -49,16 +52,19 @@ def evaluate(
     out: Path,
     method: str = "denovox",
     seed: int = 0,
+    weights: str | None = None,
     force: bool = False,
     say: Say = lambda text: None,
 ) -> Results:
     """Judge all pairs of `data` by the protocol and write `figures.json` and `figures.md` to `out`.
 
     data: a CSV (patient, reference, test; for detection patient, map, mask and maybe score), or a
-    folder with reference/ and test/ (maps/ and masks/). `InputError` where pairs are not whole.
+    folder with reference/ and test/ (maps/ and masks/). weights: what made the files, if a model
+    of ours did; its sha256 is recorded on this word alone. `InputError` where pairs are not whole.
     """
     row = protocols.protocol(name)
     check_folder(out, force)
+    made_by = None if weights is None else describe(locate(weights))[2]
     pairs = pairs_of(data, row.task)
     patients = [pair.patient for pair in pairs]
     figures: tuple[Figure, ...]
@@ -87,8 +93,15 @@ def evaluate(
             raise InputError(f"{data}: some images have a score and some have none; give all")
         figures = detection_figures(maps, masks, patients, method, seed, scores or None)
     settings = {"method": method, "seed": seed, "pairs": len(pairs)}
-    notes = (f"published test set: {row.patients}", f"convention: {row.source}", row.needs)
-    results = Results(name, str(data), figures, settings, None, __version__, notes)
+    notes: tuple[str, ...] = (
+        f"published test set: {row.patients}",
+        f"convention: {row.source}",
+        row.needs,
+    )
+    if made_by is not None:
+        notes += (f"that {weights} made these files was said, not measured",)
+    judged = tuple(_facts(pair, row.task) for pair in pairs)
+    results = Results(name, str(data), figures, settings, made_by, __version__, notes, judged)
     write(results, out, force)
     return results
 
@@ -136,6 +149,15 @@ def _of_folders(data: Path, names: tuple[str, str], task: str) -> list[Pair]:
         Pair(stem.rpartition("_")[0] or stem if task == "detect" else stem, path, there[1][stem])
         for stem, path in there[0].items()
     ]
+
+
+def _facts(pair: Pair, task: str) -> dict[str, Any]:
+    """Which files were judged, by content."""
+    told: dict[str, Any] = {"patient": pair.patient}
+    names = COLUMNS.get(task, ("reference", "test"))
+    for name, path in zip(names, (pair.first, pair.second), strict=True):
+        told |= {name: str(path), f"{name}_sha256": sha256(path)}
+    return told
 
 
 def _columns(pairs: Sequence[Pair]) -> tuple[list[Path], list[Path]]:

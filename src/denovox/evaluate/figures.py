@@ -14,6 +14,7 @@ from .bootstrap import Drawn, Interval, bootstrap
 from .folder import write_folder
 
 JSON_NAME, MARKDOWN_NAME = "figures.json", "figures.md"
+Better = Literal["higher", "lower", "zero"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Figure:
     name, unit: "psnr", "dB"; a unit of "" is a bare number. method: whose output was measured.
     value: NaN where it is not defined, which JSON shows as null.
     patients, scans: N; the interval is over patients.
-    better: which way is better.
+    better: which way is better; "zero" is as near to 0 as can be.
     """
 
     name: str
@@ -33,7 +34,7 @@ class Figure:
     scans: int
     unit: str = ""
     method: str = "denovox"
-    better: Literal["higher", "lower"] = "higher"
+    better: Better = "higher"
 
     @property
     def shown(self) -> str:
@@ -51,7 +52,7 @@ def over_patients(
     *,
     unit: str = "",
     method: str = "denovox",
-    better: Literal["higher", "lower"] = "higher",
+    better: Better = "higher",
     seed: int = 0,
     value: float | None = None,
 ) -> Figure:
@@ -82,7 +83,8 @@ class Results:
     """What one run of a protocol found.
 
     settings: everything that was chosen, ready for JSON. weights: sha256 of the model's file; None
-    where no model was asked. notes: what a reader must know to compare.
+    where none was asked or named. notes: what a reader must know to compare. files: what was
+    judged, one a scan, with paths and their sha256; they are in the JSON alone.
     """
 
     protocol: str
@@ -92,6 +94,7 @@ class Results:
     weights: str | None = None
     version: str = ""
     notes: tuple[str, ...] = ()
+    files: tuple[Mapping[str, Any], ...] = ()
 
 
 def as_json(results: Results) -> str:

@@ -13,6 +13,7 @@ from .bootstrap import Drawn
 from .detection import PRO_LIMIT, area, curve, lesion_weights
 from .figures import Figure, over_patients
 from .protocols import SliceScores, VolumeScore, bmad_liver
+from .simulated import Measured, Scored, Value
 
 BINS = 1024  # of scores, for the interval alone: half a bin is far less than a patient
 
@@ -120,6 +121,60 @@ def detection_figures(
             value=value,
         )
         for name, value, limit, up, across in rows
+    )
+
+
+def measured_figures(rows: Sequence[Measured], seed: int = 0) -> tuple[Figure, ...]:
+    """Of each region, value and method: the mean over all parts that have it, in order of rows.
+
+    `InputError` where there is no row.
+    """
+    if not rows:
+        raise InputError("there is no scan to measure; check the list of scans")
+    found: dict[tuple[str, str, str], list[tuple[str, Value]]] = {}
+    for row in rows:
+        for value in row.values:
+            kind = (row.region, value.name, row.method)
+            found.setdefault(kind, []).append((row.patient, value))
+    return tuple(
+        over_patients(
+            f"{region} {name}",
+            [patient for patient, _ in column],
+            _pooled([np.array([value.value]) for _, value in column]),
+            unit=column[0][1].unit,
+            method=method,
+            better=column[0][1].better,
+            seed=seed,
+        )
+        for (region, name, method), column in found.items()
+    )
+
+
+def scan_figures(
+    rows: Sequence[Scored], method: str = "denovox", seed: int = 0
+) -> tuple[Figure, ...]:
+    """Scan AUROC, planted against as it came, and how often a planted scan is above its own self.
+
+    A scan as it came counts once, however many lesions were planted in it, one at a time: rows of
+    one scan have one healthy score. `InputError` where there is no row.
+    """
+    patients = [row.patient for row in rows]
+    healthy, planted = (np.array([getattr(r, n) for r in rows]) for n in ("healthy", "planted"))
+    # Weights, not copies dropped: draws of the bootstrap repeat rows.
+    share = np.array([1 / sum(other.scan == row.scan for other in rows) for row in rows])
+
+    def area_of(drawn: Drawn) -> float:
+        scores = np.concatenate([planted[drawn], healthy[drawn]])
+        sick, well = np.ones(len(drawn)), share[drawn]
+        none = np.zeros(len(drawn))
+        both = np.concatenate([sick, none]), np.concatenate([none, well])
+        return area(curve(scores, *both))
+
+    found = (planted > healthy) + (planted == healthy) / 2
+    values = [np.array([value]) for value in found]
+    return (
+        over_patients("scan AUROC", patients, area_of, method=method, seed=seed),
+        over_patients("found", patients, _pooled(values), method=method, seed=seed),
     )
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from ..terminal import FILE, say
+from ..terminal import FILE, REGION_NAMES, loaded, say
+
+OF = {"dose": "simulated-dose", "factor": "simulated-slab"}  # option -> the protocol it belongs to
 
 
 @click.command()
@@ -15,18 +18,89 @@ from ..terminal import FILE, say
 @click.option("--out", type=FILE, required=True, help="A new folder for the figures.")
 @click.option("--method", default="denovox", show_default=True, help="Whose output this is.")
 @click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the bootstrap."
+    "--weights", help="Of the model that runs (default: base); of pairs: that made them, recorded."
+)
+@click.option(
+    "--region",
+    type=click.Choice(["auto", *REGION_NAMES]),
+    help="Of all scans, for simulated protocols; else as DATA say, else found along z.",
+)
+@click.option(
+    "--dose",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="For simulated-dose: the part that is left.  [default: 0.25]",
+)
+@click.option(
+    "--factor",
+    type=click.IntRange(2),
+    help="For simulated-slab: slices averaged to one.  [default: 5]",
+)
+@click.option("--save", type=FILE, help="A new folder for a simulated protocol's scans.")
+@click.option(
+    "--window",
+    default=64,
+    show_default=True,
+    type=click.IntRange(32),
+    help="Edge of the largest window, in voxels; halve it if memory is short.",
+)
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Of the bootstrap, and of all that is simulated.",
 )
 @click.option("--force", is_flag=True, help="Overwrite earlier figures.")
-def evaluate(protocol: str, data: Path, out: Path, method: str, seed: int, force: bool) -> None:
-    """Judge restored scans by a published PROTOCOL, with its own convention.
+def evaluate(protocol: str, data: Path, out: Path, force: bool, **told: Any) -> None:
+    """Measure by a PROTOCOL, with its own convention: restored scans, or a model.
 
-    PROTOCOL is mayo16-redcnn, mayo16-corediff, mayo16-founddiff, rplhr or bmad-liver. DATA is a CSV
-    with columns patient, reference, test (bmad-liver: patient, map, mask), or a folder with
-    reference/ and test/ (maps/ and masks/). Every figure comes with N and a bootstrap interval over
-    patients, as JSON and as a Markdown table.
+    Published protocols judge files, whoever made them: mayo16-redcnn, mayo16-corediff,
+    mayo16-founddiff, rplhr or bmad-liver. DATA is a CSV with columns patient, reference, test
+    (bmad-liver: patient, map, mask), or a folder with reference/ and test/ (maps/ and masks/).
+
+    Simulated protocols run the model on any CT: simulated-dose lowers the dose and denoises,
+    simulated-slab averages slices and makes them thin again, planted-lesions plants lesions and
+    looks for them. DATA is a scan, a folder of scans, or a CSV with columns patient, scan and maybe
+    region. With --save, reference/, input/ and test/ (planted-lesions: input/, maps/, masks/) stay:
+    give input/ to another method, put what it makes in test/, and judge that as pairs. `denovox
+    simulate` makes such input too (the JSON has the photons of each scan; --electronic 0).
+
+    Every figure comes with N and a bootstrap interval over patients, settings, the weights' hash
+    and the files', as JSON and as a Markdown table.
     """
-    from ...evaluate.figures import as_markdown
-    from ..judge import evaluate as run
+    from ...core.errors import InputError
+    from ...evaluate.figures import as_markdown, write
+    from ...evaluate.folder import check_folder
+    from ...evaluate.protocols import protocol as known
+    from ...evaluate.simulated import SIMULATED
+    from ..judge import evaluate as judge
 
-    click.echo(as_markdown(run(protocol, data, out, method, seed, force, say)))
+    if protocol not in SIMULATED:
+        known(protocol)
+    for name, of in OF.items():
+        if told[name] is not None and protocol != of:
+            raise InputError(f"--{name} is of {of} alone; leave it out")
+    if protocol not in SIMULATED:
+        for name in ("region", "save"):
+            if told[name] is not None:
+                raise InputError(f"--{name} is of simulated protocols alone; leave it out")
+        method, seed, weights = (told[name] for name in ("method", "seed", "weights"))
+        click.echo(as_markdown(judge(protocol, data, out, method, seed, weights, force, say)))
+        return
+    check_folder(out, force)
+    from ..trial_data import keeping
+    from ..trial_ways import TrialConfig
+    from ..trials import trial
+
+    given = {name: told[name] for name in ("factor", "region") if told[name] is not None}
+    config = TrialConfig(method=told["method"], **given)
+    dose = {"seed": told["seed"], "dose": told["dose"] or config.dose.dose}
+    config = config.model_copy(update={"dose": config.dose.model_copy(update=dose)})
+    run = {"weights": told["weights"] or "base", "window": told["window"], "seed": told["seed"]}
+    with (
+        keeping(told["save"], force) as keep,
+        loaded(run, protocol) as (model, running),
+    ):
+        results = trial(protocol, data, model, config, None, running, keep)
+        write(results, out, force)
+    click.echo(as_markdown(results))
