@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import mahalanobis
 
 from denovox.core.errors import InputError
 from denovox.core.labels import BODY, BONE, LUNG, OUTSIDE
@@ -10,6 +11,7 @@ from denovox.data.calibration import (
     CLASSES,
     PRIOR_ML,
     Method,
+    bundled,
     classes_of,
     empty,
     measured,
@@ -18,6 +20,7 @@ from denovox.data.calibration import (
     read,
     write,
 )
+from denovox.model.weights import describe, locate
 
 SHAPE = (24, 20, 16)
 VOXEL_ML = 1.0
@@ -25,12 +28,14 @@ LIKE = empty("chest", Method(), "w")
 
 
 def scan(seed, shape=SHAPE):
-    """A residual whose mean and SD depend on class and place; its cells."""
+    """Two maps, correlated, whose mean and covariance depend on class and place; its cells."""
     rng = np.random.default_rng(seed)
     classes = rng.integers(0, 3, shape).astype(np.uint8)
     places = rng.integers(0, 8, shape).astype(np.uint8)
-    hu = (classes + 0.5 * places) + (1 + classes + places) * rng.standard_normal(shape)
-    return hu.astype(np.float32), classes, places
+    first, second = rng.standard_normal((2, *shape))
+    one = (classes + 0.5 * places) + (1 + classes + places) * first
+    other = -classes + (1 + places) * (0.6 * first + 0.8 * second)
+    return np.stack([one, other], -1).astype(np.float32), classes, places
 
 
 def of(seed, voxel_ml=VOXEL_ML, keep=None):
@@ -39,52 +44,80 @@ def of(seed, voxel_ml=VOXEL_ML, keep=None):
     return measured(hu, classes, places, keep, voxel_ml, LIKE)
 
 
-def test_with_much_volume_mean_and_sd_are_the_cells_own():
+def test_with_much_volume_mean_and_covariance_are_the_cells_own():
     hu, classes, places = scan(0)
-    mean, sd = measured(hu, classes, places, np.ones(SHAPE, bool), 1e4, LIKE).mean_sd()
+    mean, covariance = measured(hu, classes, places, np.ones(SHAPE, bool), 1e5, LIKE).moments()
     for a in range(3):
         for b in range(8):
-            own = hu[(classes == a) & (places == b)]
-            assert mean[a, b] == pytest.approx(own.mean(), rel=1e-3, abs=1e-3)
-            assert sd[a, b] == pytest.approx(own.std(), rel=1e-3)
+            own = hu[(classes == a) & (places == b)].astype(float)
+            np.testing.assert_allclose(mean[a, b], own.mean(0), rtol=1e-3, atol=1e-3)
+            want = np.cov(own.T, bias=True) + 0.25 * np.eye(2)
+            np.testing.assert_allclose(covariance[a, b], want, rtol=1e-3, atol=1e-3)
 
 
-def test_healthy_z_scores_have_mean_0_and_sd_1():
+def test_healthy_z_scores_have_an_rms_of_1_in_every_cell():
     calibration = merge([of(seed, 100.0) for seed in range(4)])
-    z = calibration.z(*scan(9))
-    assert abs(z.mean()) < 0.05
-    assert z.std() == pytest.approx(1, abs=0.05)
+    hu, classes, places = scan(9)
+    z = calibration.z(hu, classes, places)
+    assert np.sqrt(np.square(z).mean()) == pytest.approx(1, abs=0.05)
+    for b in (0, 7):
+        own = z[(classes == 1) & (places == b)]
+        assert np.sqrt(np.square(own).mean()) == pytest.approx(1, abs=0.15)
+        assert abs(np.sign(own).mean()) < 0.2
+
+
+def test_the_distance_is_mahalanobis_and_its_sign_the_first_maps():
+    hu, classes, places = scan(0)
+    calibration = measured(hu, classes, places, np.ones(SHAPE, bool), 10.0, LIKE)
+    mean, covariance = calibration.moments()
+    z = calibration.z(hu, classes, places)
+    for at in [(0, 0, 0), (5, 7, 3), (23, 19, 15)]:
+        cell = classes[at], places[at]
+        want = mahalanobis(hu[at], mean[cell], np.linalg.inv(covariance[cell]))
+        assert abs(z[at]) == pytest.approx(want / np.sqrt(2), rel=1e-4)
+        assert np.sign(z[at]) == np.sign(hu[at][0] - mean[cell][0])
+
+
+def test_a_map_that_says_nothing_leaves_the_other_a_z_score():
+    hu, classes, places = scan(0)
+    hu[..., 1] = 0
+    calibration = measured(hu, classes, places, np.ones(SHAPE, bool), 1e5, LIKE)
+    mean, covariance = calibration.moments()
+    own = (hu[..., 0] - mean[classes, places, 0]) / np.sqrt(covariance[classes, places, 0, 0])
+    np.testing.assert_allclose(calibration.z(hu, classes, places), own / np.sqrt(2), atol=1e-4)
 
 
 def test_a_cell_never_seen_leans_on_its_class_and_a_class_on_all():
     hu, classes, places = scan(0)
     keep = places != 5
-    calibration = measured(hu, classes, places, keep, 1e4, LIKE)
-    mean, sd = calibration.mean_sd()
-    own = hu[keep & (classes == 2)]
-    assert mean[2, 5] == pytest.approx(own.mean(), rel=1e-3)
-    assert sd[2, 5] == pytest.approx(own.std(), rel=1e-3)
-    assert mean[CLASSES - 1, 0] == pytest.approx(hu[keep].mean(), rel=1e-3)
+    mean, covariance = measured(hu, classes, places, keep, 1e4, LIKE).moments()
+    own = hu[keep & (classes == 2)].astype(float)
+    np.testing.assert_allclose(mean[2, 5], own.mean(0), rtol=1e-3, atol=1e-3)
+    want = np.cov(own.T, bias=True) + 0.25 * np.eye(2)
+    np.testing.assert_allclose(covariance[2, 5], want, rtol=1e-2, atol=1e-2)
+    np.testing.assert_allclose(mean[CLASSES - 1, 0], hu[keep].mean(0), rtol=1e-3, atol=1e-3)
 
 
 def test_shrinkage_is_pseudo_counts():
     classes, places = (np.zeros((2, 1, 1), np.uint8) for _ in range(2))
     classes[1], places[1] = 0, 1
-    hu = np.array([10.0, 4.0], np.float32).reshape(2, 1, 1)
+    hu = np.array([[10.0, 1.0], [4.0, 1.0]], np.float32).reshape(2, 1, 1, 2)
     made = measured(hu, classes, places, np.ones((2, 1, 1), bool), PRIOR_ML, LIKE)
     # Class and total have the mean 7; each cell is joined with as much of it as it has itself.
-    assert made.mean_sd()[0][0, :3] == pytest.approx([8.5, 5.5, 7])
+    assert made.moments()[0][0, :3, 0] == pytest.approx([8.5, 5.5, 7])
+    assert made.moments()[0][0, :3, 1] == pytest.approx([1, 1, 1])
 
 
 def test_merging_is_the_same_as_seeing_all_at_once():
     parts = [scan(seed) for seed in range(3)]
     hu, classes, places = (np.concatenate(each) for each in zip(*parts, strict=True))
-    once = measured(hu, classes, places, np.ones(hu.shape, bool), VOXEL_ML, LIKE)
+    once = measured(hu, classes, places, np.ones(classes.shape, bool), VOXEL_ML, LIKE)
     merged = merge([of(seed) for seed in range(3)])
     assert merged.scans == 3
-    np.testing.assert_allclose(merged.mean_sd(), once.mean_sd(), rtol=1e-9)
+    for got, want in zip(merged.moments(), once.moments(), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
     twice = merge([merge([of(0), of(1)]), of(2)])
-    np.testing.assert_allclose(twice.squares, merged.squares, rtol=1e-12)
+    np.testing.assert_allclose(twice.products, merged.products, rtol=1e-12)
     assert twice.scans == 3
 
 
@@ -115,7 +148,10 @@ def test_to_json_and_back(tmp_path):
         ("{}", "is no calibration"),
         ("\x00", "is no calibration"),
         (b"\xff\xfe", "is no calibration"),
-        (LIKE.model_copy(update={"sums": (1.0,)}).model_dump_json(), "has 1 cells where 96"),
+        (
+            LIKE.model_copy(update={"sums": (1.0,)}).model_dump_json(),
+            "sums has 1 number",
+        ),
     ],
 )
 def test_bad_files_are_told(tmp_path, text, said):
@@ -127,13 +163,22 @@ def test_bad_files_are_told(tmp_path, text, said):
 
 
 def test_a_folder_cannot_be_written(tmp_path):
+    (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match="cannot be written"):
-        write(of(0), tmp_path)
+        write(of(0), tmp_path / "folder")
+    assert [each.name for each in tmp_path.iterdir()] == ["folder"]
+
+
+def test_bundled_ones_are_one_a_region_and_for_one_model():
+    found = bundled()
+    assert {each.region for each in found} <= {"headneck", "chest", "abdomen"}
+    assert len({each.region for each in found}) == len(found) > 0
+    assert {each.weights for each in found} == {describe(locate("base"))[2]}
 
 
 def test_nothing_seen_is_told():
     with pytest.raises(InputError, match="has seen no voxel"):
-        LIKE.mean_sd()
+        LIKE.moments()
 
 
 def test_classes_are_tissues_and_their_rims():

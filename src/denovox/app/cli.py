@@ -8,7 +8,7 @@ from __future__ import annotations
 import click
 
 from .. import __version__
-from .commands import about, data, judge, learn, make, restore, simulate
+from .commands import about, data, detect, judge, learn, make, restore, simulate
 from .terminal import Quiet
 
 
@@ -24,6 +24,8 @@ def main() -> None:
 for command in (
     restore.denoise,
     restore.superres,
+    detect.detect,
+    detect.calibrate,
     make.synthesize,
     data.doctor,
     data.prepare,

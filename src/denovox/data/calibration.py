@@ -1,14 +1,17 @@
-"""What healthy scans show: mean and spread of a residual by tissue and place, in JSON.
+"""What healthy scans show: mean and covariance of a few maps by tissue and place, in JSON.
 
-A residual (scan - healthy estimate, HU) is not noise of one level: organs' edges, vessels and bowel
-are estimated worse than the middle of a liver. A calibration holds what was seen in healthy scans,
-and turns a residual into a z-score (METHOD 3). Cells hold sums over volume in mL, so calibrations
-of single scans, whatever their spacing, add up to that of all of them.
+What a scan has beside its surroundings and a healthy estimate (`app/healthy.py`, HU) is not noise
+of one level: organs' edges, vessels and bowel have more than the middle of a liver. A calibration
+holds what healthy scans showed, and turns the maps of another into one z-score (METHOD 3). Cells
+hold sums over volume in mL: calibrations of single scans, whatever their spacing, add up.
 """
 
 from __future__ import annotations
 
+import os
+import uuid
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,7 @@ from ..core.volume import Volume
 # Each tissue has an inside and a rim (within RIM_MM of another tissue): 2 i and 2 i + 1.
 TISSUES = ("outside", "gas", "lung", "fat", "soft", "bone")
 CLASSES = 2 * len(TISSUES)
+MAPS = 2  # the scan less its surroundings, and less the healthy estimate
 GAS_HU, FAT_HU = -200.0, -20.0  # below: gas; fat between; in what is labelled body
 SMOOTH_MM, RIM_MM = 2.0, 4.0
 PRIOR_ML = 50.0  # what a tissue shows everywhere counts as much as this in a cell of its own
@@ -33,25 +37,30 @@ Cells = tuple[float, ...]
 
 
 class Method(Settings):
-    """How the residuals were made; figures of one method say nothing of another's.
+    """How the maps were made; figures of one method say nothing of another's.
 
     sigma_star: noise put on the scan, model units. steps: evaluations on the way back; 1 is the
     posterior mean. seeds: results averaged, in pairs of opposite noise. anatomy: whether the
-    model is told the coarse label map. smooth_mm: SD of the Gaussian that smooths the residual.
+    model is told the coarse label map. reach_mm: SD of the Gaussian that makes the surroundings.
+    clip_hu: a difference from them larger than this counts as this. smooth_mm: SD of the Gaussian
+    that smooths the maps.
     """
 
-    sigma_star: float = Field(default=1.0, gt=0)
+    sigma_star: float = Field(default=0.1, gt=0)
     steps: int = Field(default=1, ge=1)
     seeds: int = Field(default=2, ge=1)
     anatomy: bool = False
+    reach_mm: float = Field(default=25.0, gt=0)
+    clip_hu: float = Field(default=150.0, gt=0)
     smooth_mm: float = Field(default=3.0, gt=0)
 
 
 class Calibration(Settings):
     """Sums over healthy voxels of one region in cells of class x place, class slowest.
 
-    bins: places along x, y, z of the body's bounding box. millilitres, sums, squares: volume seen,
-    and sums of HU mL and HU^2 mL. scans: how many. weights: which model, as its file is called.
+    weights: sha256 of the model's file. bins: places along x, y, z of the body's bounding box.
+    millilitres, sums, products: volume seen; sums of HU mL of each map; sums of HU^2 mL of each
+    pair of maps. scans: how many.
     """
 
     region: str
@@ -60,7 +69,7 @@ class Calibration(Settings):
     bins: tuple[int, int, int] = (2, 2, 2)
     millilitres: Cells
     sums: Cells
-    squares: Cells
+    products: Cells
     scans: int = Field(default=1, ge=1)
 
     @property
@@ -68,38 +77,55 @@ class Calibration(Settings):
         """Classes and places."""
         return CLASSES, int(np.prod(self.bins))
 
-    def mean_sd(self) -> tuple[Float[np.ndarray, "classes places"], ...]:
-        """Mean and SD of the residual in every cell, HU.
+    def moments(
+        self,
+    ) -> tuple[Float[np.ndarray, "classes places k"], Float[np.ndarray, "classes places k k"]]:
+        """Mean and covariance of the maps in every cell, HU and HU^2.
 
         A cell with little volume leans on its class in all places, a class on all classes: each
         is joined with `PRIOR_ML` of the coarser one (empirical Bayes by pseudo-counts).
         """
-        raw = [np.reshape(each, self.cells) for each in (self.millilitres, self.sums, self.squares)]
-        ml, first, second = (np.asarray(each, np.float64) for each in raw)
-        total = float(ml.sum())
-        ensure(total > 0, "the calibration has seen no voxel; make it again from whole scans")
-        prior_1, prior_2 = first.sum() / total, second.sum() / total
-        by_class = ml.sum(1, keepdims=True)
-        class_1 = (first.sum(1, keepdims=True) + PRIOR_ML * prior_1) / (by_class + PRIOR_ML)
-        class_2 = (second.sum(1, keepdims=True) + PRIOR_ML * prior_2) / (by_class + PRIOR_ML)
-        mean = (first + PRIOR_ML * class_1) / (ml + PRIOR_ML)
-        square = (second + PRIOR_ML * class_2) / (ml + PRIOR_ML)
-        return mean, np.sqrt(np.maximum(square - mean**2, LEAST_HU**2))
+        ml = np.reshape(self.millilitres, self.cells)
+        ensure(ml.sum() > 0, "the calibration has seen no voxel; make it again from whole scans")
+
+        def joined(sums: Cells, count: int) -> Float[np.ndarray, "classes places n"]:
+            cells = np.reshape(sums, (*self.cells, count))
+            everything = cells.sum((0, 1)) / ml.sum()
+            by_class = cells.sum(1) + PRIOR_ML * everything
+            by_class /= ml.sum(1)[:, None] + PRIOR_ML
+            return (cells + PRIOR_ML * by_class[:, None]) / (ml[..., None] + PRIOR_ML)
+
+        mean = joined(self.sums, MAPS)
+        second = joined(self.products, MAPS**2).reshape(*self.cells, MAPS, MAPS)
+        least = LEAST_HU**2 * np.eye(MAPS)
+        return mean, second - mean[..., None] * mean[..., None, :] + least
 
     def z(
         self,
-        residual_hu: Float[np.ndarray, "x y z"],
+        maps_hu: Float[np.ndarray, "x y z k"],
         classes: UInt8[np.ndarray, "x y z"],
         places: UInt8[np.ndarray, "x y z"],
     ) -> Float[np.ndarray, "x y z"]:
-        """Signed z-score: how many SDs a (smoothed) residual is off what healthy scans show."""
-        mean, sd = self.mean_sd()
-        score = (residual_hu - mean[classes, places]) / sd[classes, places]
-        return np.asarray(score, np.float32)
+        """How far the maps are off what healthy scans show: Mahalanobis' distance.
+
+        Divided by the root of the number of maps, so that healthy voxels have an RMS of 1; its sign
+        is the first map's, the scan's own contrast: below 0 is darker than the surroundings.
+        """
+        mean, covariance = self.moments()
+        white = np.linalg.cholesky(np.linalg.inv(covariance)).astype(np.float32)
+        centre = mean.astype(np.float32)
+        out = np.empty(classes.shape, np.float32)
+        for k in range(classes.shape[2]):  # slice by slice: matrices of all voxels would be large
+            cell = classes[..., k], places[..., k]
+            off = maps_hu[..., k, :] - centre[cell]
+            far = np.einsum("xyi,xyij->xyj", off, white[cell])
+            size = np.sqrt(np.square(far).sum(-1) / MAPS)
+            out[..., k] = np.copysign(size, off[..., 0])
+        return out
 
 
 def measured(
-    residual_hu: Float[np.ndarray, "x y z"],
+    maps_hu: Float[np.ndarray, "x y z k"],
     classes: UInt8[np.ndarray, "x y z"],
     places: UInt8[np.ndarray, "x y z"],
     keep: Bool[np.ndarray, "x y z"],
@@ -111,13 +137,15 @@ def measured(
     like: gives region, method, weights and bins (see `empty`).
     """
     cell = (classes.astype(np.int64) * like.cells[1] + places)[keep]
-    value = residual_hu[keep].astype(np.float64)
+    value = maps_hu[keep].astype(np.float64)
     count = like.cells[0] * like.cells[1]
 
-    def add(weights: Float[np.ndarray, " n"]) -> Cells:
-        return tuple(np.bincount(cell, weights * voxel_ml, minlength=count).tolist())
+    def add(*weights: Float[np.ndarray, " n"]) -> Cells:
+        found = [np.bincount(cell, each * voxel_ml, minlength=count) for each in weights]
+        return tuple(np.stack(found, -1).ravel().tolist())
 
-    sums = {"millilitres": add(np.ones_like(value)), "sums": add(value), "squares": add(value**2)}
+    pairs = [value[:, i] * value[:, j] for i in range(MAPS) for j in range(MAPS)]
+    sums = {"millilitres": add(np.ones(len(value))), "sums": add(*value.T), "products": add(*pairs)}
     return like.model_copy(update={**sums, "scans": 1})
 
 
@@ -132,8 +160,8 @@ def empty(
         weights=weights,
         bins=bins,
         millilitres=none,
-        sums=none,
-        squares=none,
+        sums=none * MAPS,
+        products=none * MAPS**2,
     )
 
 
@@ -153,17 +181,22 @@ def merge(calibrations: Sequence[Calibration]) -> Calibration:
     def add(name: str) -> Cells:
         return tuple(np.sum([getattr(each, name) for each in calibrations], 0).tolist())
 
-    names = ("millilitres", "sums", "squares")
+    names = ("millilitres", "sums", "products")
     scans = sum(each.scans for each in calibrations)
     return first.model_copy(update={**{name: add(name) for name in names}, "scans": scans})
 
 
 def write(calibration: Calibration, path: str | Path) -> None:
-    """To JSON; `InputError` where the file cannot be written."""
+    """To JSON, whole or not at all; `InputError` where the file cannot be written."""
+    target = Path(path)
+    beside = target.with_name(f".{uuid.uuid4().hex}.json")
     try:
-        Path(path).write_text(calibration.model_dump_json(indent=1) + "\n")
+        beside.write_text(calibration.model_dump_json() + "\n")
+        os.replace(beside, target)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def read(path: str | Path) -> Calibration:
@@ -177,14 +210,20 @@ def read(path: str | Path) -> Calibration:
             f"{path} is no calibration ({line(error)}); make one with denovox calibrate"
         ) from None
     count = found.cells[0] * found.cells[1]
-    for name in ("millilitres", "sums", "squares"):
+    for name, each in (("millilitres", 1), ("sums", MAPS), ("products", MAPS**2)):
         has = len(getattr(found, name))
         ensure(
-            has == count,
-            f"{path}: {name} has {has} cells where {count} belong; make it again with denovox"
-            " calibrate",
+            has == count * each,
+            f"{path}: {name} has {has} numbers where {count * each} belong; make it again with"
+            " denovox calibrate",
         )
     return found
+
+
+def bundled() -> tuple[Calibration, ...]:
+    """Those that come with denovox, one a region; `weights` tells which model they are for."""
+    folder = Path(str(files("denovox"))) / "calibrations"
+    return tuple(read(path) for path in sorted(folder.glob("*.json")))
 
 
 # -- where a voxel belongs
