@@ -154,7 +154,9 @@ def line(
     # What sticks out of the window is not what is compared; a competitor has cut it off.
     shown = volume.with_hu(np.clip(volume.hu, -1024, REGIONS[region].window.high_hu))
     found = tissues(noisy, shown, labels, clean)
-    keep = {"lung": "lung", "fat": "fat", "muscle and organs": "muscle", "liver": "liver"}
+    keep = {"fat": "fat", "muscle and organs": "muscle", "liver": "liver"}
+    if region == "chest":  # elsewhere lung lies below the window
+        keep = {"lung": "lung", **keep}
     biases = ", ".join(f"{keep[t.name]} {t.bias_hu:+.1f}" for t in found if t.name in keep)
     left = residual(noisy.hu, volume.hu, labels != OUTSIDE, clean.spacing_mm)
     figures = fidelity(clean, volume, named(f"window:{region}"))
