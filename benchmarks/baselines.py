@@ -88,10 +88,10 @@ COMPETITORS: dict[str, Callable[[Array, float, Array], Denoised]] = {
 }
 
 
-def bm4d_coloured(noisy: Array, noise: Array, reference: Array) -> Denoised:
+def bm4d_coloured(noisy: Array, noise: Array, sigma: float, reference: Array) -> Denoised:
     """BM4D for correlated noise (Makinen 2020), told the spectrum of *the very noise* it is to
-    remove: the radial mean, over frequencies and slices, of its periodogram. A power like that
-    no user can know.
+    remove: the radial mean, over frequencies and slices, of its periodogram; and its level in
+    tissue, sigma, for in the room there is less. Nobody could know as much.
     """
     from bm4d import bm4d as package
 
@@ -100,8 +100,9 @@ def bm4d_coloured(noisy: Array, noise: Array, reference: Array) -> Denoised:
     f = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.fftfreq(shape[1]))
     ring = np.rint(f * min(shape)).astype(int)
     per_ring = np.bincount(ring.ravel(), found.mean(2).ravel()) / np.bincount(ring.ravel())
-    # White along z: as the package scales it, a spectrum's mean is the variance times the voxels.
-    psd = np.repeat(per_ring[ring][..., None], noise.shape[2], 2) * noise.shape[2]
+    # White along z. As the package scales it, a spectrum's mean is the variance times the voxels.
+    plane = per_ring[ring] / per_ring[ring].mean() * sigma**2 * noise.size
+    psd = np.repeat(plane[..., None], noise.shape[2], 2)
 
     if not hasattr(np, "trapz"):  # bm4d 4.2.5 calls it by the name it had before NumPy 2.4
         np.trapz = np.trapezoid  # type: ignore[attr-defined]  # noqa: NPY201

@@ -6,13 +6,14 @@
 
 One noisy volume in HU a case, made before anything is cut and the same for every method.
 `dose:KERNEL`: noise inserted in the projection domain (data/degrade.py) at the photons that the
-scan's own noise tells; `white:HU`: white noise of that SD. Competitors get the volume in model
-units, cut to [-1.6, 1.6], so that air and bone far beyond the window do not trouble them, and the
-true SD in soft tissue (BM4D for coloured noise: its true spectrum); their strengths are chosen
-for them with the clean volume at hand (`baselines.py`). Our model gets the noisy volume and is
-told the region; "ours-told" is told the SD, too. All are compared under the convention
-`window:<region>`: both volumes cut to the window, peak its width. Biases are in flat tissue of the
-clean volume, structure is the correlation of what was taken with detail (evaluate/report.py).
+scan's own noise tells, and a detector's of 10 photons on top. `white:HU`: white noise of that SD.
+Competitors get the volume in model units, cut to [-1.6, 1.6], so that air and bone far beyond the
+window do not trouble them, and the true SD in soft tissue (BM4D for coloured noise: its true
+spectrum); their strengths are chosen for them with the clean volume at hand (`baselines.py`). Our
+model gets the noisy volume and is told the region; "ours-told" is told the SD, too. All are
+compared under the convention `window:<region>`: both volumes cut to the window, peak its width.
+Biases are in flat tissue of the clean volume, structure is the correlation of what was taken with
+detail (evaluate/report.py).
 """
 
 from __future__ import annotations
@@ -139,7 +140,8 @@ def restored(
     unit = np.clip(window.unit(noisy.hu), -CUT, CUT).astype(np.float32)
     reference = window.unit(clean.hu)
     if method == "bm4d-coloured":
-        best = bm4d_coloured(unit, window.unit(noisy.hu) - reference, reference)
+        noise = window.unit(noisy.hu) - reference
+        best = bm4d_coloured(unit, noise, window.sigma(noise_hu), reference)
     else:
         best = COMPETITORS[method](unit, window.sigma(noise_hu), reference)
     return noisy.with_hu(window.hu(best.unit)), best.seconds, best.setting

@@ -46,6 +46,14 @@ def test_the_scans_own_noise_sets_the_photons(scan, tmp_path):
     assert "photons:" in result.stderr
     # Half the dose adds the variance that the scan has.
     assert noise(tmp_path / "out.nii.gz", scan) == pytest.approx(30, rel=0.25)
+    # It is laid to photons alone; a detector's noise comes on top only if asked for.
+    for name, more in (("plain", ()), ("more", ("--electronic", 10))):
+        assert run("low-dose", scan, tmp_path / f"{name}.nii.gz", *asked[:-2], *more).exit_code == 0
+    out, plain, more = (
+        nibabel.load(tmp_path / f"{name}.nii.gz").get_fdata() for name in ("out", "plain", "more")
+    )
+    assert np.array_equal(out, plain)
+    assert not np.array_equal(out, more)
 
 
 def test_slabs_have_their_own_grid(scan, tmp_path):

@@ -34,10 +34,8 @@ def simulate() -> None:
 @click.option("--noise-hu", type=float, help="SD of the scan's own noise; sets --photons by it.")
 @click.option(
     "--electronic",
-    default=10.0,
-    show_default=True,
     type=click.FloatRange(0),
-    help="SD of the detector's own noise, in photons.",
+    help="SD of the detector's own noise, in photons.  [default: 10; 0 with --noise-hu]",
 )
 @click.option("--views", default=720, show_default=True, type=click.IntRange(90))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
@@ -47,6 +45,7 @@ def low_dose(
     output: Path,
     photons: float | None,
     noise_hu: float | None,
+    electronic: float | None,
     force: bool,
     **told: Any,
 ) -> None:
@@ -59,6 +58,10 @@ def low_dose(
     if photons is not None and noise_hu is not None:
         raise InputError("--photons and --noise-hu say the same thing twice; give one of them")
     config = LowDoseConfig(**told) if photons is None else LowDoseConfig(photons=photons, **told)
+    if electronic is None:
+        # A scan's noise is laid to photons alone: the detector's on top of it would count twice.
+        electronic = config.electronic if noise_hu is None else 0.0
+    config = config.model_copy(update={"electronic": electronic})
     volume = files.read(input, say=say)
     if noise_hu is not None:
         config = config.model_copy(update={"photons": photons_of(volume, noise_hu, config)})
