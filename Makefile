@@ -7,6 +7,10 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.t
 bench: .venv/test
 	$(PIP) -e ".[bench]"
 	$(PY) benchmarks/denoising.py
+	$(PY) benchmarks/coloured.py
+	$(PY) benchmarks/sweep.py
+	$(PY) benchmarks/superres.py
+	$(PY) benchmarks/planted.py
 	$(PY) benchmarks/windows.py
 	$(PY) benchmarks/store.py
 	$(PY) benchmarks/regions.py
