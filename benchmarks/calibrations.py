@@ -4,7 +4,7 @@
 
 It runs `denovox calibrate` on the training patients of shared/ct, one or more a region, with what
 is known to be ill left out, and with the regions found along z. The validation patients (CRLM-1006,
-ACRIN-013) are not among them. About five minutes on one core.
+ACRIN-013) are not among them. About twelve minutes on one core.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from denovox.app.commands.detect import calibrate
+from denovox.app import cli
 
 HERE = Path(__file__).resolve().parent
 SCANS = (
@@ -39,7 +39,7 @@ def main() -> None:
         words += ["--lesions", *(str(args.data / file) for file in files)]
     words += ["--out", str(args.out), "--weights", args.weights, "--force"]
     print("denovox calibrate", *words, flush=True)
-    calibrate.main(words)
+    cli.main(["calibrate", *words])
 
 
 if __name__ == "__main__":

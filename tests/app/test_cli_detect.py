@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from denovox.app.commands.detect import calibrate, detect
-from denovox.app.terminal import Quiet
+from denovox.app.cli import main
 from denovox.data.calibration import read
 from denovox.model.weights import describe
 
@@ -21,8 +20,7 @@ SPOT = (
 
 
 def run(*arguments):
-    group = Quiet("denovox", commands={"detect": detect, "calibrate": calibrate})
-    return CliRunner().invoke(group, [str(a) for a in arguments])
+    return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
 def save(path, array, affine=None):
