@@ -67,7 +67,7 @@ def test_denoise_keeps_everything_but_the_noise(tmp_path, scan, tiny):
 def test_same_command_same_bits(tmp_path, scan, tiny):
     outs = [tmp_path / f"{i}.nii" for i in range(2)]
     for out in outs:
-        run("denoise", scan, out, "--method", "diffpir", "--seed", 3, "--weights", tiny)
+        run("denoise", scan, out, "--samples", 2, "--seed", 3, "--weights", tiny)
     assert outs[0].read_bytes() == outs[1].read_bytes()
 
 
@@ -265,12 +265,8 @@ def test_import_is_light():
     assert out.stdout.strip() == "[]"
 
 
-def test_a_command_shows_at_most_ten_flags():
+def test_at_most_ten_flags_a_command():
     for name, command in main.commands.items():
-        options = [p for p in command.params if p.param_type_name == "option"]
-        flags = [p for p in options if not p.hidden]
-        # What is hidden from the list is named in the text above it.
-        text = command.help.replace("\n", " ")
-        assert all(p.opts[0] in text for p in options if p.hidden), name
+        flags = [p for p in command.params if p.param_type_name == "option"]
         assert len(flags) <= 10, name
         assert command.help, name

@@ -62,7 +62,7 @@ def ready(tmp_path_factory):
 def detected(ready):
     folder, options, scan, _ = ready
     out, report = folder / "map.nii.gz", folder / "map.json"
-    given = ("--calibration", folder / "made/abdomen.json", "--report", report, "--threshold", 3)
+    given = ("--calibration", folder / "made/abdomen.json", "--report", report)
     return run("detect", scan, out, *given, *options), out, report
 
 
@@ -85,12 +85,12 @@ def test_the_report_says_where_and_by_what(ready, detected):
     sha = describe(options[1])[2]
     assert told["weights"] == sha == told["calibrations"][0]["weights"]
     assert told["settings"] == {"region": "abdomen", "roi": None, "seed": 0}
-    assert (told["threshold"], told["left_out"]) == (3, [])
+    assert (told["threshold"], told["left_out"]) == (4, [])
     assert told["judged"][0]["region"] == "abdomen"
     first = told["components"][0]
     assert first["centre_mm"] == pytest.approx((-4 * 23.5, -4 * 14.5, 5 * 6.0), abs=4)
     assert first["region"] == "abdomen"
-    assert first["peak_z"] > 3
+    assert first["peak_z"] > 4
     assert first["mean_hu"] > 100
     line = detected[0].stderr.strip().splitlines()[-1]
     many = len(told["components"])

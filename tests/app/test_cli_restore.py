@@ -39,7 +39,7 @@ def test_a_report_comes_with_the_result(scan, tmp_path, tiny):
     assert result.exit_code == 0, result.output
     told = json.loads((folder / "report.json").read_text())
     assert told["settings"] == {
-        "region": "abdomen", "noise_hu": 20, "method": "mean", "samples": None,
+        "region": "abdomen", "noise_hu": 20, "samples": None,
         "seed": 0,
     }  # fmt: skip
     assert told["noise_hu"] == 20
@@ -86,7 +86,6 @@ def test_samples_give_a_mean_and_a_map_of_their_sd(scan, tmp_path, tiny):
     ("words", "says"),
     [
         (("--samples", 1), "1 samples have no SD"),
-        (("--samples", 4, "--method", "diffpir"), "leave out --method"),
     ],
 )
 def test_samples_are_refused_before_any_work(tmp_path, words, says):

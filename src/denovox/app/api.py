@@ -63,6 +63,10 @@ class Running:
     say: Say = lambda line: None
     done: Done = lambda share: None
 
+    def nth(self, number: int, count: int) -> Running:
+        """The same, whose `done` counts as number `number` of `count` equal shares."""
+        return replace(self, done=lambda share: self.done((number + share) / count))
+
 
 @dataclass(frozen=True)
 class Model:
@@ -156,10 +160,10 @@ class Model:
             count = len(tasks) if len(tasks) == 1 else len(tasks) + 1
             x0 = torch.zeros_like(y)
             for number, task in enumerate(tasks):
-                part_of = _within(running, number, count)
+                part_of = running.nth(number, count)
                 x0 += self.run(task, told, noise, part_of) / len(tasks)
             if count > 1:
-                last = _within(running, count - 1, count)
+                last = running.nth(count - 1, count)
                 x0 = self.run(denoising(x0, AGAIN * sigma), told, noise, last)
         added = change(measured, x0, sigma)[0, 0].cpu().numpy()
         if grid != volume.shape:
@@ -268,11 +272,6 @@ def slabs_of(
         where = f"slices {slab.start} to {slab.stop - 1}"
         say(f"region: {slab.region}, {where} ({slab.reason}; --region overrides)")
     return slabs
-
-
-def _within(running: Running, number: int, count: int) -> Running:
-    """Running, whose `done` counts as number `number` of `count` equal shares."""
-    return replace(running, done=lambda share: running.done((number + share) / count))
 
 
 def share_of(running: Running, number: int, parts: list[Part]) -> Running:

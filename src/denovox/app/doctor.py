@@ -160,7 +160,7 @@ def prose(report: Report) -> str:
         seconds = f"{run.seconds:.0f} s" if run.seconds < 120 else f"{run.seconds / 60:.0f} min"
         gpu = f" and {run.device_mb:.0f} MB of GPU memory" if run.device_mb else ""
         lines.append(
-            f"  cost    denoise --method {run.method}: {run.windows} windows"
+            f"  cost    denoise, {run.method}: {run.windows} windows"
             f" ({run.evaluations} evaluations), about {seconds}, {run.memory_mb:.0f} MB{gpu}"
         )
     return "\n".join(lines)

@@ -9,7 +9,7 @@ is worth, at that tissue and place, a calibration says.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -102,7 +102,7 @@ def _split(
             return -drawn if number % 2 else drawn
 
         task = anomaly(y, method.sigma_star, method.steps, known, noise)
-        total += model.run(task, told, noise, _nth(running, number, method.seeds))
+        total += model.run(task, told, noise, running.nth(number, method.seeds))
     left = work - (total / method.seeds)[0, 0].cpu().numpy()
     if grid != volume.shape:
         # What is left is brought back, not the estimate: what a coarser grid lost is no finding.
@@ -208,12 +208,3 @@ def _on(box: Box, shape: Shape, grid: Shape) -> Box:
     last = [-(-b * m // n) for b, n, m in zip(box.stop, shape, grid, strict=True)]
     x, y, z = (b - a for a, b in zip(first, last, strict=True))
     return Box((first[0], first[1], first[2]), (x, y, z))
-
-
-def _nth(running: Running, number: int, of: int) -> Running:
-    """Running, whose `done` counts a run as one of several."""
-
-    def done(share: float) -> None:
-        running.done((number + share) / of)
-
-    return replace(running, done=done)

@@ -71,7 +71,4 @@ def check_count(count: int) -> None:
 def _nth(running: Running, number: int, count: int) -> Running:
     """Running of sample `number`: its own seed, its share of the work; the first one speaks."""
     say = running.say if number == 0 else lambda line: None
-    seed = running.seed + number
-    return replace(
-        running, seed=seed, say=say, done=lambda share: running.done((number + share) / count)
-    )
+    return replace(running.nth(number, count), seed=running.seed + number, say=say)

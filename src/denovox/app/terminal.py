@@ -44,16 +44,18 @@ def running_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Edge of the largest window, in voxels; halve it if memory is short.",
         ),
         click.option("--force", is_flag=True, help="Overwrite an existing output."),
-        click.option(
-            "--seed",
-            default=0,
-            show_default=True,
-            type=click.IntRange(0),
-            help="Same seed, same bits, on the same machine.",
-        ),
     ):
         command = option(command)
     return command
+
+
+seed_option = click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Same seed, same bits, on the same machine.",
+)
 
 
 def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -99,7 +101,7 @@ def say(line: str) -> None:
 
 @contextmanager
 def loaded(run: dict[str, Any], label: str) -> Iterator[tuple[Model, Running]]:
-    """A loaded model, and how it is to run, with a progress bar."""
+    """A loaded model, and how it is to run, with a progress bar. A command without --seed: 0."""
     from ..core.errors import InputError
     from .api import Running, load
 
@@ -111,7 +113,7 @@ def loaded(run: dict[str, Any], label: str) -> Iterator[tuple[Model, Running]]:
         raise InputError(f"DENOVOX_WINDOW_BATCH is '{together}': give a number from 1 on")
     model = load(run["weights"], os.environ.get("DENOVOX_DEVICE"), precision)
     with progress(label) as done:
-        yield model, Running(run["seed"], run["window"], int(together), say, done)
+        yield model, Running(run.get("seed", 0), run["window"], int(together), say, done)
 
 
 def triple(text: str, cast: Callable[[str], Any], what: str) -> tuple[Any, Any, Any]:

@@ -177,7 +177,7 @@ def lesion_trial(scan: Scan, healthy: Volume, bench: Bench) -> Found:
         return Found([])
 
     def look(volume: Volume, lesion: Mask, number: int, name: str) -> tuple[Hu, float]:
-        running = share(bench.running, number, len(planted) + 1)
+        running = bench.running.nth(number, len(planted) + 1)
         found = detect(bench.model, volume, bench.calibrations, scan.region, running=running)
         size: Hu = np.abs(found.z.hu)
         kept = {"input": volume.hu, "maps": size, "masks": lesion.astype(np.float32)}
@@ -226,8 +226,3 @@ def _cut(volume: Volume, z: slice) -> Volume:
     affine = volume.affine.copy()
     affine[:3, 3] += z.start * affine[:3, 2]
     return Volume(np.ascontiguousarray(volume.hu[..., z]), affine)
-
-
-def share(running: Running, number: int, count: int) -> Running:
-    """Running, whose `done` counts as number `number` of `count` equal shares."""
-    return replace(running, done=lambda part: running.done((number + part) / count))

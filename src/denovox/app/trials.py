@@ -21,7 +21,7 @@ from ..evaluate.simulated import SIMULATED, Measured, Scored
 from ..model.weights import describe
 from .api import Model, Running
 from .trial_data import Keep, Scan, scans_of, sha256
-from .trial_ways import WAYS, Bench, TrialConfig, share
+from .trial_ways import WAYS, Bench, TrialConfig
 
 EMPTY = {  # why a protocol may have measured nothing, though every scan was fit
     "simulated-slab": "no scan has three thick slices of one region; give longer ones, or --region",
@@ -71,7 +71,7 @@ def trial(
     scored: list[Scored] = []
     for number, scan in enumerate(scans):
         running.say(f"{scan.id}: {number + 1} of {len(scans)}")
-        of_scan = Bench(model, config, bench.calibrations, share(running, number, len(scans)), keep)
+        of_scan = Bench(model, config, bench.calibrations, running.nth(number, len(scans)), keep)
         with _about(scan):
             found = WAYS[name](scan, scan.read(), of_scan)
         measured += found.measured

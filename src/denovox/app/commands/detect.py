@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..terminal import FILE, REGION_NAMES, loaded, reading_options, running_options, say
+from ..terminal import (
+    FILE,
+    REGION_NAMES,
+    loaded,
+    reading_options,
+    running_options,
+    say,
+    seed_option,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,23 +34,16 @@ if TYPE_CHECKING:
 @click.option(
     "--calibration", type=FILE, multiple=True, help="Of denovox calibrate; bundled if not given."
 )
-@click.option(
-    "--threshold",
-    default=4.0,
-    show_default=True,
-    type=click.FloatRange(0, min_open=True),
-    hidden=True,  # ten flags are seen; the docstring names it
-)
 @click.option("--report", type=FILE, help="Score and components, as JSON.")
 @reading_options
 @running_options
+@seed_option
 def detect(
     input: Path,
     output: Path,
     roi: Path | None,
     region: str,
     calibration: tuple[Path, ...],
-    threshold: float,
     report: Path | None,
     series: str | None,
     straighten: bool,
@@ -52,7 +53,7 @@ def detect(
 
     INPUT is as for denoise. OUTPUT is NIfTI on the scan's grid: signed z-scores, 0 where nothing
     was judged; below 0 is darker than the surroundings. --roi is best an organ: within it voxels
-    are compared with each other. Components are pieces of |z| above 4; --threshold Z moves that.
+    are compared with each other. Components are pieces of |z| above 4.
     """
     from ... import __version__
     from ...data import calibration as of
@@ -67,7 +68,7 @@ def detect(
     volume = files.read(input, series=series, straighten=straighten, say=say)
     mask = None if roi is None else _mask(roi, volume)
     with loaded(run, "detect") as (model, running):
-        found = detection.detect(model, volume, calibrations, region, mask, threshold, running)
+        found = detection.detect(model, volume, calibrations, region, mask, running=running)
     if report is not None:
         settings = {"region": region, "roi": roi and str(roi), "seed": run["seed"]}
         told = {
@@ -76,9 +77,11 @@ def detect(
             "settings": settings,
             "version": __version__,
         }
-        findings.write_json(findings.findings(found, threshold, told), report, run["force"])
+        findings.write_json(
+            findings.findings(found, detection.THRESHOLD, told), report, run["force"]
+        )
     findings.write_map(found.z, output, run["force"])
-    say(findings.summary(found, threshold))
+    say(findings.summary(found, detection.THRESHOLD))
 
 
 @click.command()
@@ -96,6 +99,7 @@ def detect(
 )
 @reading_options
 @running_options
+@seed_option
 def calibrate(
     scans: tuple[Path, ...],
     out: Path,

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ..terminal import FILE, REGION_NAMES, loaded, progress, running_options, triple
+from ..terminal import FILE, REGION_NAMES, loaded, progress, running_options, seed_option, triple
 
 
 @click.command()
@@ -24,6 +24,7 @@ from ..terminal import FILE, REGION_NAMES, loaded, progress, running_options, tr
     help="Evaluations of DPM-Solver++(2M).",
 )
 @running_options
+@seed_option
 def synthesize(
     output: Path,
     region: str,

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..terminal import FILE, REGION_NAMES, loaded, reading_options, running_options, say
+from ..terminal import (
+    FILE,
+    REGION_NAMES,
+    loaded,
+    reading_options,
+    running_options,
+    say,
+    seed_option,
+)
 
 if TYPE_CHECKING:
     from ...core.volume import Volume
@@ -27,23 +35,16 @@ if TYPE_CHECKING:
     help="Auto finds head-neck, chest and abdomen along z.",
 )
 @click.option("--noise-hu", type=float, help="SD of the noise in HU; estimated if not given.")
-@click.option(
-    "--method",
-    type=click.Choice(["mean", "diffpir"]),
-    default="mean",
-    show_default=True,
-    hidden=True,  # ten flags are seen; the docstring names it
-)
 @click.option("--samples", type=int, help="Mean of K samples, 10 evaluations each, and an SD map.")
 @click.option("--report", type=FILE, help="A new folder for the faithfulness report.")
 @reading_options
 @running_options
+@seed_option
 def denoise(
     input: Path,
     output: Path,
     region: str,
     noise_hu: float | None,
-    method: Any,
     samples: int | None,
     report: Path | None,
     series: str | None,
@@ -55,9 +56,8 @@ def denoise(
     INPUT is NIfTI, NRRD, MetaImage, or DICOM (a folder, a ZIP, an Enhanced CT file), in HU; OUTPUT
     is NIfTI: the posterior mean, from one evaluation of the model, or from four where the noise is
     coloured. With --samples it is the mean of samples, and their SD, HU, lies beside it as
-    OUTPUT_sd.nii.gz. --method diffpir restores as the paper does, in ten evaluations.
+    OUTPUT_sd.nii.gz.
     """
-    from ...core.errors import ensure
     from ...data import files, nifti
     from ...evaluate.folder import check_folder
     from ...evaluate.report_types import Given
@@ -68,7 +68,6 @@ def denoise(
     nifti.check_writable(output, run["force"])
     if samples is not None:
         check_count(samples)
-        ensure(method == "mean", "samples are drawn in one way only; leave out --method")
         nifti.check_writable(beside, run["force"])
     if report is not None:
         check_folder(report, run["force"])
@@ -77,7 +76,7 @@ def denoise(
         noise = model.noise(volume, region, noise_hu, running.say)
         sd_hu = None
         if samples is None:
-            result = model.denoise(volume, method=method, running=running, noise=noise)
+            result = model.denoise(volume, running=running, noise=noise)
         else:
             found = posterior(model, volume, samples, running=running, noise=noise)
             result, sd_hu = found.mean, found.sd.hu
@@ -85,9 +84,9 @@ def denoise(
     if samples is not None:
         nifti.write(found.sd, beside, run["force"])
     if report is not None:
-        told = {"region": region, "noise_hu": noise_hu, "method": method, "samples": samples}
+        told = {"region": region, "noise_hu": noise_hu, "samples": samples, "seed": run["seed"]}
         given = Given(sd_hu=sd_hu, noise=noise.noise, labels=noise.coarse, settings=told)
-        _report(report, input, volume, result, given, model, run)
+        _report(report, input, volume, result, given, model, run["force"])
 
 
 def _beside(output: Path) -> Path:
@@ -105,17 +104,15 @@ def _report(
     after: Volume,
     given: Given,
     model: Model,
-    run: dict[str, Any],
+    force: bool,
 ) -> None:
     """Write a faithfulness report, and say its summary."""
     from ... import __version__
     from ...evaluate.report import write_report
     from ...model.weights import describe
 
-    settings = {**given.settings, "seed": run["seed"]}
-    weights = describe(model.path)[2]
-    given = replace(given, settings=settings, weights=weights, version=__version__)
-    say(write_report(folder, before, after, given, str(input), run["force"]).summary)
+    given = replace(given, weights=describe(model.path)[2], version=__version__)
+    say(write_report(folder, before, after, given, str(input), force).summary)
 
 
 @click.command()
@@ -146,7 +143,7 @@ def superres(
 ) -> None:
     """Thin slices from thick ones: averaged back, they are the scan's own.
 
-    What they show beyond that is the model's guess; another --seed makes another.
+    What they show beyond that is the model's guess.
     """
     from ...data import files, nifti
     from ...evaluate.folder import check_folder
@@ -180,10 +177,4 @@ def superres(
         )
         told = {"region": region, "factor": factor, "spacing_z": spacing_z, "thickness": thickness}
         given = Given(data_consistency_hu=consistency.rms_hu, adds_detail=True, settings=told)
-        _report(report, input, base, result, given, model, run)
-
-
-# Ten flags are seen; the docstring names this one.
-for _option in superres.params:
-    if isinstance(_option, click.Option) and _option.name == "seed":
-        _option.hidden = True
+        _report(report, input, base, result, given, model, run["force"])
