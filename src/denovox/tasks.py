@@ -28,6 +28,7 @@ from .sampling.sample import (
     ddpm,
     diffpir,
     sample,
+    with_jumps,
 )
 
 Solver = Literal["dpm++", "ddim", "ddpm"]
@@ -174,6 +175,24 @@ def super_resolution(
     sigmas = schedule.descend(steps, "logsnr", start=start, stop=stop)
     correct = then(clip, prox(operator, y, sigma, strength))
     return Task(estimate + start * noise(0), sigmas, correct, diffpir(zeta), blend=False)
+
+
+def inpainting(
+    y: Vol,
+    known: Bool[Tensor, "b 1 x y z"],
+    noise: Noise,
+    schedule: Schedule,
+    steps: int = 20,
+    jumps: tuple[int, int] = (2, 2),
+) -> Task:
+    """What may stand where nothing is known: RePaint (Lugmayr et al. 2022; METHOD 2).
+
+    The known voxels of y are pasted into every estimate. jumps: (length, times) of `with_jumps`;
+    the paper's own are (10, 10) at 250 steps. A lesion comes in as the condition's control.
+    """
+    sigmas = schedule.descend(steps)
+    start = torch.where(known, y, 0) + sigmas[0] * noise(0)
+    return Task(start, with_jumps(sigmas, *jumps), then(clip, paste(known, y)), ddpm)
 
 
 def anomaly(

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from denovox.app import api
-from denovox.app.api import Model, Running, working_grid
+from denovox.app.api import Model, Running
+from denovox.app.grid import working_grid
 from denovox.core.errors import InputError
 from denovox.core.labels import ID
 from denovox.core.resample import noise_gain

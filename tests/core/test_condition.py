@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -16,7 +16,8 @@ SHAPE = (6, 7, 8)
 def told(seed: int = 0) -> Condition:
     generator = torch.Generator().manual_seed(seed)
     anatomy = torch.randint(0, 118, SHAPE, generator=generator, dtype=torch.uint8)
-    return condition(SHAPE, (1, 1, 2.5), region_id=2, anatomy=anatomy)
+    whole = condition(SHAPE, (1, 1, 2.5), region_id=2, anatomy=anatomy)
+    return replace(whole, control=torch.rand(1, 2, *SHAPE, generator=generator))
 
 
 def same(a: Condition, b: Condition) -> bool:
@@ -38,6 +39,9 @@ def test_unknown_until_told():
     assert c.region.tolist() == [0]
     assert c.anatomy.shape == (1, *SHAPE)
     assert not c.anatomy.any()
+    assert c.control is None
+    box = Box((1, 1, 1), (2, 3, 4))
+    assert batch([c.crop(box)] * 2).to("cpu").control is None
 
 
 def test_a_crop_is_a_crop_of_everything():
@@ -46,6 +50,7 @@ def test_a_crop_is_a_crop_of_everything():
     assert torch.equal(crop.anatomy, c.anatomy[:, 1:4, 2:6, 3:8])
     for got, all_of_it, cut in zip(crop.position, c.position, box.slices, strict=True):
         assert torch.equal(got, all_of_it[:, cut])
+    assert torch.equal(crop.control, c.control[..., 1:4, 2:6, 3:8])
     assert torch.equal(crop.region, c.region)
     assert torch.equal(crop.spacing_mm, c.spacing_mm)
 
@@ -59,6 +64,8 @@ def test_a_crop_past_the_end_sees_positions_and_the_edge_go_on():
     assert torch.equal(crop.position_z, c.position_z[:, 5:])
     edge = c.anatomy[:, [4, 5, 5, 5]][:, :, [0, 1, 2, 3, 4, 5, 6, 6]][..., 5:]
     assert torch.equal(crop.anatomy, edge)
+    picks = c.control[:, :, [4, 5, 5, 5]][:, :, :, [0, 1, 2, 3, 4, 5, 6, 6]][..., 5:]
+    assert torch.equal(crop.control, picks)
 
 
 def test_a_crop_of_a_crop_is_a_crop():

@@ -60,8 +60,13 @@ def drawer(store: Path, seed: int = 0, **config: object) -> Draw:
 def same(a: Sample, b: Sample) -> bool:
     tensors = [(a.x0, b.x0), (a.noise, b.noise)]
     tensors += [
-        (getattr(a.condition, f.name), getattr(b.condition, f.name)) for f in fields(a.condition)
+        (getattr(a.condition, f.name), getattr(b.condition, f.name))
+        for f in fields(a.condition)
+        if f.name != "control"
     ]
+    for x, y in ((a.weight, b.weight), (a.condition.control, b.condition.control)):
+        assert (x is None) == (y is None)
+        tensors += [] if x is None or y is None else [(x, y)]
     return (a.u, a.level) == (b.u, b.level) and all(torch.equal(x, y) for x, y in tensors)
 
 
@@ -299,3 +304,81 @@ def test_jitter_is_uniform_within_its_bounds(tmp_path, hu, config, reach):
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SampleConfig(**wrong)
+
+
+# What a control is told ---------------------------------------------------------------------------
+
+
+def lesion_case(store: Path) -> np.ndarray:
+    """A case whose HU rise along x, with two lesions; their mask."""
+    lesion = np.zeros(SHAPE, np.uint8)
+    lesion[3:6, 20:24, 5:9] = 1
+    lesion[30, 4, 20] = 1
+    facts = CaseFacts(id="l", patient="p", region="chest", spacing_mm=SPACING)
+    row = add(store, facts, ramp(0), sides(), lesion)
+    index(store)
+    assert set(row.lesions) == {(3, 20, 5, 5, 23, 8), (30, 4, 20, 30, 4, 20)}
+    assert row.lesion_ml == pytest.approx(49 * math.prod(SPACING) / 1000)
+    return lesion
+
+
+def test_a_lesion_lies_where_its_mask_says_and_is_what_the_control_is_told(tmp_path):
+    lesion = lesion_case(tmp_path)
+    told = {"kind": "lesion", "on_lesion": 1.0, "weight": 4.0}
+    draw = drawer(tmp_path, levels=(0, 0, 1), control=told)
+    seen = set()
+    for n in range(40):
+        one = draw(n)
+        assert one.condition.control is not None
+        assert one.weight is not None
+        mask = one.condition.control[0, 0].numpy()
+        # Where the crop lies is told by the positions; the mask there is the case's own.
+        start = [
+            round(float((p[0, 0] + 1) / 2 * size - 0.5))
+            for p, size in zip(one.condition.position, SHAPE, strict=True)
+        ]
+        expected = lesion[tuple(slice(a, a + PATCH) for a in start)]
+        np.testing.assert_array_equal(mask, expected)
+        assert mask.any()
+        seen.add(bool(start[0] > 15))
+        weight = one.weight[0, 0].numpy()
+        assert set(np.unique(weight)) <= {1.0, 4.0}
+        assert (weight[mask > 0] == 4).all()
+        at = np.argwhere(weight == 4)[:, None] - np.argwhere(mask > 0)[None]
+        assert np.abs(at).max(-1).min(1).max() <= 1  # a voxel around it, and no farther
+    assert seen == {True, False}  # the small lesion as often as the large one
+
+
+def test_left_and_right_change_sides_with_their_lesions(tmp_path):
+    lesion_case(tmp_path)
+    told = {"kind": "lesion", "on_lesion": 1.0}
+    plain = drawer(tmp_path, levels=(0, 0, 1), control=told)
+    mirrored = drawer(tmp_path, levels=(0, 0, 1), control=told, mirror=1)
+    for n in range(5):
+        one, other = plain(n), mirrored(n)
+        assert torch.equal(one.condition.control.flip(2), other.condition.control)
+        assert torch.equal(one.x0.flip(2), other.x0)
+
+
+def test_a_case_without_lesions_tells_of_none(tmp_path):
+    case(tmp_path)
+    one = drawer(tmp_path, control={"kind": "lesion"})(0)
+    assert not one.condition.control.any()
+    assert (one.weight == 1).all()
+
+
+def test_samples_of_a_base_are_told_nothing(tmp_path):
+    lesion_case(tmp_path)
+    one = drawer(tmp_path)(0)
+    assert one.condition.control is None
+    assert one.weight is None
+
+
+def test_a_low_resolution_image_keeps_what_is_straight_along_z(tmp_path):
+    case(tmp_path, 2)
+    draw = drawer(tmp_path, levels=(0, 0, 1), control={"kind": "low-resolution", "factor": (2, 3)})
+    for n in range(5):
+        one = draw(n)
+        # A ramp along z is its own slab average, but for the slabs at the crop's ends.
+        inner = one.condition.control[..., 4:-4]
+        torch.testing.assert_close(inner, one.x0[..., 4:-4], rtol=0, atol=0.02)

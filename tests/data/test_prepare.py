@@ -330,10 +330,10 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(source, tmp_path, monkeyp
     target = tmp_path / "store"
     write = store.write_case
 
-    def full(folder: Path, ct: np.ndarray, anatomy: np.ndarray) -> None:
+    def full(folder: Path, ct: np.ndarray, anatomy: np.ndarray, lesion: np.ndarray | None) -> None:
         if "t" in [p.name for p in target.iterdir()] or folder.name == "abdomen":
             raise OSError(28, "No space left on device")
-        write(folder, ct, anatomy)
+        write(folder, ct, anatomy, lesion)
 
     monkeypatch.setattr(store, "write_case", full)
     with pytest.raises(InputError, match=r"could not be written \(No space left on device\)"):

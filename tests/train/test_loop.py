@@ -162,3 +162,44 @@ def test_progress_tells_the_time_and_the_rate(tmp_path):
     assert [p.step for p in said] == list(range(1, 13))
     assert all(math.isfinite(p.loss) for p in said)
     assert said[0].lr == pytest.approx(0.05 / 3)
+
+
+# Early stopping -----------------------------------------------------------------------------------
+
+LOSSES = [3.0, 2.0, 2.5, 1.5, 1.6, 1.7, 1.8, 0.1]  # of the validations: the last is never seen
+
+
+def patient(folder, stop_after=None, patience=3):
+    """Validations every 2 steps that say LOSSES, by the step they are asked at."""
+    config = CONFIG.model_copy(update={"steps": 16, "validate_every": 2, "patience": patience})
+    predict, parameters, draw = problem()
+    at = iter(range(100))
+    first = checkpoint.load(folder)
+    done = 0 if first is None else first["step"] // 2
+    losses = (LOSSES[done + n] for n in at)
+    steps = train(predict, parameters, draw, config, folder, lambda: next(losses))
+    said = list(itertools.islice(steps, stop_after))
+    steps.close()
+    return said
+
+
+def test_patience_ends_a_run_that_gets_no_better(tmp_path):
+    said = patient(tmp_path)
+    assert said[-1].step == 14  # the best was at step 8, and three validations followed
+    assert said[-1].best == (1.5, 8)
+    assert [p.step for p in said if p.validation is not None and p.best[1] == p.step] == [2, 4, 8]
+    assert patient(tmp_path) == []  # it stays ended
+
+
+def test_patience_counts_on_after_a_stop(tmp_path):
+    for stop in (3, 6):
+        patient(tmp_path, stop_after=stop)
+    said = patient(tmp_path)
+    assert said[-1].step == 14
+    assert said[-1].best == (1.5, 8)
+
+
+def test_without_patience_the_best_is_known_and_changes_nothing(tmp_path):
+    said = patient(tmp_path, patience=0)
+    assert said[-1].step == 16
+    assert said[-1].best == (0.1, 16)

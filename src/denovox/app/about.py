@@ -16,7 +16,7 @@ def facts() -> dict[str, Any]:
     import torch
 
     from ..model.denoiser import use_bfloat16
-    from ..model.weights import describe
+    from ..model.weights import describe, describe_control, is_control
 
     devices = ["cpu"]
     devices += [
@@ -24,7 +24,8 @@ def facts() -> dict[str, Any]:
     ]
     bundled = []
     for path in sorted((Path(str(files("denovox"))) / "weights").glob("*.safetensors")):
-        config, card, digest = describe(path)
+        of = describe_control if is_control(path) else describe
+        config, card, digest = of(path)
         bundled.append(
             {
                 "name": path.stem,

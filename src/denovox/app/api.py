@@ -9,12 +9,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from ..core.box import Shape, Tiling
-from ..core.condition import Condition, condition
-from ..core.errors import InputError
-from ..core.labels import OUTSIDE
+from ..core.condition import Condition, ControlKind, condition
+from ..core.errors import InputError, ensure
+from ..core.labels import OUTSIDE, with_lesion
 from ..core.noise import field
 from ..core.noise_operators import Spectrum
 from ..core.regions import region as region_named
@@ -39,6 +39,7 @@ from ..tasks import (
     noisy_input,
     synthesis,
 )
+from .grid import spacing_on, working_grid
 from .handover import Part, handover
 from .scan_noise import ScanNoise, noise_in
 
@@ -70,12 +71,17 @@ class Running:
 
 @dataclass(frozen=True)
 class Model:
-    """A base model; made by `load`."""
+    """A base model, maybe with a control; made by `load`.
+
+    control: what the control is told. steered_by: its file.
+    """
 
     denoiser: Denoiser
     config: weights.ModelConfig
     path: Path
     device: str
+    control: ControlKind | None = None
+    steered_by: Path | None = None
 
     def denoise(
         self,
@@ -181,11 +187,13 @@ class Model:
         steps: int = 20,
         solver: Solver = "dpm++",
         running: Running | None = None,
+        lesion: Bool[np.ndarray, "x y z"] | None = None,
     ) -> Volume:
         """A new CT of a region on a grid of `shape` voxels (x, y, z) of spacing_mm.
 
-        anatomy: label ids of core/labels on that grid (0: unknown). HU are those of the region's
-        window; where the anatomy says "outside", a voxel at the window's lower end is air.
+        anatomy: label ids of core/labels on that grid (0: unknown). lesion: where lesions are to
+        be, of a model with a control for them; the anatomy is that without them. HU are those of
+        the region's window; where the anatomy says "outside", its lower end is air.
         """
         running = running or Running()
         chosen = region_named(region)
@@ -198,17 +206,28 @@ class Model:
         affine[:3, 3] = -(np.array(shape) - 1) / 2 * spacing_mm
         noise = field(running.seed, shape, self.device)
         task = synthesis(noise, self.config.noise_schedule, steps, solver)
+        ids = anatomy if anatomy is None or lesion is None else with_lesion(anatomy, lesion)
         told = condition(
             shape,
             spacing_mm,
             chosen.id,
-            None if anatomy is None else torch.from_numpy(np.ascontiguousarray(anatomy)),
+            None if ids is None else torch.from_numpy(np.ascontiguousarray(ids)),
         )
+        if lesion is not None:
+            told = self.steered(told, torch.from_numpy(lesion.astype(np.float32)))
         hu = chosen.window.hu(self.run(task, told, noise, running)[0, 0].cpu().numpy())
         if anatomy is not None:
             air = (anatomy == OUTSIDE) & (hu < chosen.window.low_hu + 0.05 * chosen.window.width_hu)
             hu = np.where(air, np.minimum(hu, AIR_HU), hu)
         return Volume(hu.astype(np.float32), affine)
+
+    def steered(self, told: Condition, lesion: Float[torch.Tensor, "x y z"]) -> Condition:
+        """A condition that says where lesions are to be (1); `InputError` without a control."""
+        ensure(
+            self.control == "lesion",
+            "to put lesions in, the model needs a control for them: --control lesion",
+        )
+        return replace(told, control=lesion[None, None])
 
     def run(
         self, task: Task, told: Condition, noise: Noise, running: Running
@@ -242,25 +261,6 @@ class Model:
         return Tiling(size, 2 * multiple if blend else 0, multiple)
 
 
-def working_grid(volume: Volume, limits_mm: tuple[float, float]) -> Shape:
-    """The scan's own grid where the model knows its spacing; else the nearest one it knows.
-
-    Finer axes are coarsened to the smallest spacing, coarser ones refined to the largest.
-    """
-    low, high = limits_mm
-    x, y, z = (
-        max(1, round(n * mm / float(np.clip(mm, low, high))))
-        for n, mm in zip(volume.shape, volume.spacing_mm, strict=True)
-    )
-    return x, y, z
-
-
-def spacing_on(grid: Shape, volume: Volume) -> tuple[float, float, float]:
-    """Voxel size in mm of a working grid over a volume."""
-    x, y, z = (mm * n / m for mm, n, m in zip(volume.spacing_mm, volume.shape, grid, strict=True))
-    return x, y, z
-
-
 def slabs_of(
     volume: Volume, coarse: UInt8[np.ndarray, "x y z"], region: str | None, say: Say
 ) -> tuple[Slab, ...]:
@@ -285,13 +285,17 @@ def load(
     name: str | Path = weights.BUNDLED,
     device: str | None = None,
     precision: Precision = "float32",
+    control: str | Path | None = None,
 ) -> Model:
     """Weights by bundled name or path -> a model.
 
-    device: "cpu", "cuda", ...; None: the best there is. precision: "bfloat16", or "auto" for it
-    where the hardware multiplies it natively, is up to three times faster and rounds at a 256th.
+    name: of a base, or of a control, which finds its base by itself. control: of `denovox finetune`
+    for this base. `InputError` where it belongs to another. device: "cpu", "cuda", ...; None: the
+    best there is. precision: "bfloat16", or "auto" for it where the hardware multiplies it
+    natively, is up to three times faster and rounds at a 256th.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    path = weights.locate(name)
-    denoiser, config = weights.load(path, device, precision)
-    return Model(denoiser, config, path, device)
+    base, steered = weights.resolve([name] if control is None else [name, control])
+    kind = None if steered is None else weights.describe_control(steered)[0].kind
+    denoiser, config = weights.load(base, device, precision, steered)
+    return Model(denoiser, config, base, device, kind, steered)

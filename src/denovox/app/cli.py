@@ -8,7 +8,7 @@ from __future__ import annotations
 import click
 
 from .. import __version__
-from .commands import about, data, detect, judge, learn, make, restore, simulate
+from .commands import about, data, detect, edit, judge, learn, make, restore, simulate
 from .terminal import Quiet
 
 
@@ -27,9 +27,12 @@ for command in (
     detect.detect,
     detect.calibrate,
     make.synthesize,
+    edit.lesion,
+    edit.inpaint,
     data.doctor,
     data.prepare,
     learn.pretrain,
+    learn.finetune,
     judge.evaluate,
     simulate.simulate,
     about.info,

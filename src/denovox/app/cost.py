@@ -28,7 +28,8 @@ from ..data.nifti_file import NiftiSource
 from ..data.regions_along import Slab
 from ..sampling.phases import STEP
 from ..tasks import denoising, denoising_diffpir
-from .api import Model, Running, working_grid
+from .api import Model, Running
+from .grid import working_grid
 from .handover import handover
 
 Method = Literal["mean", "diffpir"]

@@ -17,8 +17,8 @@ from ..data import anatomy, checkup, checkup_view, dicom, files
 from ..data.checkup import Finding, Severity
 from ..data.dicom.geometry import TILT_DEGREES
 from ..data.regions_along import Slab, region_along
-from .api import working_grid
 from .cost import METHODS, Cost, Trial, cost
+from .grid import working_grid
 from .scan_noise import noise_in
 
 MARKS: dict[Severity, str] = {"ok": "ok", "note": "note", "doubt": "DOUBT", "refuse": "REFUSED"}

@@ -26,7 +26,8 @@ from ..core.volume import Volume
 from ..data.calibration import Calibration, Method, classes_of, measured, places_of
 from ..sampling.sample import Vol
 from ..tasks import anomaly
-from .api import Model, Running, spacing_on, working_grid
+from .api import Model, Running
+from .grid import spacing_on, working_grid
 
 CONTEXT_MM = 18.0  # around the region of interest, which the network sees and nobody keeps
 LUNG_MM = 12.0  # what the lung encloses, up to twice as wide, has the lung for surroundings

@@ -1,4 +1,4 @@
-"""`denovox pretrain`: a recipe -> a store, a run, a weights file."""
+"""`denovox pretrain` and `finetune`: a recipe -> a store, a run, a weights file."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import Parameter
 
+from ..core.errors import InputError
 from ..data import store
 from ..data.levels import SampleConfig, sample, sampler
 from ..data.prepare import prepare
 from ..model import weights
+from ..model.control import Control, ControlConfig, Controlled
+from ..model.net import Net
 from ..train.config import Recipe
 from ..train.loop import Progress, train
 from ..train.loss import Predict, predictor
@@ -29,24 +33,27 @@ def run(
     """Prepare, train (or go on training), and write `folder`/<name>.safetensors.
 
     Yields a line for the user, or the Progress of a step. The weights file holds the averaged
-    weights; it is rewritten at each validation and at the end.
+    weights; it is rewritten at each validation and at the end or, with `patience`, at each
+    validation that is the best so far. With a control in the recipe it holds the control alone.
     """
     data = recipe.data
     if data.source is not None:
         yield from prepare(data.source, Path(data.store), data.prepare, processes(), data.layout)
     training, held = store.split(store.cases(data.store), data.validation_patients)
-    torch.manual_seed(recipe.train.seed)
-    net = weights.place(recipe.model.build(), device)
-    if recipe.start is not None:  # a checkpoint in `folder`, where there is one, goes before it
-        net.load_state_dict(weights.state_for(weights.locate(recipe.start), recipe.model))
-    count = sum(p.numel() for p in net.parameters()) / 1e6
+    if _lacks_lesions(recipe, training):
+        raise InputError(
+            f"no case of {data.store} that trains has a lesion; bring masks beside the scans"
+            " (SCAN_lesion.nii.gz) or plant some with `denovox simulate lesions`"
+        )
+    net, trained, config = _network(recipe, device)
+    count = sum(p.numel() for p in trained.values()) / 1e6
     yield f"{count:.2f} M parameters; {len(training)} cases to train on, {len(held)} held back"
 
     predict = predictor(net, recipe.model, recipe.train, device)
     card = _card(recipe, training)
     steps = train(
         predict,
-        dict(net.named_parameters()),
+        trained,
         sampler(training, data.sample, recipe.train.seed),
         recipe.train,
         folder,
@@ -57,16 +64,48 @@ def run(
     last = None
     with closing(steps):  # a consumer that stops early still leaves a checkpoint
         for last in steps:
-            if last.validation is not None:
+            if last.validation is not None and _is_kept(last, recipe):
                 card["validation_loss"] = round(last.validation, 5)
                 card["validated_at_step"] = last.step
-                weights.save(path, last.average, recipe.model, card | {"steps": last.step})
+                weights.save(path, last.average, config, card | {"steps": last.step})
             yield last
     if last is None:
         yield "nothing left to do: the run has had all its steps"
         return
-    weights.save(path, last.average, recipe.model, card | {"steps": last.step})
+    loss, step = last.best
+    if recipe.train.patience and step:
+        yield f"{path}: averaged weights after step {step}, the best (validation {loss:.4f})"
+        return
+    weights.save(path, last.average, config, card | {"steps": last.step})
     yield f"{path}: averaged weights after step {last.step}"
+
+
+def _is_kept(progress: Progress, recipe: Recipe) -> bool:
+    return not recipe.train.patience or progress.best[1] == progress.step
+
+
+def _lacks_lesions(recipe: Recipe, training: list[store.Case]) -> bool:
+    control = recipe.data.sample.control
+    lesions = control is not None and control.kind == "lesion"
+    return lesions and not any(case.facts.lesions for case in training)
+
+
+def _network(
+    recipe: Recipe, device: str
+) -> tuple[Net | Controlled, dict[str, Parameter], weights.ModelConfig | ControlConfig]:
+    """(what answers, what is trained of it, the configuration that goes into the file)."""
+    torch.manual_seed(recipe.train.seed)
+    base = recipe.model.build()
+    if recipe.start is not None:  # a checkpoint of the run, where there is one, goes before it
+        base.load_state_dict(weights.state_for(weights.locate(recipe.start), recipe.model))
+    control = recipe.data.sample.control
+    if control is None or recipe.start is None:
+        net = weights.place(base, device)
+        return net, dict(net.named_parameters()), recipe.model
+    digest = weights.sha256(weights.locate(recipe.start))
+    config = ControlConfig(kind=control.kind, base=digest, width=recipe.width)
+    whole = weights.place(Controlled(base.requires_grad_(False), Control(base, config)), device)
+    return whole, dict(whole.control.named_parameters()), config
 
 
 def validation(
@@ -99,6 +138,7 @@ def _card(recipe: Recipe, training: list[store.Case]) -> dict[str, object]:
         regions[region] = len(of_it)
     return {
         "name": recipe.name,
+        **({} if recipe.start is None else {"base": recipe.start}),
         "text": recipe.card,
         "training_patients": len(patients),
         "patients_per_region": regions,

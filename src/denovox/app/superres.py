@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,12 +14,13 @@ from ..core.errors import InputError, ensure
 from ..core.noise import field
 from ..core.regions import region as region_named
 from ..core.resample import nearest, resize
-from ..core.slab_operator import SlabAverage
+from ..core.slab_operator import SlabAverage, interpolation
 from ..core.slabs import Profile, slab_centres_mm, slab_matrix
 from ..core.volume import Volume
 from ..data import anatomy as anatomy_of
 from ..tasks import change, super_resolution
-from .api import Model, Running, share_of, slabs_of, spacing_on, working_grid
+from .api import Model, Running, share_of, slabs_of
+from .grid import spacing_on, working_grid
 from .handover import Part, handover
 
 # What sticks out of a window by less than three of these (model units) may change; farther out
@@ -54,11 +55,9 @@ class Thin:
     def grid(self, volume: Volume) -> Volume:
         """The interpolation along z: cubic, then the closest one whose averages are the slices.
 
-        Linear maps along z, so both are one matrix. The result has no source: it is a new grid.
+        The result has no source: it is a new grid.
         """
-        basis = torch.eye(volume.shape[2], dtype=torch.float64)[None, None, None]
-        cubic = torch.from_numpy(_cubic(volume.shape[2], self.centres))[None, None, None]
-        way = self.operator.prox(cubic, basis, 0.0)[0, 0, 0].numpy().astype(np.float32)
+        way = interpolation(self.operator.matrix, self.centres).astype(np.float32)
         affine = volume.affine.astype(np.float64)
         affine[:3, 3] += affine[:3, 2] * self.centres[0]
         affine[:3, 2] *= self.spacing_mm / volume.spacing_mm[2]
@@ -156,18 +155,6 @@ def thin(
     return Thin(SlabAverage(matrix), fine, room_mm, centres)
 
 
-def _cubic(count: int, at: Float[np.ndarray, " fine"]) -> Float[np.ndarray, "thick fine"]:
-    """Interpolation as a matrix: row k is what a one at slice k gives at `at`; ends go on flat."""
-    from scipy.interpolate import make_interp_spline
-
-    beyond = 4  # slices, repeated: as if the patient went on as at the end
-    knots = np.arange(-beyond, count + beyond)
-    ones = np.eye(count)[np.clip(knots, 0, count - 1)]
-    spline = make_interp_spline(knots, ones, 3)
-    rows: np.ndarray = np.ascontiguousarray(spline(np.clip(at, -beyond, count - 1 + beyond)).T)
-    return rows
-
-
 def _added_hu(
     model: Model,
     volume: Volume,
@@ -238,6 +225,8 @@ def _part(
         grid, spacing_on(grid, Volume(base.hu[..., part.z], base.affine)), region.id,
         torch.from_numpy(np.ascontiguousarray(anatomy)),
     )  # fmt: skip
+    if model.control is not None:
+        told = replace(told, control=clipped.cpu())
     x0 = model.run(task, told, noise, running)
     added = resize(change(start, x0, REACH)[0, 0].cpu().numpy(), unit.shape)
     return np.where(near, added, 0) * (region.window.width_hu / 2), near

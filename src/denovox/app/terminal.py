@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from ..core.condition import ControlKind
     from .api import Model, Running
 
 REGION_NAMES = ("headneck", "chest", "abdomen")
@@ -30,10 +31,13 @@ class Quiet(click.Group):
             ctx.exit(2)
 
 
-def running_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def running_options(
+    command: Callable[..., Any], weights: Callable[..., Any] | None = None
+) -> Callable[..., Any]:
     """The options of every command that runs a model."""
     for option in (
-        click.option(
+        weights
+        or click.option(
             "--weights", default="base", show_default=True, help="Bundled name, file or folder."
         ),
         click.option(
@@ -47,6 +51,19 @@ def running_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def control_options(default: str) -> Callable[..., Any]:
+    """`running_options` of a command that a control can steer."""
+    weights = click.option(
+        "--weights",
+        "--control",
+        multiple=True,
+        default=(default,),
+        show_default=True,
+        help="A base, a control, or both: bundled name, file or folder.",
+    )
+    return lambda command: running_options(command, weights)
 
 
 seed_option = click.option(
@@ -100,8 +117,13 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def loaded(run: dict[str, Any], label: str) -> Iterator[tuple[Model, Running]]:
-    """A loaded model, and how it is to run, with a progress bar. A command without --seed: 0."""
+def loaded(
+    run: dict[str, Any], label: str, control: ControlKind | None = None
+) -> Iterator[tuple[Model, Running]]:
+    """A loaded model, and how it is to run, with a progress bar. A command without --seed: 0.
+
+    control: the kind that the command has a use for; another is an `InputError`.
+    """
     from ..core.errors import InputError
     from .api import Running, load
 
@@ -111,7 +133,13 @@ def loaded(run: dict[str, Any], label: str) -> Iterator[tuple[Model, Running]]:
     together = os.environ.get("DENOVOX_WINDOW_BATCH", "1")
     if not (together.isascii() and together.isdigit() and int(together)):
         raise InputError(f"DENOVOX_WINDOW_BATCH is '{together}': give a number from 1 on")
-    model = load(run["weights"], os.environ.get("DENOVOX_DEVICE"), precision)
+    names = [run["weights"]] if isinstance(run["weights"], str) else list(run["weights"])
+    if len(names) > 2:
+        raise InputError("--weights and --control take one base and one control at most")
+    model = load(names[0], os.environ.get("DENOVOX_DEVICE"), precision, *names[1:])
+    if model.control not in (None, control):
+        wants = f"takes one for {control}" if control else "takes none"
+        raise InputError(f"{names[-1]} is a control for {model.control}; {label} {wants}")
     with progress(label) as done:
         yield model, Running(run.get("seed", 0), run["window"], int(together), say, done)
 
@@ -147,3 +175,11 @@ def stoppable() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def beside(output: Path, end: str) -> Path:
+    """Where what goes with an OUTPUT.nii.gz is written: OUTPUT, then `end`."""
+    name = output.name
+    for own in (".nii.gz", ".nii"):
+        name = name.removesuffix(own)
+    return output.with_name(name + end)

@@ -1,17 +1,20 @@
-"""What a network is told of its input: region, anatomy, position, spacing (METHOD 1)."""
+"""What a network is told of its input: region, anatomy, position, spacing, control (METHOD 1)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
 from .box import Box, Shape, coordinates
 from .box import whole as whole_box
 from .labels import UNKNOWN
 from .regions import UNKNOWN_REGION
+
+ControlKind = Literal["lesion", "low-resolution"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Condition:
     position_x, _y, _z: coordinates of the voxels in the whole volume, -1 to 1 along each axis; the
         map of METHOD 1 is their outer product and is never written out.
     spacing_mm: voxel size along x, y, z. Ours: one network serves many spacings and is told which.
+    control: what a ControlNet is told besides (lesion mask, low-resolution image); None: nothing.
     """
 
     region: Int64[Tensor, " b"]
@@ -31,6 +35,7 @@ class Condition:
     position_y: Float[Tensor, "b y"]
     position_z: Float[Tensor, "b z"]
     spacing_mm: Float[Tensor, "b 3"]
+    control: Float[Tensor, "b c x y z"] | None = None
 
     @property
     def position(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -46,15 +51,27 @@ class Condition:
             torch.arange(a, b, device=self.anatomy.device)
             for a, b in zip(box.start, box.stop, strict=True)
         ]
-        anatomy = self.anatomy
-        for axis, pick in enumerate(picks, start=1):
-            anatomy = anatomy.index_select(axis, pick.clamp(max=anatomy.shape[axis] - 1))
         x, y, z = (_extend(p, i) for p, i in zip(self.position, picks, strict=True))
-        return replace(self, anatomy=anatomy, position_x=x, position_y=y, position_z=z)
+        return replace(
+            self,
+            anatomy=_pick(self.anatomy, picks),
+            position_x=x,
+            position_y=y,
+            position_z=z,
+            control=None if self.control is None else _pick(self.control, picks),
+        )
 
     def to(self, device: torch.device | str) -> Condition:
         """The same on another device."""
-        return Condition(*(getattr(self, f.name).to(device) for f in fields(self)))
+        told = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v.to(device) for k, v in told.items() if v is not None})
+
+
+def _pick(values: Shaped[Tensor, "*b x y z"], picks: list[Tensor]) -> Shaped[Tensor, "*b u v w"]:
+    """Voxels of a map along its last three axes; beyond the end the last one goes on."""
+    for axis, pick in enumerate(picks, start=values.dim() - 3):
+        values = values.index_select(axis, pick.clamp(max=values.shape[axis] - 1))
+    return values
 
 
 def _extend(position: Float[Tensor, "b n"], pick: Int64[Tensor, " m"]) -> Float[Tensor, "b m"]:
@@ -85,7 +102,7 @@ def condition(
 
 
 def batch(conditions: list[Condition]) -> Condition:
-    """Conditions of boxes of one shape as one batch."""
-    return Condition(
-        *(torch.cat([getattr(c, f.name) for c in conditions]) for f in fields(Condition))
-    )
+    """Conditions of boxes of one shape as one batch; all have a control, or none has."""
+    columns = {f.name: [getattr(c, f.name) for c in conditions] for f in fields(Condition)}
+    joined = {k: torch.cat(v) for k, v in columns.items() if v[0] is not None}
+    return replace(conditions[0], **joined)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer, UInt8
 
 from .errors import InputError
 
@@ -116,6 +116,15 @@ def mirror_table() -> Integer[np.ndarray, " labels"]:
         return twin if twin in ID else parent(name) or name
 
     return np.array([ID[other(name)] for name in NAMES])
+
+
+def with_lesion(
+    ids: UInt8[np.ndarray, "x y z"], lesion: Bool[np.ndarray, "x y z"]
+) -> UInt8[np.ndarray, "x y z"]:
+    """A label map of healthy anatomy, as it is made from a scan with lesions: what stands where
+    air should be is soft tissue."""
+    in_air = np.array([bool({"lung", "airway"} & {*path(name)}) for name in NAMES])
+    return np.where(lesion & in_air[ids], np.uint8(BODY), ids)
 
 
 def check(values: Iterable[Any]) -> None:

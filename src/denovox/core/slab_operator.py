@@ -85,3 +85,29 @@ class SlabAverage:
     @staticmethod
     def _like(matrix: Float[np.ndarray, "m n"], x: Tensor) -> Float[Tensor, "m n"]:
         return torch.from_numpy(np.ascontiguousarray(matrix)).to(x)
+
+
+def interpolation(
+    matrix: Float[np.ndarray, "thick fine"], centres: Float[np.ndarray, " fine"]
+) -> Float[np.ndarray, "thick fine"]:
+    """Thick slices @ this = thin ones: cubic along z, then the closest whose slabs are the thick.
+
+    matrix: as of `SlabAverage`. centres: of the thin slices, counted in thick ones (0 is the centre
+    of the first). Both maps are linear along z, so together they are one matrix.
+    """
+    count = len(matrix)
+    basis = torch.eye(count, dtype=torch.float64)[None, None, None]
+    cubic = torch.from_numpy(_cubic(count, centres))[None, None, None]
+    return SlabAverage(matrix).prox(cubic, basis, 0.0)[0, 0, 0].numpy()
+
+
+def _cubic(count: int, at: Float[np.ndarray, " fine"]) -> Float[np.ndarray, "thick fine"]:
+    """Interpolation as a matrix: row k is what a one at slice k gives at `at`; ends go on flat."""
+    from scipy.interpolate import make_interp_spline
+
+    beyond = 4  # slices, repeated: as if the patient went on as at the end
+    knots = np.arange(-beyond, count + beyond)
+    ones = np.eye(count)[np.clip(knots, 0, count - 1)]
+    spline = make_interp_spline(knots, ones, 3)
+    rows: np.ndarray = np.ascontiguousarray(spline(np.clip(at, -beyond, count - 1 + beyond)).T)
+    return rows

@@ -47,6 +47,10 @@ class Bridge:
         return tuple(labels.NAMES[number] for number in sorted(ids))
 
 
+# A mask of lesions alone: any value above 0, and nothing is said of the anatomy.
+LESION = Bridge("lesion", {}, every=labels.UNKNOWN, all_lesions=True)
+
+
 @cache
 def tables() -> dict[str, Any]:
     """The content of `bridges.toml`: tables `bridge`, `organs` and `layout`."""

@@ -22,6 +22,8 @@ LeftOut = tuple[str, str]  # (path below SOURCE or id, why)
 SPANNING = ("torso", "whole body")  # no regions of the model's, but scans that show several
 _SCAN = re.compile(r"(?P<stem>.+)\.(?:nii(?:\.gz)?|nrrd|nhdr|mha|mhd|zip)", re.IGNORECASE)
 _MASK_ENDS = ("_seg", "_labels", ".seg")
+LESION_ENDS = ("_lesion", "_lesions")
+LESIONS = ("lesion", "tumour", "tumor", "nodule", "metastas", "lymph_node")
 PAPERS = re.compile(  # what comes along with scans and is none
     r"(?:.*/)?(?:[^/]+\.(?:json|csv|tsv|xlsx?|md|txt|pdf|html|py|toml|ya?ml|pkl)"
     r"|(?:LICEN[CS]E|README|DICOMDIR)[^/]*)",
@@ -93,11 +95,14 @@ def indexed(source: Path) -> list[Entry]:
 
 
 def _index_bridge(table: Any, where: str) -> Bridge:
-    """A table of an index; classes without a name in the vocabulary stay unknown, by design."""
+    """A table of an index; classes without a name in the vocabulary stay unknown, by design, and
+    those named as `LESIONS` are lesions."""
     if isinstance(table, str):
         known = table == "TotalSegmentator v2 total ids"
         return bridges.bridge("totalsegmentator_v2" if known else table)
-    return bridges.from_table({v: of if of in ID else "unknown" for v, of in table.items()}, where)
+    of_values = {v: of if of in ID else "unknown" for v, of in table.items()}
+    sick = tuple(int(v) for v, of in table.items() if str(of).lower().startswith(LESIONS))
+    return replace(bridges.from_table(of_values, where), lesions=sick)
 
 
 def own(
@@ -105,7 +110,7 @@ def own(
 ) -> tuple[list[Entry], list[LeftOut]]:
     """Every CT file and DICOM series as a case; a mask has the vocabulary's own values and lies
     beside as <stem>_seg or <stem>_labels, or with the scan's name in labels/ beside it, or with its
-    path in labels/ below the source."""
+    path in labels/ below the source. <stem>_lesion marks lesions with any value above 0."""
     stems = {name: fit["stem"] for name in files if (fit := _SCAN.fullmatch(name))}
     masks = {stem: name for name, stem in stems.items() if _is_mask(stem)}
     left = [(n, "not a CT file") for n in files if n not in stems and not PAPERS.fullmatch(n)]
@@ -114,13 +119,19 @@ def own(
         stem = stems.get(name, name) if name != "." else source.resolve().name
         folder, _, last = stem.rpartition("/")
         short = [last, re.sub(r"(?i)_(?:ct|0000)$", "", last)]
-        beside = [
-            f"{folder}/{s}{end}".lstrip("/") for s in short for end in ("_seg", "_labels", ".seg")
-        ]
+
+        def beside(ends: tuple[str, ...], last: list[str] = short, at: str = folder) -> list[str]:
+            return [f"{at}/{s}{end}".lstrip("/") for s in last for end in ends]
+
         within = [f"{folder}/labels/{s}".lstrip("/") for s in short] + [f"labels/{stem}"]
-        mask = next((masks[stem] for stem in beside + within if stem in masks), None)
-        used.add(mask)
-        own = (Mask(source / mask, bridges.bridge("denovox")),) if mask else ()
+        own: tuple[Mask, ...] = ()
+        for places, bridge in (
+            (beside(_MASK_ENDS) + within, bridges.bridge("denovox")),
+            (beside(LESION_ENDS), bridges.LESION),
+        ):
+            mask = next((masks[stem] for stem in places if stem in masks), None)
+            used.add(mask)
+            own += (Mask(source / mask, bridge),) if mask else ()
         patient = stem.split("/")[0] if "/" in stem else short[1]
         whole = Entry(stem, patient, source / name, own, None, "own data")
         several = _several(source / name) if name in series else []
@@ -144,9 +155,7 @@ def _several(folder: Path) -> list[dicom.Series]:
 
 
 def _is_mask(stem: str) -> bool:
-    return (
-        "labels" in stem.split("/")[:-1] or re.search(r"(?:_seg|_labels|\.seg)$", stem) is not None
-    )
+    return "labels" in stem.split("/")[:-1] or stem.endswith((*_MASK_ENDS, *LESION_ENDS))
 
 
 def walk(source: Path) -> tuple[list[str], dict[str, int]]:

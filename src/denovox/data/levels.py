@@ -20,9 +20,12 @@ from ..core.box import coordinates
 from ..core.condition import Condition
 from ..core.regions import REGIONS, UNKNOWN_REGION
 from ..core.settings import Settings
+from .control import ControlConfig, loss_weight, low_resolution, onto_lesion
 from .grain import grain
 from .store import Case
 
+# Twice the patch begins on a voxel of the pyramid's next level: nothing is to be resized.
+PACE = (1, 2, 1)
 _MIRROR = labels.mirror_table().astype(np.uint8)
 
 
@@ -35,6 +38,7 @@ class SampleConfig(Settings):
     mirror: how often left and right are swapped, labels with them.
     drop: how often region and anatomy, each on its own, are withheld.
     grain: how often the noise has the grain of a CT's (data/grain.py) in place of none.
+    control: what a control is told (data/control.py); None: samples for a base.
     """
 
     patch: int = 32
@@ -45,13 +49,15 @@ class SampleConfig(Settings):
     mirror: float = Field(0.5, ge=0, le=1)
     drop: float = Field(0.1, ge=0, le=1)
     grain: float = Field(0, ge=0, le=1)
+    control: ControlConfig | None = None
 
 
 @dataclass(frozen=True)
 class Sample:
     """x0: 1 1 p p p, model units, clipped to [-1, 1]. noise: of the same shape, SD about 1.
 
-    u: a uniform number for the loss to choose a noise level with.
+    u: a uniform number for the loss to choose a noise level with. weight: of each voxel in the
+    loss; None: all alike.
     """
 
     x0: Float[Tensor, "1 1 p p p"]
@@ -59,6 +65,7 @@ class Sample:
     u: float
     condition: Condition
     level: int
+    weight: Float[Tensor, "1 1 p p p"] | None = None
 
 
 def sampler(cases: list[Case], config: SampleConfig, seed: int) -> Callable[[int], Sample]:
@@ -86,8 +93,7 @@ def crop_box(
     factor = float(np.exp(rng.uniform(low, high))) if high > low else config.zoom[0]
     wanted = config.patch * factor * (2 if level == 1 else 1)
     size = [min(float(round(wanted)), float(n)) for n in shape]
-    # Twice the patch begins on a voxel of the pyramid's next level: nothing is to be resized.
-    pace = 2 if level == 1 else 1
+    pace = PACE[level]
     start = [pace * rng.integers(int(n - s) // pace + 1) for n, s in zip(shape, size, strict=True)]
     return [float(first) for first in start], size
 
@@ -98,7 +104,13 @@ def sample(case: Case, config: SampleConfig, rng: np.random.Generator) -> Sample
     level = int(np.searchsorted(shares, rng.random(), side="right"))
     region = REGIONS[case.facts.region]
     start, size = crop_box(case.facts.shape, level, config, rng)
-    hu, anatomy = case.read(start, size, (config.patch,) * 3)
+    control, grid = config.control, (config.patch,) * 3
+    lesion = np.zeros(grid, np.uint8)
+    if control and control.kind == "lesion" and case.facts.lesions:
+        if level and rng.random() < control.on_lesion:
+            start = onto_lesion(case.facts.lesions, size, case.facts.shape, PACE[level], rng)
+        lesion = case.lesion(start, size, grid)
+    hu, anatomy = case.read(start, size, grid)
     axes = [
         coordinates(a, n, whole, config.patch)
         for a, n, whole in zip(start, size, case.facts.shape, strict=True)
@@ -107,18 +119,26 @@ def sample(case: Case, config: SampleConfig, rng: np.random.Generator) -> Sample
     if rng.random() < config.mirror:
         # The mirrored body lies where the original's other side lay: coordinates stay in order.
         hu, anatomy, axes[0] = hu[::-1], _MIRROR[anatomy[::-1]], -axes[0][::-1]
+        lesion = lesion[::-1]
     dropped_region, dropped_anatomy = rng.random(2) < config.drop
     if dropped_anatomy:
         anatomy = np.full_like(anatomy, labels.UNKNOWN)
     spacing = [mm * n / config.patch for mm, n in zip(case.facts.spacing_mm, size, strict=True)]
-    x0 = torch.from_numpy(np.clip(region.window.unit(hu), -1, 1).astype(np.float32))
+    unit = region.window.unit(hu)
+    x0 = torch.from_numpy(np.clip(unit, -1, 1).astype(np.float32))
     x, y, z = (torch.from_numpy(np.ascontiguousarray(axis))[None] for axis in axes)
     noise, u = rng.standard_normal(x0.shape, np.float32), float(rng.random())
     if config.grain and rng.random() < config.grain:
-        noise = grain((config.patch,) * 3, rng)
+        noise = grain(grid, rng)
+    told = weight = None
+    if control and control.kind == "low-resolution":
+        told = np.clip(low_resolution(unit, rng.uniform(*control.factor), rng.random()), -1, 1)
+    elif control:
+        told = lesion.astype(np.float32)
+        weight = _batch_of_one(loss_weight(told, control.weight))
     return Sample(
         x0[None, None],
-        torch.from_numpy(noise)[None, None],
+        _batch_of_one(noise),
         u,
         Condition(
             torch.tensor([UNKNOWN_REGION if dropped_region else region.id]),
@@ -127,6 +147,12 @@ def sample(case: Case, config: SampleConfig, rng: np.random.Generator) -> Sample
             y,
             z,
             torch.tensor([spacing], dtype=torch.float32),
+            None if told is None else _batch_of_one(told),
         ),
         level,
+        weight,
     )
+
+
+def _batch_of_one(array: np.ndarray) -> Float[Tensor, "1 1 x y z"]:
+    return torch.from_numpy(np.ascontiguousarray(array, np.float32))[None, None]

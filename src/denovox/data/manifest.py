@@ -27,6 +27,8 @@ _SCHEMA = pa.schema(
         ("affine", pa.list_(pa.float64())),
         ("covers", pa.list_(pa.string())),
         ("labelled", pa.float64()),
+        ("lesions", pa.list_(pa.list_(pa.int32(), 6))),
+        ("lesion_ml", pa.float64()),
         *((name, pa.string()) for name in ("source", "licence", "file", "sha256", "settings")),
         ("notes", pa.list_(pa.string())),
         ("aside", pa.string()),
@@ -39,9 +41,11 @@ class CaseFacts(Settings):
 
     id: its place in the store. patient: the unit by which data is split. region: a name of
     core/regions, and region_why found so. affine: 4x4 by rows, voxel -> mm in RAS+. covers:
-    classes that its masks speak of, and labelled, the share of voxels that they name. file, sha256:
-    the scan it was made from. settings: of the run that made it, as JSON. notes: what was decided
-    on the way. aside: why it is no case after all; then it has no voxels.
+    classes that its masks speak of, and labelled, the share of voxels that they name. lesions: the
+    box of each that its masks mark (first x y z, last x y z; voxels), and lesion_ml, what they hold
+    in all; a case without has no lesion array. file, sha256: the scan it was made from. settings:
+    of the run that made it, as JSON. notes: what was decided on the way. aside: why it is no case
+    after all; then it has no voxels.
     """
 
     id: str
@@ -54,6 +58,8 @@ class CaseFacts(Settings):
     affine: tuple[float, ...] = ()
     covers: tuple[str, ...] = ()
     labelled: float = 0.0
+    lesions: tuple[tuple[int, ...], ...] = ()
+    lesion_ml: float = 0.0
     source: str = ""
     licence: str = ""
     file: str = ""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int32
+from jaxtyping import Bool, Float, Int32
 
-from ..core.errors import InputError
+from ..core.errors import InputError, ensure
 from ..core.volume import Volume
 from . import files, itk, nifti
 from .nifti import GRID_TOLERANCE_MM, geometry
@@ -49,3 +49,10 @@ def on_grid(path: Path, like: Volume) -> Int32[np.ndarray, "x y z"]:
     out = np.zeros(like.shape, np.int32)
     out[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))] = values
     return out
+
+
+def marked(path: Path, like: Volume) -> Bool[np.ndarray, "x y z"]:
+    """True where a label map on a volume's grid is not 0; `InputError` where it is 0 throughout."""
+    found = on_grid(path, like) != 0
+    ensure(found.any(), f"{path} is empty: no voxel of it is other than 0")
+    return found

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int32, Integer, UInt8
-from nibabel.orientations import apply_orientation
+from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from ..core import labels
 from ..core.errors import InputError, ensure
@@ -28,6 +28,7 @@ __all__ = [
     "require_hu",
     "write",
     "write_labels",
+    "write_mask",
 ]
 
 GRID_TOLERANCE_MM = 0.01  # float32 headers place the corners of one grid within about 1e-3 mm
@@ -144,6 +145,18 @@ def write_labels(
 ) -> None:
     """Write a label map as uint8, RAS; `InputError` as `write`, or for ids without a meaning."""
     labels.check(np.unique(ids))
+    save_new(ids, affine, np.dtype(np.uint8), path, force)
+
+
+def write_mask(
+    ids: Integer[np.ndarray, "x y z"], like: Volume, path: str | Path, force: bool = False
+) -> None:
+    """Write labels of a volume as uint8, voxel for voxel in the order in which `write` writes that
+    volume; `InputError` as `write`."""
+    source, affine = like.source, like.affine
+    if isinstance(source, NiftiSource):
+        affine = affine @ inv_ornt_aff(source.ornt, like.shape)
+        ids = apply_orientation(ids, source.ornt)
     save_new(ids, affine, np.dtype(np.uint8), path, force)
 
 

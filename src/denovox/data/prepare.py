@@ -136,7 +136,7 @@ def _cases(entry: Entry, source: Path, folder: Path, config: PrepareConfig) -> I
         )
         volume = replace(volume, source=None)  # what was stored is of no more use, and is large
         coarse = anatomy.coarse(volume)
-        named, covers = _masks(entry, volume, config)
+        named, covers, lesion = _masks(entry, volume, config)
     except InputError as error:
         yield aside(str(error))
         return
@@ -151,8 +151,8 @@ def _cases(entry: Entry, source: Path, folder: Path, config: PrepareConfig) -> I
         ct, ids, affine = on_grid(
             volume.hu[..., cut], whole[..., cut], _moved(volume.affine, slab.start), config
         )
-        store.write_case(folder / slab.region, ct, ids)
-        yield known.model_copy(
+        sick = nearest(lesion[..., cut], ids.shape)
+        row = known.model_copy(
             update={
                 "id": f"{entry.id}/{slab.region}",
                 "region": slab.region,
@@ -165,6 +165,9 @@ def _cases(entry: Entry, source: Path, folder: Path, config: PrepareConfig) -> I
                 "notes": tuple(notes),
             }
         )
+        row = store.with_lesion(row, sick)
+        store.write_case(folder / slab.region, ct, ids, sick if row.lesions else None)
+        yield row
 
 
 def _slabs(entry: Entry, volume: Volume, coarse: UInt8[np.ndarray, "x y z"]) -> tuple[Slab, ...]:
@@ -176,18 +179,20 @@ def _slabs(entry: Entry, volume: Volume, coarse: UInt8[np.ndarray, "x y z"]) -> 
 
 def _masks(
     entry: Entry, volume: Volume, config: PrepareConfig
-) -> tuple[UInt8[np.ndarray, "x y z"], tuple[str, ...]]:
-    """(label ids, 0 where nobody has said anything; names of the classes the masks speak of)."""
-    ids = np.zeros(volume.shape, np.uint8)
+) -> tuple[UInt8[np.ndarray, "x y z"], tuple[str, ...], UInt8[np.ndarray, "x y z"]]:
+    """(label ids, 0 where nobody has said anything; names of the classes the masks speak of; 1 in
+    lesions)."""
+    ids, lesion = np.zeros((2, *volume.shape), np.uint8)
     covers: set[str] = set()
     for mask in entry.masks:
         values = masks.on_grid(mask.path, volume)
         ids = bridges.overlay(ids, bridges.apply(values, mask.bridge, str(mask.path)))
+        lesion |= bridges.lesion(values, mask.bridge)
         covers |= set(mask.bridge.covers)
     if config.segment and not entry.masks:
         ids = segment.segment(volume)
         covers = set(labels.TOTALSEGMENTATOR_V2)
-    return ids, tuple(sorted(covers))
+    return ids, tuple(sorted(covers)), lesion
 
 
 def on_grid(

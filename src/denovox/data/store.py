@@ -4,6 +4,7 @@
     store/<entry>/entry.json         the same rows of one scan; written last
     store/<entry>/<region>/ct/<k>    int16 HU, x y z nearest to RAS; level k of the pyramid
     store/<entry>/<region>/anatomy/<k>    uint8 ids of core/labels
+    store/<entry>/<region>/lesion/<k>     uint8, 1 in lesions; only where masks mark any
 
 A scan is an entry, and each region that it shows is a case of its own (METHOD 1). An entry appears
 under its name only when it is complete. Chunks of 64^3 lie in shards of 256^3, bytes shuffled and
@@ -33,6 +34,7 @@ from ..core.box import Shape
 from ..core.errors import InputError
 from ..core.resample import nearest, resize
 from . import manifest
+from .control import boxes
 from .manifest import CaseFacts
 
 CHUNK, SHARD = 64, 256
@@ -59,7 +61,7 @@ class Case:
     root: str
     facts: CaseFacts
 
-    def voxels(self, kind: Literal["ct", "anatomy"] = "ct", level: int = 0) -> Any:
+    def voxels(self, kind: Literal["ct", "anatomy", "lesion"] = "ct", level: int = 0) -> Any:
         """A level of the pyramid, as an array that reads what is indexed."""
         return _opened(f"{self.root}/{self.facts.id}/{kind}/{level}")
 
@@ -71,20 +73,35 @@ class Case:
         Read from the coarsest level that is not coarser than the grid along any axis, and resized
         from there: a whole volume on 128^3 costs no more than some small level of it.
         """
+        level, where, inside, length = self._reach(start, size, grid)
+        ct = np.asarray(self.voxels("ct", level)[where], np.float32)
+        anatomy = np.asarray(self.voxels("anatomy", level)[where])
+        return resize(ct, grid, inside, length), nearest(anatomy, grid, inside, length)
+
+    def lesion(
+        self, start: Sequence[float], size: Sequence[float], grid: Shape
+    ) -> UInt8[np.ndarray, "x y z"]:
+        """1 in lesions, on the same box and grid as `read`; zeros where the case has none."""
+        if not self.facts.lesions:
+            return np.zeros(grid, np.uint8)
+        level, where, inside, length = self._reach(start, size, grid)
+        return nearest(np.asarray(self.voxels("lesion", level)[where]), grid, inside, length)
+
+    def _reach(
+        self, start: Sequence[float], size: Sequence[float], grid: Shape
+    ) -> tuple[int, tuple[slice, ...], list[float], list[float]]:
+        """(level to read, voxels of it, where in them the box begins, and its size there)."""
         level, factors = max(
             (k, f)
             for k, f in enumerate(pyramid(self.facts.shape))
             if all(f[i] <= max(1.0, size[i] / grid[i]) for i in range(3))
         )
-        ct = self.voxels("ct", level)
         first = [math.floor(start[i] / factors[i]) for i in range(3)]
-        stop = [min(ct.shape[i], math.ceil((start[i] + size[i]) / factors[i])) for i in range(3)]
+        shape = [math.ceil(n / f) for n, f in zip(self.facts.shape, factors, strict=True)]
+        stop = [min(shape[i], math.ceil((start[i] + size[i]) / factors[i])) for i in range(3)]
         where = tuple(slice(a, b) for a, b in zip(first, stop, strict=True))
         inside = [start[i] / factors[i] - first[i] for i in range(3)]
-        length = [size[i] / factors[i] for i in range(3)]
-        hu = resize(np.asarray(ct[where], np.float32), grid, inside, length)
-        anatomy = np.asarray(self.voxels("anatomy", level)[where])
-        return hu, nearest(anatomy, grid, inside, length)
+        return level, where, inside, [size[i] / factors[i] for i in range(3)]
 
 
 @lru_cache(maxsize=1024)  # not all: 50,000 cases have 400,000 arrays
@@ -115,7 +132,10 @@ def entry(store: Path, name: str) -> Iterator[Path]:
 
 
 def write_case(
-    folder: Path, ct: Int16[np.ndarray, "x y z"], anatomy: UInt8[np.ndarray, "x y z"]
+    folder: Path,
+    ct: Int16[np.ndarray, "x y z"],
+    anatomy: UInt8[np.ndarray, "x y z"],
+    lesion: UInt8[np.ndarray, "x y z"] | None = None,
 ) -> None:
     """The pyramid of one case. HU are averaged (anti-aliased), labels taken at the cells' centres.
 
@@ -138,6 +158,8 @@ def write_case(
             for n, f, last in zip(hu.shape, factors, shape, strict=True)
         )
         _write(group, f"anatomy/{level}", anatomy[np.ix_(*centres)], OUTSIDE_ID)
+        if lesion is not None:
+            _write(group, f"lesion/{level}", lesion[np.ix_(*centres)], 0)
 
 
 def _write(group: zarr.Group, name: str, array: np.ndarray, fill: int) -> None:
@@ -197,16 +219,26 @@ def index(store: Path) -> list[CaseFacts]:
     return rows
 
 
+def with_lesion(facts: CaseFacts, lesion: UInt8[np.ndarray, "x y z"] | None) -> CaseFacts:
+    """The row of a case that has this mask of lesions (None, or without a voxel: none)."""
+    if lesion is None or not lesion.any():
+        return facts
+    ml = float(lesion.sum()) * math.prod(facts.spacing_mm) / 1000
+    return facts.model_copy(update={"lesions": boxes(lesion), "lesion_ml": ml})
+
+
 def add(
     store: Path,
     facts: CaseFacts,
     ct: Int16[np.ndarray, "x y z"],
     anatomy: UInt8[np.ndarray, "x y z"],
+    lesion: UInt8[np.ndarray, "x y z"] | None = None,
 ) -> CaseFacts:
     """A case by itself: an entry `facts.id` with one region; gives its row for the manifest."""
     row = facts.model_copy(update={"id": f"{facts.id}/{facts.region}", "shape": ct.shape})
+    row = with_lesion(row, lesion)
     with entry(store, facts.id) as folder:
-        write_case(folder / facts.region, ct, anatomy)
+        write_case(folder / facts.region, ct, anatomy, lesion if row.lesions else None)
         finish(folder, [row])
     return row
 

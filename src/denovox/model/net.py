@@ -170,6 +170,13 @@ class Net(nn.Module):
 
         Sizes along x, y, z must be multiples of `config.multiple`.
         """
+        inputs, whole = self.entry(x, sigma, condition)
+        return self.answer(inputs, t, whole)
+
+    def entry(
+        self, x: Float[Tensor, "b 1 x y z"], sigma: Float[Tensor, " b"], condition: Condition
+    ) -> tuple[Float[Tensor, "b c u v w"], Float[Tensor, "b 4"]]:
+        """(maps, what is told of the whole box) that the U-Net sees."""
         scaled = x * torch.rsqrt(1 + sigma**2).view(-1, 1, 1, 1, 1)  # the VP view: sqrt(abar) x
         seen = torch.cat([scaled, detail(x, sigma)], 1) if self.config.detail else scaled
         told = torch.cat(
@@ -179,10 +186,30 @@ class Net(nn.Module):
             ],
             1,
         )
-        deep = self.config.stem == "unshuffle2"
-        if deep:
-            seen, told = space_to_depth(seen), F.avg_pool3d(told, 2)
-        inputs = torch.cat([seen, told], 1).contiguous(memory_format=torch.channels_last_3d)
+        if self.config.stem == "unshuffle2":
+            told = F.avg_pool3d(told, 2)
+        inputs = torch.cat([self.to_depth(seen), told], 1)
         whole = torch.cat([condition.region[:, None], condition.spacing_mm.log()], 1)
-        answer = self.unet(inputs, t, class_labels=whole)
-        return depth_to_space(answer) if deep else answer
+        return inputs.contiguous(memory_format=torch.channels_last_3d), whole
+
+    def answer(
+        self,
+        inputs: Float[Tensor, "b c u v w"],
+        t: Float[Tensor, " b"],
+        whole: Float[Tensor, "b 4"],
+        added: tuple[list[Tensor], Tensor] | None = None,
+    ) -> Float[Tensor, "b 1 x y z"]:
+        """The U-Net's answer; added: to its skip connections and middle, by a control."""
+        down, middle = (None, None) if added is None else added
+        answer = self.unet(
+            inputs,
+            t,
+            class_labels=whole,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+        )
+        return depth_to_space(answer) if self.config.stem == "unshuffle2" else answer
+
+    def to_depth(self, maps: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b c2 u v w"]:
+        """Maps at the size that the U-Net works at."""
+        return space_to_depth(maps) if self.config.stem == "unshuffle2" else maps

@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
+from torch import nn
 
 from ..core.errors import InputError
 from ..core.schedule import Schedule
 from ..core.settings import Settings
+from .control import Control, ControlConfig, Controlled
 from .denoiser import Denoiser, Precision, Prediction, denoiser, use_bfloat16
 from .net import Net, NetConfig
 
 BUNDLED = "base"
+Placed = TypeVar("Placed", bound=nn.Module)
 
 
 class ModelConfig(Settings):
@@ -43,14 +47,21 @@ class ModelConfig(Settings):
         return Schedule(self.schedule)
 
 
+_KEYS = {ModelConfig: "denovox", ControlConfig: "denovox-control"}
+
+
 def save(
-    path: Path, state: dict[str, torch.Tensor], config: ModelConfig, card: dict[str, object]
+    path: Path,
+    state: dict[str, torch.Tensor],
+    config: ModelConfig | ControlConfig,
+    card: dict[str, object],
 ) -> None:
     """Write weights in half precision with config and card inside, whole or not at all."""
     from safetensors.torch import save as to_bytes
 
     half = {name: value.detach().half().contiguous().cpu() for name, value in state.items()}
-    metadata = {"format": "pt", "denovox": config.model_dump_json(), "card": json.dumps(card)}
+    metadata = {"format": "pt", _KEYS[type(config)]: config.model_dump_json()}
+    metadata["card"] = json.dumps(card)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -78,26 +89,83 @@ def locate(name: str | Path) -> Path:
     raise InputError(f"weights '{name}' are neither a file nor bundled with denovox")
 
 
+def resolve(names: Sequence[str | Path]) -> tuple[Path, Path | None]:
+    """(base, control or None) from one or two names, in any order; each as in `locate`.
+
+    A control alone finds its base by sha256, among those bundled and those that lie beside it.
+    """
+    paths = [locate(name) for name in names]
+    controls = [path for path in paths if is_control(path)]
+    bases = [path for path in paths if path not in controls]
+    if len(controls) > 1 or len(bases) > 1:
+        raise InputError(
+            f"{', '.join(map(str, names))}: give one base, one control, or one of each"
+        )
+    if bases or not controls:
+        return (bases or [locate(BUNDLED)])[0], next(iter(controls), None)
+    return _base_of(controls[0]), controls[0]
+
+
+def _base_of(control: Path) -> Path:
+    config, card, _ = describe_control(control)
+    for folder in (control.parent, Path(str(files("denovox"))) / "weights"):
+        for path in sorted(folder.glob("*.safetensors")):
+            if sha256(path) == config.base:
+                return path
+    raise InputError(
+        f"{control}: the base that this control belongs to ({card.get('base', 'unnamed')}, sha256"
+        f" {config.base[:12]}) is neither bundled nor beside it; name it with --weights, too"
+    )
+
+
 def describe(path: Path) -> tuple[ModelConfig, dict[str, object], str]:
-    """(config, card, sha256) of a weights file, without reading the tensors into a network."""
+    """(config, card, sha256) of a base's weights, without reading the tensors into a network."""
+    metadata = _metadata(path)
+    if _KEYS[ControlConfig] in metadata:
+        raise InputError(f"{path}: this is a control, not a base; controls go to --control")
+    if _KEYS[ModelConfig] not in metadata:
+        raise InputError(f"{path}: these weights carry no denovox configuration")
+    try:
+        config = ModelConfig.model_validate_json(metadata[_KEYS[ModelConfig]])
+    except ValueError:
+        raise InputError(f"{path}: its configuration is not one this version knows") from None
+    return config, json.loads(metadata.get("card", "{}")), sha256(path)
+
+
+def describe_control(path: Path) -> tuple[ControlConfig, dict[str, object], str]:
+    """The same of a control's weights."""
+    metadata = _metadata(path)
+    if _KEYS[ControlConfig] not in metadata:
+        raise InputError(f"{path}: not a control's weights (`denovox finetune` makes some)")
+    try:
+        config = ControlConfig.model_validate_json(metadata[_KEYS[ControlConfig]])
+    except ValueError:
+        raise InputError(f"{path}: its configuration is not one this version knows") from None
+    return config, json.loads(metadata.get("card", "{}")), sha256(path)
+
+
+def is_control(path: Path) -> bool:
+    """Whether a weights file is a control's."""
+    return _KEYS[ControlConfig] in _metadata(path)
+
+
+def sha256(path: Path) -> str:
+    """The digest by which a control names its base, and figures name weights."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _metadata(path: Path) -> dict[str, str]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as opened:
-            metadata = opened.metadata() or {}
+            told: dict[str, str] = opened.metadata() or {}
+            return told
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a readable safetensors file ({error})") from None
-    if "denovox" not in metadata:
-        raise InputError(f"{path}: these weights carry no denovox configuration")
-    try:
-        config = ModelConfig.model_validate_json(metadata["denovox"])
-    except ValueError:
-        raise InputError(f"{path}: its configuration is not one this version knows") from None
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return config, json.loads(metadata.get("card", "{}")), digest
 
 
-def place(net: Net, device: str) -> Net:
+def place(net: Placed, device: str) -> Placed:
     """The network on a device, in the memory layout in which 3D convolutions are fastest."""
     net.to(device)
     for parameter in net.parameters():
@@ -115,13 +183,39 @@ def state_for(path: Path, config: ModelConfig) -> dict[str, torch.Tensor]:
     return {name: value.float() for name, value in load_file(path).items()}
 
 
+def with_control(base: Net, base_path: Path, path: Path) -> Controlled:
+    """A base with the control of a file; `InputError` where it was born from another base."""
+    from safetensors.torch import load_file
+
+    config, card, _ = describe_control(path)
+    digest = sha256(base_path)
+    if config.base != digest:
+        raise InputError(
+            f"{path}: this control belongs to a base with sha256 {config.base[:12]}"
+            f" ({card.get('base', 'unnamed')}), not to {base_path.name} ({digest[:12]});"
+            " give that base as --weights, or tune a control for this one (`denovox finetune`)"
+        )
+    control = Control(base, config)
+    control.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    return Controlled(base, control)
+
+
 def load(
-    path: Path, device: str = "cpu", precision: Precision = "float32"
+    path: Path,
+    device: str = "cpu",
+    precision: Precision = "float32",
+    control: Path | None = None,
 ) -> tuple[Denoiser, ModelConfig]:
-    """A denoiser ready to use. precision "auto": bfloat16 where the hardware multiplies it."""
+    """A denoiser ready to use. precision "auto": bfloat16 where the hardware multiplies it.
+
+    control: weights of one that was born from these.
+    """
     config, _, _ = describe(path)
-    net = config.build()
-    net.load_state_dict(state_for(path, config))
+    base = config.build()
+    base.load_state_dict(state_for(path, config))
+    net: Net | Controlled = base
+    if control is not None:
+        net = with_control(base, path, control)
     net = place(net.eval().requires_grad_(False), device)
     bfloat16 = use_bfloat16(precision, device)
     return denoiser(net, config.noise_schedule, config.prediction, bfloat16), config

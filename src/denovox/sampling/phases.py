@@ -29,6 +29,7 @@ def phase(condition: Condition, i: int, j: int) -> Condition:
         anatomy=condition.anatomy[:, x, y],
         position_x=condition.position_x[:, x],
         position_y=condition.position_y[:, y],
+        control=None if condition.control is None else condition.control[:, :, x, y],
         spacing_mm=condition.spacing_mm * torch.tensor([STEP, STEP, 1.0]).to(condition.spacing_mm),
     )
 

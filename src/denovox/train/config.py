@@ -6,14 +6,14 @@ import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from ..core.errors import InputError
 from ..core.settings import Settings
 from ..data.levels import SampleConfig
 from ..data.prepare import PrepareConfig
 from ..model.denoiser import Precision
-from ..model.weights import ModelConfig
+from ..model.weights import ModelConfig, describe, locate
 
 
 class NoiseConfig(Settings):
@@ -33,7 +33,8 @@ class TrainConfig(Settings):
 
     batch: samples at a time; accumulate: such batches a step. decay: the last share of the steps,
     in which the learning rate falls to zero; a run can be lengthened before it has begun.
-    ema: half-life of the averaged weights, in steps. clip: gradient norm.
+    ema: half-life of the averaged weights, in steps. clip: gradient norm. patience: stop after this
+    many validations without a better one, and keep the best; 0: never, and keep the last.
     """
 
     steps: int = Field(gt=0)
@@ -51,6 +52,7 @@ class TrainConfig(Settings):
     seed: int = 0
     checkpoint_minutes: float = Field(5, gt=0)
     validate_every: int = Field(200, gt=0)
+    patience: int = Field(0, ge=0)
 
 
 class DataConfig(Settings):
@@ -72,7 +74,9 @@ class DataConfig(Settings):
 class Recipe(Settings):
     """Everything a run is made from. In TOML, model.net may be the name of a preset.
 
-    start: weights to begin from, by bundled name or path; their network must be the recipe's.
+    start: weights to begin from, by bundled name or path; their network must be the recipe's, and
+    is it where `model` is left out. With data.sample.control it is these weights that are steered:
+    they stay as they are, and a control of `width` (model/control.py) is trained.
     """
 
     name: str
@@ -80,7 +84,14 @@ class Recipe(Settings):
     model: ModelConfig
     train: TrainConfig
     start: str | None = None
+    width: int = Field(16, gt=0)
     card: str = ""
+
+    @model_validator(mode="after")
+    def _control_has_a_base(self) -> Recipe:
+        if self.data.sample.control is not None and self.start is None:
+            raise ValueError("a control is tuned for a base; name it as start")
+        return self
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -102,6 +113,8 @@ def read_recipe(path: Path) -> Recipe:
             known = ", ".join(PRESETS)
             raise InputError(f"{path}: model.net '{model['net']}' is not a preset ({known})")
         model["net"] = PRESETS[model["net"]].model_dump()
+    if model is None and isinstance(told.get("start"), str):
+        told["model"] = describe(locate(told["start"]))[0]
     try:
         return Recipe.model_validate(told)
     except ValidationError as error:

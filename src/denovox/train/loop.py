@@ -23,7 +23,8 @@ Draw = Callable[[int], Sample]
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. loss: mean of the step; validation: when this step measured it."""
+    """Where a run stands. loss: mean of the step; validation: when this step measured it; best:
+    the lowest so far, and its step."""
 
     step: int
     loss: float
@@ -31,6 +32,7 @@ class Progress:
     seconds: float
     validation: float | None
     average: dict[str, Tensor]
+    best: tuple[float, int] = (math.inf, 0)
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -55,18 +57,26 @@ def train(
 
     draw: n -> sample n; step k uses samples k*batch*accumulate onwards, so a run that was stopped
     anywhere and resumed equals one that was not, bit for bit on a CPU. validate: measured with the
-    averaged weights. The state is saved every `checkpoint_minutes`, at the end, and when the
-    consumer stops early.
+    averaged weights; with `config.patience` it ends the run early. The state is saved every
+    `checkpoint_minutes`, at the end, and when the consumer stops early.
     """
     ema = Ema(parameters, config.ema)
     optimizer = torch.optim.AdamW(
         parameters.values(), lr=config.lr, weight_decay=config.weight_decay
     )
-    first = _resume(folder, parameters, ema, optimizer)
+    first, best = _resume(folder, parameters, ema, optimizer)
     started = saved = time.monotonic()
     step = first
+
+    def save() -> None:
+        _save(folder, step, best, parameters, ema, optimizer)
+
+    def ended() -> bool:
+        waited = (step - best[1]) // config.validate_every
+        return step >= config.steps or 0 < config.patience <= waited
+
     try:
-        while step < config.steps and time.monotonic() - started < 60 * max_minutes:
+        while not ended() and time.monotonic() - started < 60 * max_minutes:
             rate = learning_rate(step, config)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -86,26 +96,31 @@ def train(
             if validate and (step % config.validate_every == 0 or step == config.steps):
                 with ema.applied():
                     measured = validate()
+                best = min(best, (measured, step))
+            passed = time.monotonic() - started
+            yield Progress(step, total, rate, passed, measured, ema.average, best)
+            # After the consumer has kept what it was told: what is saved here is not told again.
             if time.monotonic() - saved > 60 * config.checkpoint_minutes:
-                _save(folder, step, parameters, ema, optimizer)
+                save()
                 saved = time.monotonic()
-            yield Progress(step, total, rate, time.monotonic() - started, measured, ema.average)
     except GeneratorExit:  # only ever raised between steps, where the state is whole
-        _save(folder, step, parameters, ema, optimizer)
+        save()
         raise
     if step > first:
-        _save(folder, step, parameters, ema, optimizer)
+        save()
 
 
 def _save(
     folder: Path,
     step: int,
+    best: tuple[float, int],
     parameters: dict[str, Parameter],
     ema: Ema,
     optimizer: torch.optim.Optimizer,
 ) -> None:
     state = {
         "step": step,
+        "best": best,
         "parameters": {name: p.detach() for name, p in parameters.items()},
         "average": ema.average,
         "optimizer": optimizer.state_dict(),
@@ -118,13 +133,13 @@ def _resume(
     parameters: dict[str, Parameter],
     ema: Ema,
     optimizer: torch.optim.Optimizer,
-) -> int:
+) -> tuple[int, tuple[float, int]]:
     state = checkpoint.load(folder)
     if state is None:
-        return 0
+        return 0, (math.inf, 0)
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(state["parameters"][name])
             ema.average[name].copy_(state["average"][name])
     optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+    return int(state["step"]), state.get("best", (math.inf, 0))

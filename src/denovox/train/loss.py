@@ -13,8 +13,7 @@ from torch import Tensor
 from ..core.condition import batch
 from ..core.schedule import Schedule
 from ..data.levels import Sample
-from ..model.denoiser import answer, coefficients, use_bfloat16
-from ..model.net import Net
+from ..model.denoiser import Answer, answer, coefficients, use_bfloat16
 from ..model.weights import ModelConfig
 from .config import NoiseConfig, TrainConfig
 
@@ -29,7 +28,7 @@ def noise_level(u: float, law: NoiseConfig, schedule: Schedule) -> float:
     return math.exp(law.mean + law.deviation * float(ndtri(inner)))
 
 
-def predictor(net: Net, model: ModelConfig, config: TrainConfig, device: str = "cpu") -> Predict:
+def predictor(net: Answer, model: ModelConfig, config: TrainConfig, device: str = "cpu") -> Predict:
     """samples -> loss of each: L1 or L2 between the network's answer and what x0 asks of it."""
     schedule = model.noise_schedule
     bfloat16 = use_bfloat16(config.precision, device)
@@ -46,6 +45,10 @@ def predictor(net: Net, model: ModelConfig, config: TrainConfig, device: str = "
         with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
             said = answer(net, schedule, x, sigma, told)
         error = said.float() - (x0 - c_skip * x) / c_out
-        return (error.abs() if config.loss == "l1" else error**2).mean((1, 2, 3, 4))
+        size = error.abs() if config.loss == "l1" else error**2
+        weights = [s.weight for s in samples if s.weight is not None]
+        if weights:  # all samples of a run have one, or none has
+            size = size * torch.cat(weights).to(device)
+        return size.mean((1, 2, 3, 4))
 
     return predict

@@ -57,7 +57,7 @@ def detect(
     """
     from ... import __version__
     from ...data import calibration as of
-    from ...data import files, nifti
+    from ...data import files, masks, nifti
     from ...model.weights import describe
     from .. import detection, findings
 
@@ -66,7 +66,7 @@ def detect(
         findings.check_json(report, run["force"])
     calibrations = [of.read(path) for path in calibration] or of.bundled()
     volume = files.read(input, series=series, straighten=straighten, say=say)
-    mask = None if roi is None else _mask(roi, volume)
+    mask = None if roi is None else masks.marked(roi, volume)
     with loaded(run, "detect") as (model, running):
         found = detection.detect(model, volume, calibrations, region, mask, running=running)
     if report is not None:
@@ -157,17 +157,9 @@ def _volumes(
             yield case.facts.region, Volume(hu, np.reshape(case.facts.affine, (4, 4)))
 
 
-def _mask(path: Path, volume: Volume) -> np.ndarray:
-    """True where a label map on the scan's grid is not 0; `InputError` where it is 0 throughout."""
-    from ...core.errors import ensure
-    from ...data import masks
-
-    found: np.ndarray = masks.on_grid(path, volume) != 0
-    ensure(found.any(), f"{path} is empty: no voxel of it is other than 0")
-    return found
-
-
 def _union(paths: list[Path], volume: Volume) -> np.ndarray:
     import numpy as np
 
-    return np.any([_mask(path, volume) for path in paths], 0)
+    from ...data.masks import marked
+
+    return np.any([marked(path, volume) for path in paths], 0)

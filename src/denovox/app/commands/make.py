@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ..terminal import FILE, REGION_NAMES, loaded, progress, running_options, seed_option, triple
+from ..terminal import FILE, REGION_NAMES, control_options, loaded, progress, seed_option, triple
 
 
 @click.command()
@@ -23,7 +23,8 @@ from ..terminal import FILE, REGION_NAMES, loaded, progress, running_options, se
     type=click.IntRange(2),
     help="Evaluations of DPM-Solver++(2M).",
 )
-@running_options
+@click.option("--lesions", type=FILE, help="On that grid: where lesions are to be (not 0).")
+@control_options("base")
 @seed_option
 def synthesize(
     output: Path,
@@ -31,30 +32,40 @@ def synthesize(
     shape: str | None,
     spacing: str | None,
     anatomy: Path | None,
+    lesions: Path | None,
     steps: int,
     **run: Any,
 ) -> None:
-    """Make a CT that never was, from noise, and from an anatomy if one is given."""
+    """Make a CT that never was, from noise, and from an anatomy if one is given.
+
+    With --lesions it has lesions where that mask says: give --control lesion, too.
+    """
     from dataclasses import replace
 
+    import numpy as np
+
     from ...core.errors import InputError
-    from ...core.volume import spacing_of
-    from ...data import nifti
+    from ...core.volume import Volume, spacing_of
+    from ...data import masks, nifti
 
     nifti.check_writable(output, run["force"])
     if anatomy is not None and (shape or spacing):
         raise InputError("--anatomy brings its own grid; leave --shape and --spacing out")
     if anatomy is None and not (shape and spacing):
         raise InputError("give --shape and --spacing, or an --anatomy, whose grid is then used")
-    labels = affine = None
+    if lesions is not None and anatomy is None:
+        raise InputError("--lesions lie in an anatomy: give --anatomy, too")
+    labels = affine = sick = None
     if anatomy is not None:
         labels, affine = nifti.read_label_map(anatomy)
         size, mm = labels.shape, spacing_of(affine)
+        like = Volume(np.zeros(size, np.float32), affine)
+        sick = None if lesions is None else masks.on_grid(lesions, like) != 0
     else:
         size = triple(shape or "", int, "--shape")[::-1]
         mm = triple(spacing or "", float, "--spacing")[::-1]
-    with loaded(run, "synthesize") as (model, running):
-        result = model.synthesize(region, size, mm, labels, steps, running=running)
+    with loaded(run, "synthesize", "lesion") as (model, running):
+        result = model.synthesize(region, size, mm, labels, steps, running=running, lesion=sick)
     nifti.write(result if affine is None else replace(result, affine=affine), output, run["force"])
 
 

@@ -11,6 +11,8 @@ import click
 from ..terminal import (
     FILE,
     REGION_NAMES,
+    beside,
+    control_options,
     loaded,
     reading_options,
     running_options,
@@ -64,11 +66,11 @@ def denoise(
     from ..posterior import check_count
     from ..posterior import samples as posterior
 
-    beside = _beside(output)
+    sd_path = beside(output, "_sd.nii.gz")
     nifti.check_writable(output, run["force"])
     if samples is not None:
         check_count(samples)
-        nifti.check_writable(beside, run["force"])
+        nifti.check_writable(sd_path, run["force"])
     if report is not None:
         check_folder(report, run["force"])
     volume = files.read(input, series=series, straighten=straighten, say=say)
@@ -82,19 +84,11 @@ def denoise(
             result, sd_hu = found.mean, found.sd.hu
     nifti.write(result, output, run["force"])
     if samples is not None:
-        nifti.write(found.sd, beside, run["force"])
+        nifti.write(found.sd, sd_path, run["force"])
     if report is not None:
         told = {"region": region, "noise_hu": noise_hu, "samples": samples, "seed": run["seed"]}
         given = Given(sd_hu=sd_hu, noise=noise.noise, labels=noise.coarse, settings=told)
         _report(report, input, volume, result, given, model, run["force"])
-
-
-def _beside(output: Path) -> Path:
-    """Where the SD map goes."""
-    name = output.name
-    for end in (".nii.gz", ".nii"):
-        name = name.removesuffix(end)
-    return output.with_name(f"{name}_sd.nii.gz")
 
 
 def _report(
@@ -128,7 +122,7 @@ def _report(
 )
 @click.option("--report", type=FILE, help="A new folder for the faithfulness report.")
 @reading_options
-@running_options
+@control_options("base")
 def superres(
     input: Path,
     output: Path,
@@ -143,7 +137,8 @@ def superres(
 ) -> None:
     """Thin slices from thick ones: averaged back, they are the scan's own.
 
-    What they show beyond that is the model's guess.
+    What they show beyond that is the model's guess. A control that was tuned for it (--control
+    superres) guesses better than the base alone.
     """
     from ...data import files, nifti
     from ...evaluate.folder import check_folder
@@ -154,7 +149,7 @@ def superres(
     if report is not None:
         check_folder(report, run["force"])
     volume = files.read(input, series=series, straighten=straighten, say=say)
-    with loaded(run, "superres") as (model, running):
+    with loaded(run, "superres", "low-resolution") as (model, running):
         result, consistency = of(
             model,
             volume,
