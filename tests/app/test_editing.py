@@ -166,6 +166,20 @@ def test_one_lesion_does_not_depend_on_another_far_away():
     assert not np.array_equal(one.hu[near], other.hu[near])
 
 
+def test_what_noise_a_voxel_sees_does_not_depend_on_the_box():
+    volume = thorax((120, 56, 20))
+    small = ball(volume, (50, 28, 10), 6)
+    wide = small | ball(volume, (30, 28, 10), 6)  # near enough to share a box with it
+
+    def shows_noise(x, sigma, told):
+        return torch.tanh(x / sigma)
+
+    one = edit(model(shows_noise), volume, Edit(small, region="chest"))
+    both = edit(model(shows_noise), volume, Edit(wide, region="chest"))
+    assert len(boxes(wide, wide.shape)) == 1
+    np.testing.assert_allclose(one.hu[small], both.hu[small], atol=1e-3)
+
+
 def test_boxes_hold_the_hole_and_its_context_and_meet_nowhere():
     hole = np.zeros((200, 60, 40), bool)
     hole[10:14, 20:30, 5:8] = hole[40:44, 20:30, 5:8] = True  # 26 apart: their contexts meet

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from denovox.core.errors import InputError
 from denovox.core.labels import BODY, BONE, ID, LUNG, OUTSIDE
 from denovox.core.volume import Volume
-from denovox.data.lesions import Lesions, healthy, plant
+from denovox.data.lesions import Lesions, plant
+from denovox.data.tissue import healthy
 
 MM = (1.5, 1.5, 3.0)
 PLAIN = Lesions(tissues=("liver",), shapes=("sphere",), diameter_mm=(18, 18), texture=0)
@@ -72,6 +74,19 @@ def test_texture_of_the_scan_stays_and_the_lesion_has_one_of_its_own():
     own, _, (fact,) = plant(volume, labels, config, 0)
     inside = (own.hu - clean.hu)[numbers == 1] / fact.contrast_hu
     assert 0.1 < inside.std() < 0.3
+
+
+def test_signs_of_the_contrast_are_those_asked_for():
+    volume, labels = liver()
+    for signs in ((-1,), (1,)):
+        config = PLAIN.model_copy(update={"signs": signs})
+        drawn = [plant(volume, labels, config, seed)[2][0].contrast_hu for seed in range(4)]
+        assert set(np.sign(drawn)) == set(signs)
+    both = [plant(volume, labels, PLAIN, seed)[2][0].contrast_hu for seed in range(8)]
+    assert set(np.sign(both)) == {-1, 1}
+    for wrong in ((), (0,)):
+        with pytest.raises(ValidationError):
+            Lesions.model_validate({"signs": wrong})
 
 
 def test_same_seed_same_lesions():

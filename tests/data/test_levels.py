@@ -382,3 +382,12 @@ def test_a_low_resolution_image_keeps_what_is_straight_along_z(tmp_path):
         # A ramp along z is its own slab average, but for the slabs at the crop's ends.
         inner = one.condition.control[..., 4:-4]
         torch.testing.assert_close(inner, one.x0[..., 4:-4], rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("begin", [0, 1])
+def test_noise_is_added_to_the_interpolation_as_often_as_asked(tmp_path, begin):
+    case(tmp_path, 2)
+    one = drawer(tmp_path, control={"kind": "low-resolution", "begin": begin})(0)
+    assert (one.start is not None) == bool(begin)
+    if one.start is not None:
+        assert torch.equal(one.start, one.condition.control)

@@ -203,3 +203,8 @@ def test_without_patience_the_best_is_known_and_changes_nothing(tmp_path):
     said = patient(tmp_path, patience=0)
     assert said[-1].step == 16
     assert said[-1].best == (0.1, 16)
+
+
+def test_patience_without_validation_ends_nothing(tmp_path):
+    config = CONFIG.model_copy(update={"validate_every": 1, "patience": 2})
+    assert len(finish(tmp_path, config)[0]) == 12

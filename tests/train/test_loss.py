@@ -48,3 +48,27 @@ def test_bfloat16_only_where_it_is_native_or_asked_for():
     assert not use_bfloat16("float32", "cpu")
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     assert use_bfloat16("auto", "cpu") == native
+
+
+def test_noise_may_be_added_to_what_sampling_begins_from():
+    model = ModelConfig(net=PRESETS["tiny"])
+    torch.manual_seed(0)
+    net = model.build()  # its last layer is zero at birth
+    x0, noise, start = (torch.randn(1, 1, 8, 8, 8) for _ in range(3))
+    one = Sample(x0, noise, 0.5, condition((8, 8, 8), (1, 1, 1)), 2, None, start)
+    law = NoiseConfig(law="lognormal", mean=0.0)  # sigma 1 at u = 0.5
+    config = TrainConfig(steps=1, precision="float32", noise=law)
+    got = predictor(net, model, config)([one])
+    # What leads back to x0 from start + noise is more than the noise.
+    torch.testing.assert_close(got[0].detach(), (noise + start - x0).abs().mean())
+
+
+def test_some_voxels_may_weigh_more():
+    model = ModelConfig(net=PRESETS["tiny"])
+    torch.manual_seed(0)
+    net = model.build()
+    noise, weight = torch.randn(1, 1, 8, 8, 8), torch.ones(1, 1, 8, 8, 8)
+    weight[..., :2] = 7
+    one = Sample(torch.zeros_like(noise), noise, 0.5, condition((8, 8, 8), (1, 1, 1)), 2, weight)
+    got = predictor(net, model, TrainConfig(steps=1, precision="float32"))([one])
+    torch.testing.assert_close(got[0].detach(), (noise.abs() * weight).mean())

@@ -29,6 +29,7 @@ for command in (
     make.synthesize,
     edit.lesion,
     edit.inpaint,
+    edit.augment,
     data.doctor,
     data.prepare,
     learn.pretrain,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from ..core.volume import Volume
 from ..data import anatomy as anatomy_of
 from ..data.masks import marked
 from ..data.placing import Placed, Wanted, place
+from ..data.store import Case
 from ..model.weights import sha256
-from .api import Model
+from .api import Model, Running
+from .augment import Make
+from .editing import Edit, around, edit
 
 MOST = 255  # lesions of one mask: their numbers are bytes
 
@@ -98,11 +102,49 @@ def words(one: Placed) -> str:
 
 def told(plan: Plan, model: Model, scan: str, seed: int) -> dict[str, Any]:
     """What was put where, and by what: ready for JSON."""
-    return {
-        "scan": scan,
-        "seed": seed,
-        "weights": sha256(model.path),
-        "control": None if model.steered_by is None else sha256(model.steered_by),
-        "version": __version__,
-        "lesions": [asdict(one) for one in plan.placed],
-    }
+    lesions = [asdict(one) for one in plan.placed]
+    return {"scan": scan, "seed": seed, **by(model), "lesions": lesions}
+
+
+def by(model: Model) -> dict[str, str]:
+    """What lesions are made by: sha256 of the weights, and this version."""
+    control = "" if model.steered_by is None else sha256(model.steered_by)
+    return {"weights": sha256(model.path), "control": control, "version": __version__}
+
+
+def wanting(organ: str | None, diameter: str | None, count: int) -> Callable[[Case], Wanted]:
+    """Which lesions each case of a store gets; organ None: lung in chests, else liver."""
+    diameter_mm = _mm(diameter)
+
+    def wanted(case: Case) -> Wanted:
+        of = "lung" if case.facts.region == "chest" else "liver"
+        return Wanted(organ=organ or of, diameter_mm=diameter_mm, count=count)
+
+    return wanted
+
+
+def maker(model: Model, running: Running) -> Make:
+    """(scan, numbers of lesions, seed) -> the scan with them, made by a model with a control."""
+
+    def make(volume: Volume, numbers: UInt8[np.ndarray, "x y z"], seed: int) -> Volume:
+        lesion = numbers > 0
+        what = Edit(around(lesion, volume.spacing_mm), lesion)
+        return edit(model, volume, what, _quiet(running, seed))
+
+    return make
+
+
+def remover(
+    model: Model, running: Running
+) -> Callable[[Volume, Bool[np.ndarray, "x y z"], int], Volume]:
+    """(scan, hole, seed) -> the scan with the hole filled, and no lesion in it."""
+
+    def remove(volume: Volume, hole: Bool[np.ndarray, "x y z"], seed: int) -> Volume:
+        return edit(model, volume, Edit(hole), _quiet(running, seed))
+
+    return remove
+
+
+def _quiet(running: Running, seed: int) -> Running:
+    """One edit of many: whoever asks for them all says how far they are."""
+    return replace(running, seed=seed, say=lambda line: None, done=lambda share: None)

@@ -43,7 +43,7 @@ def run(
     if _lacks_lesions(recipe, training):
         raise InputError(
             f"no case of {data.store} that trains has a lesion; bring masks beside the scans"
-            " (SCAN_lesion.nii.gz) or plant some with `denovox simulate lesions`"
+            " (SCAN_lesion.nii.gz), or plant some (benchmarks/lesion_data.py)"
         )
     net, trained, config = _network(recipe, device)
     count = sum(p.numel() for p in trained.values()) / 1e6

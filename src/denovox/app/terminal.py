@@ -31,31 +31,22 @@ class Quiet(click.Group):
             ctx.exit(2)
 
 
-def running_options(
-    command: Callable[..., Any], weights: Callable[..., Any] | None = None
-) -> Callable[..., Any]:
-    """The options of every command that runs a model."""
-    for option in (
-        weights
-        or click.option(
-            "--weights", default="base", show_default=True, help="Bundled name, file or folder."
-        ),
-        click.option(
-            "--window",
-            default=64,
-            show_default=True,
-            type=click.IntRange(32),
-            help="Edge of the largest window, in voxels; halve it if memory is short.",
-        ),
-        click.option("--force", is_flag=True, help="Overwrite an existing output."),
-    ):
-        command = option(command)
-    return command
+weights_option = click.option(
+    "--weights", default="base", show_default=True, help="Bundled name, file or folder."
+)
+window_option = click.option(
+    "--window",
+    default=64,
+    show_default=True,
+    type=click.IntRange(32),
+    help="Edge of the largest window, in voxels; halve it if memory is short.",
+)
+force_option = click.option("--force", is_flag=True, help="Overwrite an existing output.")
 
 
-def control_options(default: str) -> Callable[..., Any]:
-    """`running_options` of a command that a control can steer."""
-    weights = click.option(
+def control_option(default: str) -> Callable[..., Any]:
+    """`weights_option` of a command that a control can steer."""
+    return click.option(
         "--weights",
         "--control",
         multiple=True,
@@ -63,7 +54,20 @@ def control_options(default: str) -> Callable[..., Any]:
         show_default=True,
         help="A base, a control, or both: bundled name, file or folder.",
     )
-    return lambda command: running_options(command, weights)
+
+
+def running_options(
+    command: Callable[..., Any], weights: Callable[..., Any] = weights_option
+) -> Callable[..., Any]:
+    """The options of every command that runs a model and writes a scan."""
+    for option in (weights, window_option, force_option):
+        command = option(command)
+    return command
+
+
+def control_options(default: str) -> Callable[..., Any]:
+    """`running_options` of a command that a control can steer."""
+    return lambda command: running_options(command, control_option(default))
 
 
 seed_option = click.option(

@@ -68,7 +68,7 @@ def bridge(name: str) -> Bridge:
     if name == "denovox":
         return Bridge(name, {number: number for number in range(len(labels.NAMES))})
     if name not in tables()["bridge"]:
-        near = _nearest(name, names())
+        near = nearest_name(name, names())
         raise InputError(f"label set '{name}' is not known{near}; known: {', '.join(names())}")
     row = tables()["bridge"][name]
     lesions = row.get("lesions", ())
@@ -105,7 +105,7 @@ def from_table(table: Mapping[int, str] | Mapping[str, str], name: str = "your t
         if not (text.isascii() and text.isdigit()) or int(text) > MOST:
             raise InputError(f"{name}: '{key}' is not a label value (a whole number, 0 to {MOST})")
         if of not in labels.ID:
-            near = _nearest(of, labels.NAMES)
+            near = nearest_name(of, labels.NAMES)
             what = f"'{of}' (value {key}) is not a class{near}"
             raise InputError(f"{name}: {what}; see docs/labels.md")
         values[int(text)] = labels.ID[of]
@@ -176,7 +176,8 @@ def combine(
     return out
 
 
-def _nearest(name: str, among: tuple[str, ...]) -> str:
+def nearest_name(name: str, among: tuple[str, ...]) -> str:
+    """" (did you mean 'liver'?)", or nothing where no known name comes near."""
     near = difflib.get_close_matches(str(name).lower().replace(" ", "_"), among, 1)
     return f" (did you mean '{near[0]}'?)" if near else ""
 

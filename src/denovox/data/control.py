@@ -19,13 +19,16 @@ class ControlConfig(Settings):
     """How the controls of training samples are made.
 
     kind: "low-resolution" or "lesion". factor: how many slices a thick one is the mean of, drawn
-    evenly from this range, as is where the first begins. on_lesion: how often a crop is laid onto
+    evenly from this range, as is where the first begins. begin: how often noise is added to the
+    interpolation and not to the truth, as where `superres` begins: all that is left to learn there
+    is what the interpolation lacks. on_lesion: how often a crop is laid onto
     a lesion, where its case has any. weight: of the loss on lesions and a voxel around them; they
     are a per mille of a scan.
     """
 
     kind: ControlKind
     factor: tuple[float, float] = (2, 6)
+    begin: float = Field(0, ge=0, le=1)
     on_lesion: float = Field(0.8, ge=0, le=1)
     weight: float = Field(5, ge=1)
 

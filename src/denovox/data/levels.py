@@ -57,7 +57,7 @@ class Sample:
     """x0: 1 1 p p p, model units, clipped to [-1, 1]. noise: of the same shape, SD about 1.
 
     u: a uniform number for the loss to choose a noise level with. weight: of each voxel in the
-    loss; None: all alike.
+    loss; None: all alike. start: what noise is added to, where that is not x0.
     """
 
     x0: Float[Tensor, "1 1 p p p"]
@@ -66,6 +66,7 @@ class Sample:
     condition: Condition
     level: int
     weight: Float[Tensor, "1 1 p p p"] | None = None
+    start: Float[Tensor, "1 1 p p p"] | None = None
 
 
 def sampler(cases: list[Case], config: SampleConfig, seed: int) -> Callable[[int], Sample]:
@@ -130,9 +131,10 @@ def sample(case: Case, config: SampleConfig, rng: np.random.Generator) -> Sample
     noise, u = rng.standard_normal(x0.shape, np.float32), float(rng.random())
     if config.grain and rng.random() < config.grain:
         noise = grain(grid, rng)
-    told = weight = None
+    told = weight = begun = None
     if control and control.kind == "low-resolution":
         told = np.clip(low_resolution(unit, rng.uniform(*control.factor), rng.random()), -1, 1)
+        begun = _batch_of_one(told) if rng.random() < control.begin else None
     elif control:
         told = lesion.astype(np.float32)
         weight = _batch_of_one(loss_weight(told, control.weight))
@@ -151,6 +153,7 @@ def sample(case: Case, config: SampleConfig, rng: np.random.Generator) -> Sample
         ),
         level,
         weight,
+        begun,
     )
 
 

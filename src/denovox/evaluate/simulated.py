@@ -28,6 +28,7 @@ _CLOSE = (
     " (anatomy.coarse of the truth) at once; SSIM: 2D, 11 x 11, sigma 1.5, mean over a slice's"
     " body, then over slices, 5 voxels at the rim left out"
 )
+LESION_PROTOCOLS = ("lesion-generation", "lesion-inpainting")  # evaluate/lesions.py
 SIMULATED = {  # name -> its convention
     "simulated-dose": f"{_CLOSE}; bias: mean of (result - truth) in HU, uncut, of the voxels of a"
     " tissue in the truth, away from edges (evaluate/report.tissues)",

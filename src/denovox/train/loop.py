@@ -72,7 +72,7 @@ def train(
         _save(folder, step, best, parameters, ema, optimizer)
 
     def ended() -> bool:
-        waited = (step - best[1]) // config.validate_every
+        waited = (step - best[1]) // config.validate_every if validate else 0
         return step >= config.steps or 0 < config.patience <= waited
 
     try:

@@ -39,7 +39,8 @@ def predictor(net: Answer, model: ModelConfig, config: TrainConfig, device: str 
         levels = [noise_level(s.u, config.noise, schedule) for s in samples]
         sigma = torch.tensor(levels, device=device)
         each = sigma.view(-1, 1, 1, 1, 1)
-        x = x0 + each * noise
+        begun = torch.cat([s.x0 if s.start is None else s.start for s in samples]).to(device)
+        x = begun + each * noise
         c_skip, c_out = coefficients(model.prediction, each)
         told = batch([s.condition for s in samples]).to(device)
         with torch.autocast(device, torch.bfloat16, enabled=bfloat16):

@@ -7,7 +7,17 @@ from typing import Any
 
 import click
 
-from ..terminal import FILE, beside, control_options, loaded, reading_options, say, seed_option
+from ..terminal import (
+    FILE,
+    beside,
+    control_option,
+    control_options,
+    loaded,
+    reading_options,
+    say,
+    seed_option,
+    window_option,
+)
 
 
 @click.command()
@@ -73,6 +83,47 @@ def lesion(
     if sent is not None:
         seg.write(sent, plan.numbers, volume, said, force=run["force"])
     nifti.write(result, output, run["force"])
+
+
+@click.command()
+@click.argument("store", type=FILE)
+@click.option("--out", type=FILE, required=True, help="The data set: a folder.")
+@click.option(
+    "--per-scan", default=5, show_default=True, type=click.IntRange(1), help="Copies of each scan."
+)
+@click.option("--organ", help="A class of docs/labels.md; by default lung in chests, else liver.")
+@click.option("--diameter", help="E.g. 12mm; drawn if not given.")
+@click.option(
+    "--count", default=1, show_default=True, type=click.IntRange(1, 255), help="Lesions of a copy."
+)
+@control_option("lesion")
+@window_option
+@seed_option
+def augment(
+    store: Path,
+    out: Path,
+    per_scan: int,
+    organ: str | None,
+    diameter: str | None,
+    count: int,
+    **run: Any,
+) -> None:
+    """More training data with lesions: copies of the scans of a STORE, in nnU-Net's layout.
+
+    Images go to imagesTr, labels (1 in lesions) to labelsTr, what was put where to lesions.json.
+    Scans whose own lesions the store knows come along as they are. A run that was stopped is
+    finished by the same command; docs/augment.md trains on the result.
+    """
+    from ...data import store as of
+    from .. import lesion_plan
+    from ..augment import augment as fill
+
+    wanted = lesion_plan.wanting(organ, diameter, count)
+    cases = of.cases(store)
+    with loaded(run, "augment", "lesion") as (model, running):
+        make = lesion_plan.maker(model, running)
+        for line in fill(cases, out, per_scan, run["seed"], wanted, make, lesion_plan.by(model)):
+            say(line)
 
 
 @click.command()

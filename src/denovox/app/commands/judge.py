@@ -65,6 +65,9 @@ def evaluate(protocol: str, data: Path, out: Path, force: bool, **told: Any) -> 
     give input/ to another method, put what it makes in test/, and judge that as pairs. `denovox
     simulate` makes such input too (the JSON has the photons of each scan; --electronic 0).
 
+    Lesion protocols run a control for lesions (--weights, default: lesion): lesion-generation,
+    lesion-inpainting. DATA is a store; segmenters are trained in the run, patient by patient.
+
     Every figure comes with N and a bootstrap interval over patients, settings, the weights' hash
     and the files', as JSON and as a Markdown table.
     """
@@ -72,10 +75,10 @@ def evaluate(protocol: str, data: Path, out: Path, force: bool, **told: Any) -> 
     from ...evaluate.figures import as_markdown, write
     from ...evaluate.folder import check_folder
     from ...evaluate.protocols import protocol as known
-    from ...evaluate.simulated import SIMULATED
+    from ...evaluate.simulated import LESION_PROTOCOLS, SIMULATED
     from ..judge import evaluate as judge
 
-    if protocol not in SIMULATED:
+    if protocol not in (*SIMULATED, *LESION_PROTOCOLS):
         known(protocol)
     for name, of in OF.items():
         if told[name] is not None and protocol != of:
@@ -84,6 +87,9 @@ def evaluate(protocol: str, data: Path, out: Path, force: bool, **told: Any) -> 
         for name in ("region", "save"):
             if told[name] is not None:
                 raise InputError(f"--{name} is of simulated protocols alone; leave it out")
+        if protocol in LESION_PROTOCOLS:
+            _lesions(protocol, data, out, force, told)
+            return
         method, seed, weights = (told[name] for name in ("method", "seed", "weights"))
         click.echo(as_markdown(judge(protocol, data, out, method, seed, weights, force, say)))
         return
@@ -102,5 +108,23 @@ def evaluate(protocol: str, data: Path, out: Path, force: bool, **told: Any) -> 
         loaded(run, protocol) as (model, running),
     ):
         results = trial(protocol, data, model, config, None, running, keep)
+        write(results, out, force)
+    click.echo(as_markdown(results))
+
+
+def _lesions(protocol: str, data: Path, out: Path, force: bool, told: dict[str, Any]) -> None:
+    from ...evaluate.figures import as_markdown, write
+    from ...evaluate.folder import check_folder
+    from .. import lesion_plan
+    from ..lesion_bench import LesionTrials
+    from ..lesion_trials import trial
+
+    check_folder(out, force)
+    run = {"weights": told["weights"] or "lesion", "window": told["window"], "seed": told["seed"]}
+    with loaded(run, protocol, "lesion") as (model, running):
+        config = LesionTrials(method=told["method"])
+        make, remove = (of(model, running) for of in (lesion_plan.maker, lesion_plan.remover))
+        sha = lesion_plan.by(model)["control"]
+        results = trial(protocol, data, make, remove, config, running, sha)
         write(results, out, force)
     click.echo(as_markdown(results))

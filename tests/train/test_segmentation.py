@@ -1,0 +1,77 @@
+"""A segmenter's loss against MONAI's and by hand, and that the one loop trains it."""
+
+import numpy as np
+import pytest
+import torch
+
+from denovox.core.condition import condition
+from denovox.core.regions import REGIONS
+from denovox.data.levels import Sample
+from denovox.model.segmenter import Segmenter, SegmenterConfig
+from denovox.train.config import TrainConfig
+from denovox.train.loop import train
+from denovox.train.segmentation import loss_of, predictor
+
+CHEST = REGIONS["chest"]
+
+
+def crop(seed, sick=True, told=True):
+    """A ball of soft tissue in lung, with noise; without `sick` there is none."""
+    rng = np.random.default_rng(seed)
+    at = rng.uniform(5, 11, (3, 1, 1, 1))
+    away = np.linalg.norm(np.indices((16, 16, 16)) - at, axis=0)
+    lesion = (away < rng.uniform(3, 5)) & sick
+    hu = np.where(lesion, 30, -850) + rng.normal(0, 30, lesion.shape)
+    x0 = torch.from_numpy(CHEST.window.unit(hu).clip(-1, 1).astype(np.float32))[None, None]
+    mask = torch.from_numpy(lesion.astype(np.float32))[None, None]
+    known = condition((16, 16, 16), (1.0, 1.0, 1.0), CHEST.id)
+    known = known if not told else type(known)(**{**vars(known), "control": mask})
+    return Sample(x0, torch.zeros_like(x0), 0.5, known, 2)
+
+
+def test_the_loss_is_monais():
+    from monai.losses import DiceCELoss
+
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 1, 4, 5, 6, generator=rng)
+    lesion = (torch.rand(logits.shape, generator=rng) < 0.2).float()
+    oracle = DiceCELoss(sigmoid=True, smooth_nr=1, smooth_dr=1)
+    expected = [oracle(logits[n : n + 1], lesion[n : n + 1]) for n in range(3)]
+    torch.testing.assert_close(loss_of(logits, lesion), torch.stack(expected))
+
+
+def test_by_hand():
+    logits, lesion = torch.zeros(1, 1, 2, 2, 2), torch.zeros(1, 1, 2, 2, 2)
+    lesion[0, 0, 0] = 1  # 4 of 8 voxels; every share is a half
+    expected = np.log(2) + 1 - (2 * 2 + 1) / (4 + 4 + 1)
+    assert float(loss_of(logits, lesion)) == pytest.approx(expected)
+    sure = torch.where(lesion > 0, 50.0, -50.0)
+    assert float(loss_of(sure, lesion)) == pytest.approx(0, abs=1e-6)
+    none = torch.zeros_like(lesion)
+    assert float(loss_of(sure * 0 - 50, none)) == pytest.approx(0, abs=1e-6)
+
+
+def test_samples_without_a_mask_are_refused():
+    predict = predictor(Segmenter(SegmenterConfig(channels=(4, 8))))
+    assert predict([crop(0), crop(1, sick=False)]).shape == (2,)
+    with pytest.raises(ValueError, match="lesion mask"):
+        predict([crop(0), crop(1, told=False)])
+
+
+def test_the_loop_teaches_it_balls(tmp_path):
+    torch.manual_seed(0)
+    net = Segmenter(SegmenterConfig(channels=(8, 16)))
+    config = TrainConfig(steps=60, batch=4, accumulate=1, lr=1e-2, decay=0.5, ema=5)
+    parameters = dict(net.named_parameters())
+    steps = list(train(predictor(net), parameters, lambda n: crop(n, n % 4 > 0), config, tmp_path))
+    assert steps[-1].loss < 0.3 * steps[0].loss
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(steps[-1].average[name])
+        for seed in range(1000, 1004):
+            one = crop(seed)
+            found = net(one.x0, one.condition.region) > 0
+            truth = one.condition.control > 0
+            assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.85
+        well = crop(2000, sick=False)
+        assert int((net(well.x0, well.condition.region) > 0).sum()) == 0
