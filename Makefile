@@ -39,8 +39,13 @@ check: .venv/check
 	$(PIP) -e .
 	touch $@
 
+# nnU-Net's verifier judges what `augment` writes. It alone is wanted: with all that it asks for,
+# nnU-Net would bring torchvision.
+VERIFIER := nnunetv2 batchgenerators acvl_utils blosc2 numexpr ndindex httpx pandas
+
 .venv/test: .venv/demo
 	$(PIP) -e '.[test,cluster,s3]'
+	$(PIP) --no-deps $(VERIFIER)
 	touch $@
 
 .venv/check: .venv/test

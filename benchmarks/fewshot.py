@@ -48,7 +48,7 @@ def cases_of(kind: str, root: str) -> tuple[list, list, list]:
     mine = [c for c in every if ("_planted" in c.facts.id) == (kind == "planted")]
     held = [c for c in mine if c.facts.patient in HELD[kind]]
     away = {patient for patients in HELD.values() for patient in patients}
-    others = [c for c in every if c.facts.patient not in away]
+    others = [c for c in every if c.facts.patient not in away and c.facts.region == "chest"]
     return [c for c in mine if c.facts.patient not in away], held, others
 
 
@@ -85,7 +85,7 @@ def main(kind: str, steps: int = 120, seeds: int = 3, root: str = ".denovox/lesi
     numbers = _in_lung(scan)
     with tempfile.TemporaryDirectory() as folder:
         bench = lesion_bench.Bench(
-            lesion_bench.LesionTrials(), Running(), Path(folder), lambda: None
+            lesion_bench.LesionTrials(steps=800), Running(), Path(folder), lambda: None
         )
         judge = lesion_bench.judge(others, 0, bench, "judge")
     told = {"kind": kind, "steps": steps, "seeds": seeds, "train": [c.facts.id for c in cases],

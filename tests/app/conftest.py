@@ -6,7 +6,6 @@ import torch
 from denovox.model import weights
 from denovox.model.presets import PRESETS
 
-
 # A third level: MONAI's middle always attends, and at half of a scan's size that takes minutes.
 NET = PRESETS["tiny"].model_copy(update={"channels": (8, 8, 16), "attention": (False,) * 3})
 

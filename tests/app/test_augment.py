@@ -122,6 +122,21 @@ def test_lesions_json_has_a_pair_a_line(shelf, tmp_path):
     assert [json.loads(text.rstrip(","))["case"] for text in lines] == nnunet.names(tmp_path)
 
 
+def test_folds_hold_out_patients_and_never_their_copies(shelf, tmp_path):
+    run(shelf, tmp_path)
+    rows = json.loads((tmp_path / "lesions.json").read_text())
+    of = {row["case"]: row["patient"] for row in rows}
+    folds = json.loads((tmp_path / "splits_final.json").read_text())
+    assert len(folds) == 2
+    for fold in folds:
+        assert sorted(fold["train"] + fold["val"]) == sorted(of)
+        assert fold["val"]
+        assert not {of[c] for c in fold["train"]} & {of[c] for c in fold["val"]}
+    assert sorted(folds[0]["val"] + folds[1]["val"]) == sorted(of)
+    run(shelf, tmp_path / "one", "a")
+    assert not (tmp_path / "one" / "splits_final.json").exists()
+
+
 def test_a_copy_depends_on_seed_case_and_number_alone(shelf, tmp_path):
     run(shelf, tmp_path / "few", "a", per_scan=1)
     run(shelf, tmp_path / "more", "ab", per_scan=3)

@@ -12,7 +12,8 @@ from dicom_cases import series
 from denovox import tasks
 from denovox.app import editing
 from denovox.app.cli import main
-from denovox.data import nifti, phantom
+from denovox.data import nifti, nnunet, phantom, store
+from denovox.data.manifest import CaseFacts
 from denovox.model import weights
 
 
@@ -277,3 +278,39 @@ def test_a_control_of_another_base_is_refused(scan, tmp_path, tiny_lesion):
     assert result.exit_code == 2
     assert "belongs to a base with sha256" in result.stderr
     assert not out.exists()
+
+
+def test_a_data_set_for_nnunet_from_a_store(tmp_path, chest, tiny_lesion):
+    shelf = tmp_path / "store"
+    facts = CaseFacts(
+        id="a", patient="p", region="chest", spacing_mm=(5.0,) * 3,
+        affine=tuple(chest.ct.affine.ravel().tolist()),
+    )  # fmt: skip
+    store.add(shelf, facts, np.round(chest.ct.hu).astype(np.int16), chest.labels)
+    store.index(shelf)
+    asked = ("--per-scan", 1, "--diameter", 14, "--window", 32, "--control", tiny_lesion)
+    outs = [tmp_path / "one", tmp_path / "two"]
+    for out in outs:
+        out.mkdir()
+        result = run("augment", shelf, "--out", out, *asked)
+        assert result.exit_code == 0, result.output
+    image, label = (nibabel.load(path) for path in nnunet.paths(outs[0], "a_chest_s0"))
+    mask = np.asarray(label.dataobj) > 0
+    assert mask.any()
+    changed = np.asarray(image.dataobj) != np.round(chest.ct.hu).astype(np.int16)
+    assert changed[mask].any()
+    assert not changed[~editing.around(mask, (5.0,) * 3)].any()
+    for a, b in zip(*(nnunet.paths(out, "a_chest_s0") for out in outs), strict=True):
+        assert a.read_bytes() == b.read_bytes()
+    told = json.loads((outs[0] / "lesions.json").read_text())[0]
+    assert told["lesions"][0]["organ"] == "lung"
+    assert told["about"]["control"] == weights.sha256(tiny_lesion)
+    assert "were there" in run("augment", shelf, "--out", outs[0], *asked).stderr
+    for more, says in (
+        (("--organ", "lungs"), "did you mean 'lung'"),
+        (("--seed", 1), "made with another"),
+        (("--diameter", "far"), "no length"),
+    ):
+        result = run("augment", shelf, "--out", outs[0], *asked, *more)
+        assert result.exit_code == 2, result.output
+        assert says in result.stderr

@@ -4,6 +4,7 @@
                                         lesions, made or real
     lesions/<case>.json                 what was put where, and with what: one file a pair
     lesions.json                        all of these, one pair a line
+    splits_final.json                   nnU-Net's folds, by patient: for its preprocessed folder
 
 `<case>_s<k>` is copy k of a case, `<case>_real` the case itself, where it has lesions of its own.
 Which lesions copy k has, and of what noise they are made, depends on (seed, case, k) alone: more
@@ -69,6 +70,7 @@ def augment(
         found += sum(nnunet.is_done(folder, pair) for pair in pairs)
     ensure(found, f"{folder}: nothing could be made of {len(names)} cases: {why}")
     _list(folder)
+    _split(folder)
     yield f"{folder}: {nnunet.write_dataset_json(folder)} pairs of a CT and a label map"
 
 
@@ -168,6 +170,22 @@ def _list(folder: Path) -> None:
         if path.is_file():  # a data set may have had cases before
             found.append(json.dumps({"case": name, **json.loads(path.read_text())}))
     _write(folder / "lesions.json", "[\n" + ",\n".join(found) + "\n]\n")
+
+
+def _split(folder: Path) -> None:
+    """Up to five folds of which each holds out other patients: by case, a patient's copies would
+    train what they judge. None of a single patient."""
+    rows = json.loads((folder / "lesions.json").read_text())
+    patients = sorted({row["patient"] for row in rows})
+    folds = []
+    for fold in range(min(5, len(patients)) if len(patients) > 1 else 0):
+        out = set(patients[fold::5])
+        parts: dict[str, list[str]] = {"train": [], "val": []}
+        for row in rows:
+            parts["val" if row["patient"] in out else "train"].append(row["case"])
+        folds.append(parts)
+    if folds:
+        _write(folder / "splits_final.json", json.dumps(folds, indent=1))
 
 
 def _write(path: Path, text: str) -> None:

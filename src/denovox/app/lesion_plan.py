@@ -18,7 +18,7 @@ from ..core.labels import ID
 from ..core.volume import Volume
 from ..data import anatomy as anatomy_of
 from ..data.masks import marked
-from ..data.placing import Placed, Wanted, place
+from ..data.placing import Placed, Wanted, check, place
 from ..data.store import Case
 from ..model.weights import sha256
 from .api import Model, Running
@@ -113,8 +113,12 @@ def by(model: Model) -> dict[str, str]:
 
 
 def wanting(organ: str | None, diameter: str | None, count: int) -> Callable[[Case], Wanted]:
-    """Which lesions each case of a store gets; organ None: lung in chests, else liver."""
+    """Which lesions each case of a store gets; organ None: lung in chests, else liver.
+
+    `InputError` where there is no such organ or diameter.
+    """
     diameter_mm = _mm(diameter)
+    check(Wanted(organ=organ or "lung", diameter_mm=diameter_mm))
 
     def wanted(case: Case) -> Wanted:
         of = "lung" if case.facts.region == "chest" else "liver"

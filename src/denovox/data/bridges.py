@@ -177,7 +177,7 @@ def combine(
 
 
 def nearest_name(name: str, among: tuple[str, ...]) -> str:
-    """" (did you mean 'liver'?)", or nothing where no known name comes near."""
+    """ " (did you mean 'liver'?)", or nothing where no known name comes near."""
     near = difflib.get_close_matches(str(name).lower().replace(" ", "_"), among, 1)
     return f" (did you mean '{near[0]}'?)" if near else ""
 

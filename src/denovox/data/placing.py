@@ -79,7 +79,7 @@ def place(
     scan does not show, on a diameter that is not positive or has no room, and where no room is
     left.
     """
-    _check(wanted)
+    check(wanted)
     spacing = volume.spacing_mm
     box, organ = _organ(volume, labels, wanted.organ)
     allowed = organ & ~_vessels(volume.hu[box], labels[box], organ, wanted.organ, spacing)
@@ -107,7 +107,8 @@ def place(
     return numbers, tuple(placed)
 
 
-def _check(wanted: Wanted) -> None:
+def check(wanted: Wanted) -> None:
+    """`InputError` where the organ is no class, or the diameter no length."""
     name, mm = wanted.organ, wanted.diameter_mm
     if name not in ID:
         near = nearest_name(name, NAMES)
