@@ -8,11 +8,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from denovox.app import lesion_bench, lesion_trials
 from denovox.app.api import Running
 from denovox.app.lesion_bench import LesionTrials, cases_of, cut_out, entry_of, judge, read
-from denovox.app.lesion_found import LESION_TRIALS
+from denovox.app.lesion_found import LESION_TRIALS, Found
 from denovox.app.lesion_trials import folds_of, trial
 from denovox.core.errors import InputError
 from denovox.core.labels import ID
@@ -170,6 +171,18 @@ def test_no_lesions_are_not_found_and_look_like_lung(sick, oracle):
     )
 
 
+def test_the_gain_is_what_made_lesions_add(sick, oracle):
+    scan, found = read(cases_of(sick, QUICK)[0][0]), Found()
+    nothing_found = np.zeros(scan.volume.shape, bool)
+    lesion_trials._real(scan, [nothing_found] * 2, [Segmenter(QUICK.net)] * 2, found)
+    assert [row.method for row in found.rows] == ["real", "real, trained with made"]
+    before, after = ({v.name: v.value for v in row.values} for row in found.rows)
+    assert before["lesion Dice"] == 0
+    assert after["lesion Dice gain over real alone"] == after["lesion Dice"] > 0.97
+    assert after["scan Dice gain over real alone"] == after["scan Dice"] > 0.97
+    assert found.gains == {0: [after["lesion Dice"]], 1: [after["lesion Dice"]]}
+
+
 def test_lesions_made_again(sick, oracle):
     config = QUICK.model_copy(update={"folds": 2})
     got = told(trial("lesion-inpainting", sick, paint, fill, config))
@@ -195,6 +208,7 @@ def test_what_is_not_taken_out_is_left(sick, oracle):
     assert got["removed", "chest left"] > 1.5  # the hole is larger than the lesion
     assert got["denovox", "chest lesion Dice"] < 0.1
     assert got["denovox", "chest MAE inside"] == got["cut out", "chest MAE inside"]
+    assert got["denovox", "chest HU distance"] > 500
     assert seen[0][0] < HU - 15  # what was there had been cut out
 
 
@@ -278,6 +292,11 @@ def test_copies_depend_on_the_seed_and_stay_away(sick, tmp_path):
     assert np.array_equal(kept.numbers > 0, (copy.numbers > 0) | (scan.numbers > 0))
     np.testing.assert_allclose(kept.volume.hu, paint(scan.volume, copy.numbers, 0).hu, atol=0.5)
     assert np.array_equal(kept.volume.affine, scan.volume.affine)
+    many = QUICK.model_copy(update={"lesions": 40})
+    bench = lesion_bench.Bench(many, Running(), tmp_path, lambda: None)
+    crowd = lesion_bench.copy_of(scan, [12.0], 0, paint, bench).numbers > 0
+    apart = ndimage.distance_transform_edt(scan.numbers == 0, MM)[crowd]
+    assert apart.min() >= 5  # of placing.GAP_MM
 
 
 def test_a_size_without_room_is_made_smaller_then_fewer(sick, tmp_path):
@@ -288,9 +307,11 @@ def test_a_size_without_room_is_made_smaller_then_fewer(sick, tmp_path):
     with pytest.raises(InputError, match="no room"):
         lesion_bench.copy_of(scan, [400.0], 0, paint, bench)
     copy = lesion_bench.copy_of(scan, [60.0], 0, paint, bench)
-    assert 1 <= copy.numbers.max() <= 2
-    mm3 = (copy.numbers == 1).sum() * MM**3
-    assert 25 < (6 * mm3 / np.pi) ** (1 / 3) < 60
+    assert 25 < lesion_bench.diameters_mm(copy.numbers, (MM,) * 3)[0] < 60
+    crowd = bench.config.model_copy(update={"lesions": 120})
+    bench = lesion_bench.Bench(crowd, Running(), tmp_path, lambda: None)
+    copy = lesion_bench.copy_of(scan, [30.0], 1, paint, bench)
+    assert copy.numbers.max() in (60, 30, 15, 7, 3, 1)
 
 
 def test_sizes_are_those_of_the_balls(sick):
@@ -311,8 +332,10 @@ def test_a_hole_takes_what_is_nearest():
 def test_healthy_scans_get_lesions_where_asked(sick, oracle):
     config = QUICK.model_copy(update={"hosts": "all", "folds": 2})
     results = trial("lesion-generation", sick, paint, fill, config)
-    made = {one["scan"] for one in results.files if one.get("what") == "made"}
-    assert made == {"ann/chest", "bob/chest", "cyd/chest"}
+    made = {one["scan"]: one for one in results.files if one.get("what") == "made"}
+    assert set(made) == {"ann/chest", "bob/chest", "cyd/chest"}
+    mm = [each["diameter_mm"] for each in made["cyd/chest"]["lesions"]]  # as the others' are
+    assert mm == pytest.approx([18.8] * 2, rel=0.1) or mm == pytest.approx([24.5] * 2, rel=0.1)
     by_name = {(one.method, one.name): one for one in results.figures}
     assert by_name["denovox", "chest lesion Dice"].patients == 3
     assert by_name["denovox", "chest lesion Dice"].value > 0.97

@@ -89,8 +89,7 @@ class Sick:
     @property
     def diameters_mm(self) -> list[float]:
         """Of the ball of each lesion's volume."""
-        mm3 = np.bincount(self.numbers.ravel())[1:] * np.prod(self.volume.spacing_mm)
-        return [float((6 * each / np.pi) ** (1 / 3)) for each in mm3]
+        return diameters_mm(self.numbers, self.volume.spacing_mm)
 
 
 @dataclass(frozen=True)
@@ -154,6 +153,12 @@ def read(case: Case) -> Sick:
     return Sick(case, volume, numbers.astype(np.uint8))
 
 
+def diameters_mm(numbers: Numbers, spacing_mm: tuple[float, float, float]) -> list[float]:
+    """Of the ball of each lesion's volume, in order of their numbers."""
+    mm3 = np.bincount(numbers.ravel())[1:] * np.prod(spacing_mm)
+    return [float((6 * each / np.pi) ** (1 / 3)) for each in mm3 if each]
+
+
 def made(volume: Volume, numbers: Numbers, seed: int, make: Make) -> Volume:
     """What `make` gives; `InputError` where that is on another grid, or not finite."""
     result = make(volume, numbers, seed)
@@ -187,8 +192,10 @@ def copy_of(sick: Sick, sizes_mm: Sequence[float], number: int, make: Make, benc
 
 
 def _placed(sick: Sick, labels: Numbers, wanted: Wanted, diameter_mm: float, seed: int) -> Numbers:
-    """Where they are to be; smaller and then fewer, where there is no room for as many."""
-    for count in range(wanted.count, 0, -1):
+    """Where they are to be; smaller, and then half as many, where there is no room for as many."""
+    count = 2 * wanted.count
+    while count > 1:
+        count //= 2
         for share in SMALLER:
             mm = max(share * diameter_mm, LEAST_MM)
             asked = wanted.model_copy(update={"diameter_mm": mm, "count": count})

@@ -19,7 +19,7 @@ from ..evaluate.figures import Figure, Results
 from ..evaluate.lesions import CONVENTION, Look, looks, realism_figures
 from ..evaluate.protocol_figures import measured_figures
 from ..evaluate.simulated import Measured, Value
-from .lesion_bench import Bench, Numbers
+from .lesion_bench import Bench, Numbers, diameters_mm
 
 LESION_TRIALS = {  # name -> what its methods are
     "lesion-generation": "METHOD: lesions made in scans of the patient held out, away from real"
@@ -61,7 +61,10 @@ class Found:
         seen = looks(volume.hu, numbers, volume.spacing_mm, facts.patient, others)
         of_all = self.real if what == "real" else self.made
         of_all.setdefault(facts.region, []).extend(seen)
-        each = [{"contrast_hu": one.contrast_hu, "sharpness": one.sharpness} for one in seen]
+        each = [
+            {"diameter_mm": mm, "contrast_hu": one.contrast_hu, "sharpness": one.sharpness}
+            for mm, one in zip(diameters_mm(numbers, volume.spacing_mm), seen, strict=True)
+        ]
         told = {"scan": facts.id, "patient": facts.patient, "region": facts.region}
         self.facts.append({**told, "sha256": facts.sha256, "what": what, "lesions": each})
 
