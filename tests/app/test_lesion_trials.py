@@ -308,10 +308,10 @@ def test_a_size_without_room_is_made_smaller_then_fewer(sick, tmp_path):
         lesion_bench.copy_of(scan, [400.0], 0, paint, bench)
     copy = lesion_bench.copy_of(scan, [60.0], 0, paint, bench)
     assert 25 < lesion_bench.diameters_mm(copy.numbers, (MM,) * 3)[0] < 60
-    crowd = bench.config.model_copy(update={"lesions": 120})
+    crowd = bench.config.model_copy(update={"lesions": 16, "largest_mm": 90.0})
     bench = lesion_bench.Bench(crowd, Running(), tmp_path, lambda: None)
-    copy = lesion_bench.copy_of(scan, [30.0], 1, paint, bench)
-    assert copy.numbers.max() in (60, 30, 15, 7, 3, 1)
+    copy = lesion_bench.copy_of(scan, [90.0], 1, paint, bench)
+    assert copy.numbers.max() in (8, 4, 2, 1)
 
 
 def test_sizes_are_those_of_the_balls(sick):
