@@ -238,6 +238,22 @@ def test_a_judge_learns_what_lesions_are(sick, tmp_path):
     assert found[~lesion & (held.volume.hu < -500)].mean() < 0.01
 
 
+def test_a_judge_has_the_averaged_weights(sick, tmp_path, monkeypatch):
+    steps, train = [], lesion_bench.train
+
+    def watched(*given):
+        for step in train(*given):
+            steps.append(step)
+            yield step
+
+    monkeypatch.setattr(lesion_bench, "train", watched)
+    bench = lesion_bench.Bench(QUICK, Running(), tmp_path, lambda: None)
+    net = judge(cases_of(sick, QUICK)[0], 0, bench, "a")
+    assert len(steps) == QUICK.steps
+    for name, parameter in net.named_parameters():
+        assert torch.equal(parameter, steps[-1].average[name])
+
+
 def test_a_judge_hangs_on_its_seeds(sick, tmp_path):
     cases, _ = cases_of(sick, QUICK)
     got = []

@@ -168,13 +168,13 @@ def decoded(source: NiftiSource, dtype: np.dtype) -> Float[np.ndarray, "x y z"]:
 # ---- writing ------------------------------------------------------------------------------------
 
 
-def check_writable(path: str | Path, force: bool = False) -> None:
-    """`InputError` where `write` could not put a file there; to be asked before the computing."""
+def check_writable(path: str | Path, force: bool = False, ends: tuple[str, ...] = SUFFIXES) -> None:
+    """`InputError` where a file could not be put there; to be asked before the computing."""
     path = Path(path)
     folder = Path(os.path.realpath(path)).parent
     no = f"{path} cannot be written:"
-    named = path.name.lower().endswith(SUFFIXES)
-    ensure(named, f"{no} name an output that ends in .nii or .nii.gz")
+    named = path.name.lower().endswith(ends)
+    ensure(named, f"{no} name an output that ends in {' or '.join(ends)}")
     ensure(os.path.isdir(folder), f"{no} {folder} is not a directory; create it first")
     ensure(not os.path.isdir(path), f"{no} it is a directory; name a file in it")
     ensure(force or not os.path.exists(path), f"{path} already exists; name another, or force it")

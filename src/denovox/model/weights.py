@@ -47,7 +47,8 @@ class ModelConfig(Settings):
         return Schedule(self.schedule)
 
 
-_KEYS = {ModelConfig: "denovox", ControlConfig: "denovox-control"}
+_KEYS: dict[type[Settings], str] = {ModelConfig: "denovox", ControlConfig: "denovox-control"}
+Config = TypeVar("Config", ModelConfig, ControlConfig)
 
 
 def save(
@@ -120,25 +121,26 @@ def _base_of(control: Path) -> Path:
 
 def describe(path: Path) -> tuple[ModelConfig, dict[str, object], str]:
     """(config, card, sha256) of a base's weights, without reading the tensors into a network."""
-    metadata = _metadata(path)
-    if _KEYS[ControlConfig] in metadata:
+    if is_control(path):
         raise InputError(f"{path}: this is a control, not a base; controls go to --control")
-    if _KEYS[ModelConfig] not in metadata:
-        raise InputError(f"{path}: these weights carry no denovox configuration")
-    try:
-        config = ModelConfig.model_validate_json(metadata[_KEYS[ModelConfig]])
-    except ValueError:
-        raise InputError(f"{path}: its configuration is not one this version knows") from None
-    return config, json.loads(metadata.get("card", "{}")), sha256(path)
+    return _described(path, ModelConfig, "these weights carry no denovox configuration")
 
 
 def describe_control(path: Path) -> tuple[ControlConfig, dict[str, object], str]:
     """The same of a control's weights."""
+    return _described(
+        path, ControlConfig, "not a control's weights (`denovox finetune` makes some)"
+    )
+
+
+def _described(
+    path: Path, kind: type[Config], missing: str
+) -> tuple[Config, dict[str, object], str]:
     metadata = _metadata(path)
-    if _KEYS[ControlConfig] not in metadata:
-        raise InputError(f"{path}: not a control's weights (`denovox finetune` makes some)")
+    if _KEYS[kind] not in metadata:
+        raise InputError(f"{path}: {missing}")
     try:
-        config = ControlConfig.model_validate_json(metadata[_KEYS[ControlConfig]])
+        config = kind.model_validate_json(metadata[_KEYS[kind]])
     except ValueError:
         raise InputError(f"{path}: its configuration is not one this version knows") from None
     return config, json.loads(metadata.get("card", "{}")), sha256(path)

@@ -27,6 +27,7 @@ from pydicom.valuerep import DA, TM
 
 from ...core.errors import InputError, ensure, line
 from ...core.volume import Volume
+from .. import nifti_file
 from .header import CT, ENHANCED, Plane
 from .parts import DAMAGE, Part, parts
 from .reader import DicomSource
@@ -46,14 +47,7 @@ _TAGS = [Tag(keyword) for keyword in (*_MUST, *_MAY, "SpecificCharacterSet")]
 
 def check_writable(path: str | Path, force: bool = False) -> None:
     """`InputError` where `write` could not put a file there; to be asked before the computing."""
-    path = Path(path)
-    folder = Path(os.path.realpath(path)).parent
-    no = f"{path} cannot be written:"
-    ensure(path.suffix.lower() == ".dcm", f"{no} name a DICOM SEG that ends in .dcm")
-    ensure(os.path.isdir(folder), f"{no} {folder} is not a directory; create it first")
-    ensure(not os.path.isdir(path), f"{no} it is a directory; name a file in it")
-    ensure(force or not os.path.exists(path), f"{path} already exists; name another, or force it")
-    ensure(os.access(folder, os.W_OK | os.X_OK), f"{no} no permission to write into {folder}")
+    nifti_file.check_writable(path, force, (".dcm",))
 
 
 def write(
