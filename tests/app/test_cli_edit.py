@@ -314,3 +314,34 @@ def test_a_data_set_for_nnunet_from_a_store(tmp_path, chest, tiny_lesion):
         result = run("augment", shelf, "--out", outs[0], *asked, *more)
         assert result.exit_code == 2, result.output
         assert says in result.stderr
+
+
+def test_lesion_protocols_are_given_the_control(tmp_path, chest, tiny, tiny_lesion, monkeypatch):
+    from denovox.app import lesion_trials
+    from denovox.evaluate.figures import Results
+
+    told = {}
+
+    def fake(name, data, make, remove, config, running, sha):
+        numbers = np.zeros(chest.ct.shape, np.uint8)
+        numbers[30:33, 30:33, 20:22] = 1
+        hole = editing.around(numbers > 0, chest.ct.spacing_mm)
+        for result in (make(chest.ct, numbers, 3), remove(chest.ct, hole, 3)):
+            assert np.array_equal(result.hu[~hole], chest.ct.hu[~hole])
+            assert not np.array_equal(result.hu[hole], chest.ct.hu[hole])
+        told.update(name=name, data=data, method=config.method, seed=running.seed, sha=sha)
+        return Results(name, str(data), (), {}, sha, "0", (), ())
+
+    monkeypatch.setattr(lesion_trials, "trial", fake)
+    asked = ("--out", tmp_path / "out", "--weights", tiny_lesion, "--window", 32, "--seed", 4)
+    result = run("evaluate", "lesion-inpainting", tmp_path / "store", *asked, "--method", "ours")
+    assert result.exit_code == 0, result.output
+    assert told == {
+        "name": "lesion-inpainting", "data": tmp_path / "store", "method": "ours", "seed": 4,
+        "sha": weights.sha256(tiny_lesion),
+    }  # fmt: skip
+    assert list((tmp_path / "out").iterdir())
+    for more, says in ((("--dose", 0.5), "of simulated-dose alone"), ((), "has files in it")):
+        result = run("evaluate", "lesion-generation", tmp_path / "store", *asked, *more)
+        assert result.exit_code == 2
+        assert says in result.stderr
