@@ -71,10 +71,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Model:
-    """A base model, maybe with a control; made by `load`.
-
-    control: what the control is told. steered_by: its file.
-    """
+    """A base model, maybe with a control, of that kind and file; made by `load`."""
 
     denoiser: Denoiser
     config: weights.ModelConfig

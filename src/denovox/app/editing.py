@@ -79,10 +79,11 @@ def edit(model: Model, volume: Volume, what: Edit, running: Running | None = Non
     ids = _without(coarse if what.anatomy is None else what.anatomy, what.hole)
     ids = with_lesion(ids, lesion)
     slabs = slabs_of(volume, coarse, what.region, running.say)
-    places = boxes(what.hole, working_grid(volume, model.config.spacing_mm))
+    grid = working_grid(volume, model.config.spacing_mm)
+    places = boxes(what.hole, grid)
     hu = volume.hu.copy()
     for number, box in enumerate(places):
-        site = _site(volume, box, working_grid(volume, model.config.spacing_mm), slabs, what.hole)
+        site = _site(volume, box, grid, slabs, what.hole)
         new = _anew(model, volume, site, what, (ids, lesion), running.nth(number, len(places)))
         hu[site.voxels] = np.where(what.hole[site.voxels], new, hu[site.voxels])
     return volume.with_hu(hu)

@@ -16,9 +16,10 @@ import math
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import nibabel
 import numpy as np
@@ -217,18 +218,28 @@ def save_new(
 def save(path: str | Path, force: bool, head: bytes, planes: Iterator[np.ndarray]) -> None:
     """Write beside the target, then rename: readers see the old file or the new one."""
     check_writable(path, force)
-    target = Path(os.path.realpath(path))  # the file itself, where `path` is a link to it
     packed = str(path).lower().endswith(".gz")
+    with whole(path, SUFFIXES[packed]) as file:
+        # No name and no time inside: equal volumes give equal files.
+        out = gzip.GzipFile("", "wb", 6, file, mtime=0) if packed else nullcontext(file)
+        with out as stream:
+            stream.write(head)
+            for plane in planes:
+                stream.write(plane.tobytes("F"))
+
+
+@contextmanager
+def whole(path: str | Path, end: str) -> Iterator[BinaryIO]:
+    """A file to fill, which takes the name `path` when the block ends without an error.
+
+    end: of its name until then. `InputError` where the disk does not take it.
+    """
+    target = Path(os.path.realpath(path))  # the file itself, where `path` is a link to it
     # Not tempfile: its files are private (0600), and would stay so after the renaming.
-    temp = target.with_name(f".{uuid.uuid4().hex}{SUFFIXES[packed]}")
+    temp = target.with_name(f".{uuid.uuid4().hex}{end}")
     try:
         with open(temp, "xb") as file:
-            # No name and no time inside: equal volumes give equal files.
-            out = gzip.GzipFile("", "wb", 6, file, mtime=0) if packed else nullcontext(file)
-            with out as stream:
-                stream.write(head)
-                for plane in planes:
-                    stream.write(plane.tobytes("F"))
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temp, target)

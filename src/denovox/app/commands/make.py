@@ -60,7 +60,7 @@ def synthesize(
         labels, affine = nifti.read_label_map(anatomy)
         size, mm = labels.shape, spacing_of(affine)
         like = Volume(np.zeros(size, np.float32), affine)
-        sick = None if lesions is None else masks.on_grid(lesions, like) != 0
+        sick = None if lesions is None else masks.marked(lesions, like)
     else:
         size = triple(shape or "", int, "--shape")[::-1]
         mm = triple(spacing or "", float, "--spacing")[::-1]

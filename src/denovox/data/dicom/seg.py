@@ -10,8 +10,6 @@ of the series itself, each frame names the image that it lies on.
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -269,17 +267,5 @@ def _code(concept: Any) -> Dataset:
 
 def _save(path: Path, made: Any) -> None:
     """Beside the target, then renamed: readers see the old file or the new one."""
-    target = Path(os.path.realpath(path))
-    temp = target.with_name(f".{uuid.uuid4().hex}.part")  # not .dcm: no reader takes it for a slice
-    try:
-        with open(temp, "xb") as file:
-            made.save_as(file, enforce_file_format=True)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temp, target)
-    except OSError as error:
-        raise InputError(
-            f"{path} could not be written ({error.strerror or line(error)}); check the disk"
-        ) from error
-    finally:
-        temp.unlink(missing_ok=True)
+    with nifti_file.whole(path, ".part") as file:  # not .dcm: no reader takes it for a slice
+        made.save_as(file, enforce_file_format=True)
