@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Num, Shaped
 from ..core.errors import InputError
 from .detection import PRO_LIMIT, auroc, pro
 from .fidelity import CONVENTIONS, Convention, Rim, Slice, slice_ssim
+from .realism_figures import REALISM
 from .simulated import LESION_PROTOCOLS, SIMULATED
 
 Hu = Num[np.ndarray, "_ _ _"]  # x y z; that two are alike is checked in words
@@ -118,7 +119,7 @@ PROTOCOLS = {
 def protocol(name: str) -> Protocol:
     """The row of that name; `InputError` lists the known ones."""
     if name not in PROTOCOLS:
-        known = ", ".join([*PROTOCOLS, *SIMULATED, *LESION_PROTOCOLS])
+        known = ", ".join([*PROTOCOLS, *REALISM, *SIMULATED, *LESION_PROTOCOLS])
         raise InputError(f"protocol '{name}' is not known; choose one of {known}")
     return PROTOCOLS[name]
 

@@ -9,6 +9,7 @@ import click
 
 from ..terminal import FILE, REGION_NAMES, loaded, say
 
+ALSO = {"region": "simulated protocols and radiomic", "save": "simulated protocols"}
 OF = {"dose": "simulated-dose", "factor": "simulated-slab"}  # option -> the protocol it belongs to
 
 
@@ -18,12 +19,14 @@ OF = {"dose": "simulated-dose", "factor": "simulated-slab"}  # option -> the pro
 @click.option("--out", type=FILE, required=True, help="A new folder for the figures.")
 @click.option("--method", default="denovox", show_default=True, help="Whose output this is.")
 @click.option(
-    "--weights", help="Of the model that runs (default: base); of pairs: that made them, recorded."
+    "--weights",
+    help="Of the model that runs (default: base); of pairs: that made them, recorded; of a FID: the"
+    " network of its features (.pt, .pth or hub:OWNER/REPO:ENTRY).",
 )
 @click.option(
     "--region",
     type=click.Choice(["auto", *REGION_NAMES]),
-    help="Of all scans, for simulated protocols; else as DATA say, else found along z.",
+    help="Of all scans (simulated protocols, radiomic); else as DATA say, else found along z.",
 )
 @click.option(
     "--dose",
@@ -65,6 +68,11 @@ def evaluate(protocol: str, data: Path, out: Path, force: bool, **told: Any) -> 
     give input/ to another method, put what it makes in test/, and judge that as pairs. `denovox
     simulate` makes such input too (the JSON has the photons of each scan; --electronic 0).
 
+    Realism compares sets that are no pairs: radiomic (no network), fid25d-maisi and
+    fid3d-medicalnet (features of --weights, which do not come with denovox). DATA is a folder with
+    reference/ (real), test/ (made) and maybe training/, or a CSV with columns patient, set (real,
+    made or training), scan. The floor, real against real by patient, stands beside each distance.
+
     Lesion protocols run a control for lesions (--weights, default: lesion): lesion-generation,
     lesion-inpainting. DATA is a store; segmenters are trained in the run, patient by patient.
 
@@ -75,18 +83,22 @@ def evaluate(protocol: str, data: Path, out: Path, force: bool, **told: Any) -> 
     from ...evaluate.figures import as_markdown, write
     from ...evaluate.folder import check_folder
     from ...evaluate.protocols import protocol as known
+    from ...evaluate.realism_figures import REALISM
     from ...evaluate.simulated import LESION_PROTOCOLS, SIMULATED
     from ..judge import evaluate as judge
 
-    if protocol not in (*SIMULATED, *LESION_PROTOCOLS):
+    if protocol not in (*SIMULATED, *LESION_PROTOCOLS, *REALISM):
         known(protocol)
     for name, of in OF.items():
         if told[name] is not None and protocol != of:
             raise InputError(f"--{name} is of {of} alone; leave it out")
     if protocol not in SIMULATED:
         for name in ("region", "save"):
-            if told[name] is not None:
-                raise InputError(f"--{name} is of simulated protocols alone; leave it out")
+            if told[name] is not None and (protocol, name) != ("radiomic", "region"):
+                raise InputError(f"--{name} is of {ALSO[name]} alone; leave it out")
+        if protocol in REALISM:
+            _realism(protocol, data, out, force, told)
+            return
         if protocol in LESION_PROTOCOLS:
             _lesions(protocol, data, out, force, told)
             return
@@ -110,6 +122,15 @@ def evaluate(protocol: str, data: Path, out: Path, force: bool, **told: Any) -> 
         results = trial(protocol, data, model, config, None, running, keep)
         write(results, out, force)
     click.echo(as_markdown(results))
+
+
+def _realism(protocol: str, data: Path, out: Path, force: bool, told: dict[str, Any]) -> None:
+    from ...evaluate.figures import as_markdown
+    from .. import realism
+
+    given = {name: told[name] for name in ("method", "seed", "region")}
+    config = realism.RealismConfig(network=told["weights"], **given)
+    click.echo(as_markdown(realism.evaluate(protocol, data, out, config, force, say)))
 
 
 def _lesions(protocol: str, data: Path, out: Path, force: bool, told: dict[str, Any]) -> None:
