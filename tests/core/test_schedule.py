@@ -118,3 +118,29 @@ def test_logsnr_is_even_in_log_sigma():
 
 def test_unless_asked_otherwise_steps_are_even_in_log_sigma_from_80_to_a_fiftieth():
     assert Schedule().descend(20) == Schedule().descend(20, "logsnr", start=80.0, stop=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"), [("cosine", "squaredcos_cap_v2"), ("linear", "linear")]
+)
+def test_zero_terminal_snr_is_that_of_diffusers(name, theirs):
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler, rescale_zero_terminal_snr
+
+    plain = DDPMScheduler(beta_schedule=theirs, beta_start=1e-4, beta_end=0.02).betas
+    abar = (1 - rescale_zero_terminal_snr(plain.double())).cumprod(0).numpy()
+    got = Schedule(name, zero_snr=True).sigmas
+    np.testing.assert_allclose(got[:999], np.sqrt(1 / abar[:999] - 1), rtol=2e-3)
+    assert abar[-1] == 0
+    assert got[-1] == 1e5
+
+
+def test_zero_terminal_snr_keeps_the_first_sigma_and_raises_the_others():
+    plain, ending = Schedule("linear").sigmas, Schedule("linear", zero_snr=True).sigmas
+    assert ending[0] == pytest.approx(plain[0], rel=1e-9)
+    assert (ending[1:] > plain[1:]).all()
+    assert (np.diff(ending) > 0).all()
+
+
+def test_what_snr_the_schedules_end_at_by_themselves():
+    assert Schedule("cosine").sigmas[-1] ** -2 == pytest.approx(2.43e-9, rel=1e-2)
+    assert Schedule("linear").sigmas[-1] ** -2 == pytest.approx(4.04e-5, rel=1e-2)

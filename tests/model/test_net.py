@@ -130,3 +130,38 @@ def test_presets_keep_their_promises():
 def test_levels_must_agree():
     with pytest.raises(ValidationError, match="same number of levels"):
         NetConfig(channels=(8, 16), attention=(True,))
+
+
+def two_places(net: Net) -> float:
+    """How much an answer changes with where the same voxels lie."""
+    from denovox.core.box import Box
+
+    x = torch.randn(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    whole = condition((32, 32, 32), (1.0, 1.0, 1.0))
+    places = [whole.crop(Box(start, (8, 8, 8))) for start in ((0, 0, 0), (0, 0, 24))]
+    a, b = (net(x, torch.ones(1), torch.tensor([300.0]), c) for c in places)
+    return float((a - b).detach().abs().max())
+
+
+def test_position_can_be_left_out():
+    net = awake(PRESETS["tiny"].model_copy(update={"position": "none"}))
+    assert two_places(net) == 0
+    assert not [name for name, _ in net.named_parameters() if name.startswith("position")]
+
+
+def test_coordinates_alone_are_one_linear_layer():
+    net = awake(PRESETS["tiny"].model_copy(update={"position": "coordinates"}))
+    assert two_places(net) > 1e-4
+    axes = tuple(torch.linspace(-1, 1, n)[None] for n in (3, 4, 5))
+    got = net.position(axes)[0].detach()
+    grid = torch.stack(torch.meshgrid(*(a[0] for a in axes), indexing="ij"), -1)
+    weight = torch.cat([linear.weight for linear in net.position.axes], 1).detach()
+    bias = sum(linear.bias.detach() for linear in net.position.axes)
+    torch.testing.assert_close(got, (grid @ weight.T + bias).permute(3, 0, 1, 2))
+
+
+def test_a_configuration_from_before_position_means_the_embedding():
+    told = PRESETS["base"].model_dump()
+    del told["position"]
+    assert NetConfig(**told) == PRESETS["base"]
+    assert PRESETS["base"].position == "embedding"

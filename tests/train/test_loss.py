@@ -3,15 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from denovox.core.condition import condition
 from denovox.core.schedule import Schedule
 from denovox.data.levels import Sample
-from denovox.model.denoiser import use_bfloat16
+from denovox.model.denoiser import denoiser, use_bfloat16
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig
 from denovox.train.config import NoiseConfig, TrainConfig
-from denovox.train.loss import noise_level, predictor
+from denovox.train.loss import min_snr_weight, noise_level, predictor
 
 SCHEDULE = Schedule()
 
@@ -72,3 +73,34 @@ def test_some_voxels_may_weigh_more():
     one = Sample(torch.zeros_like(noise), noise, 0.5, condition((8, 8, 8), (1, 1, 1)), 2, weight)
     got = predictor(net, model, TrainConfig(steps=1, precision="float32"))([one])
     torch.testing.assert_close(got[0].detach(), (noise.abs() * weight).mean())
+
+
+def test_min_snr_weights_are_those_of_the_paper():
+    sigma = torch.tensor([10.0, 1.0, 0.5, 0.1])  # SNR .01, 1, 4, 100
+    weights = {p: min_snr_weight(p, sigma, 5.0).tolist() for p in ("x0", "noise", "v")}
+    assert weights["x0"] == pytest.approx([0.01, 1, 4, 5])
+    assert weights["noise"] == pytest.approx([1, 1, 1, 5 / 100])
+    assert weights["v"] == pytest.approx([0.01 / 1.01, 1 / 2, 4 / 5, 5 / 101])
+
+
+@pytest.mark.parametrize("prediction", ["noise", "v"])
+@pytest.mark.parametrize("u", [0.02, 0.3, 0.7])
+def test_min_snr_weighs_the_error_of_x0_whatever_is_predicted(prediction, u):
+    model = ModelConfig(net=PRESETS["tiny"], prediction=prediction)
+    torch.manual_seed(0)
+    net = model.build()
+    torch.nn.init.normal_(net.unet.out[-1].conv.weight, std=0.1)
+    x0, noise = (torch.randn(1, 1, 8, 8, 8) for _ in range(2))
+    told = condition((8, 8, 8), (1, 1, 1))
+    config = TrainConfig(steps=1, loss="l2", min_snr=5, precision="float32")
+    got = predictor(net, model, config)([Sample(x0, noise, u, told, 2)])
+    sigma = noise_level(u, config.noise, SCHEDULE)
+    said = denoiser(net, SCHEDULE, prediction)(x0 + sigma * noise, sigma, told)
+    expected = min(sigma**-2, 5) * (said - x0).square().mean()
+    # x0 + sigma n - sigma n': what float32 loses at sigma is sigma's share of its rounding.
+    torch.testing.assert_close(got[0], expected, rtol=1e-3, atol=0)
+
+
+def test_min_snr_is_for_squares():
+    with pytest.raises(ValidationError, match="loss = 'l2'"):
+        TrainConfig(steps=1, loss="l1", min_snr=5)

@@ -11,18 +11,27 @@ import numpy as np
 from jaxtyping import Float
 
 Spacing = Literal["uniform", "karras", "logsnr"]
+# Stands for the infinite sigma of a signal-to-noise ratio of zero; float32 keeps .006 of x0 in it.
+ENDLESS = 1e5
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A variance-preserving schedule of T steps, seen through its sigmas."""
+    """A variance-preserving schedule of T steps, seen through its sigmas.
+
+    zero_snr: end at noise alone (Lin et al. 2024, algorithm 1); that sigma is `ENDLESS`. It is of
+    use with v-prediction, since noise says nothing of x0 there. The cosine ends all but there as it
+    is (sigma 2e4, SNR 2.4e-9, capped betas and all), the linear one at 157 (SNR 4e-5).
+    """
 
     name: Literal["cosine", "linear"] = "cosine"
     steps: int = 1000
+    zero_snr: bool = False
 
     @cached_property
     def betas(self) -> Float[np.ndarray, " T"]:
-        """Cosine: Nichol and Dhariwal 2021, eq. 17, capped at .999; linear: Ho et al. 2020."""
+        """Cosine: Nichol and Dhariwal 2021, eq. 17, capped at .999; linear: Ho et al. 2020. As they
+        are before `zero_snr`."""
         if self.name == "linear":
             return np.linspace(1e-4, 0.02, self.steps)
         phase = (np.arange(self.steps + 1) / self.steps + 0.008) / 1.008 * math.pi / 2
@@ -33,7 +42,11 @@ class Schedule:
     def sigmas(self) -> Float[np.ndarray, " T"]:
         """sigma of timestep 0 .. T-1, rising."""
         alpha_bar = np.cumprod(1 - self.betas)
-        return np.sqrt((1 - alpha_bar) / alpha_bar)
+        if not self.zero_snr:
+            return np.sqrt((1 - alpha_bar) / alpha_bar)
+        signal = np.sqrt(alpha_bar)  # shifted until the last is 0, scaled until the first is itself
+        signal = (signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))
+        return np.append(np.sqrt(1 / signal[:-1] ** 2 - 1), ENDLESS)
 
     def sigma(self, t: float) -> float:
         """sigma at a timestep, fractions allowed (linear in log sigma)."""

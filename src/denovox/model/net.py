@@ -28,6 +28,8 @@ class NetConfig(Settings):
         to it at the right scale (ours).
     anatomy_channels, position_channels: widths of the two condition maps.
     frequencies: octaves of the position embedding's sinusoids.
+    position: what the network is told of where its voxels lie: nothing, their coordinates, or
+        these and their sinusoids (the paper's ablation, METHOD 1).
     """
 
     channels: tuple[int, ...] = (32, 32, 64, 96, 128)
@@ -40,6 +42,7 @@ class NetConfig(Settings):
     anatomy_channels: int = 8
     position_channels: int = 8
     frequencies: int = 6
+    position: Literal["none", "coordinates", "embedding"] = "embedding"
 
     @model_validator(mode="after")
     def _levels_agree(self) -> NetConfig:
@@ -91,7 +94,8 @@ class AnatomyEntry(nn.Module):
 
 
 class PositionEntry(nn.Module):
-    """Coordinates -> condition map: NeRF's sinusoids, then one linear layer (METHOD 1).
+    """Coordinates -> condition map: NeRF's sinusoids, then one linear layer (METHOD 1). Without
+    octaves it is linear in the coordinates alone.
 
     Each sinusoid depends on one axis alone, so the linear layer is applied to the three axes and
     the results are summed by broadcasting: the full map of sinusoids is never written out.
@@ -142,9 +146,12 @@ class Net(nn.Module):
 
         self.config = config
         voxels = 8 if config.stem == "unshuffle2" else 1
-        told = config.anatomy_channels + config.position_channels
+        told = config.anatomy_channels
         self.anatomy = AnatomyEntry(config.anatomy_channels)
-        self.position = PositionEntry(config.position_channels, config.frequencies)
+        if config.position != "none":  # no map at all: what is never heard would never be trained
+            told += config.position_channels
+            octaves = config.frequencies if config.position == "embedding" else 0
+            self.position = PositionEntry(config.position_channels, octaves)
         self.unet = DiffusionModelUNet(
             spatial_dims=3,
             in_channels=voxels * (1 + config.detail) + told,
@@ -179,13 +186,10 @@ class Net(nn.Module):
         """(maps, what is told of the whole box) that the U-Net sees."""
         scaled = x * torch.rsqrt(1 + sigma**2).view(-1, 1, 1, 1, 1)  # the VP view: sqrt(abar) x
         seen = torch.cat([scaled, detail(x, sigma)], 1) if self.config.detail else scaled
-        told = torch.cat(
-            [
-                self.anatomy(condition.anatomy),
-                self.position(condition.position).expand(-1, -1, *x.shape[2:]),
-            ],
-            1,
-        )
+        told = self.anatomy(condition.anatomy)
+        if self.config.position != "none":
+            where = self.position(condition.position).expand(-1, -1, *x.shape[2:])
+            told = torch.cat([told, where], 1)
         if self.config.stem == "unshuffle2":
             told = F.avg_pool3d(told, 2)
         inputs = torch.cat([self.to_depth(seen), told], 1)

@@ -29,11 +29,13 @@ class ModelConfig(Settings):
 
     spacing_mm: smallest and largest voxel size the model was trained on; scans outside of it are
         resampled on the way in. patch: the training patch's edge, in voxels.
+    zero_snr: of the schedule (core/schedule.py).
     """
 
     net: NetConfig
     prediction: Prediction = "noise"
     schedule: Literal["cosine", "linear"] = "cosine"
+    zero_snr: bool = False
     spacing_mm: tuple[float, float] = (0.7, 6.0)
     patch: int = 32
 
@@ -44,7 +46,7 @@ class ModelConfig(Settings):
     @property
     def noise_schedule(self) -> Schedule:
         """The schedule that turns sigma into the network's timestep."""
-        return Schedule(self.schedule)
+        return Schedule(self.schedule, zero_snr=self.zero_snr)
 
 
 _KEYS: dict[type[Settings], str] = {ModelConfig: "denovox", ControlConfig: "denovox-control"}
