@@ -26,7 +26,7 @@ import torch
 from denovox.app import lesion_bench
 from denovox.app.api import Model, Running
 from denovox.app.editing import Edit, around, edit
-from denovox.app.pretrain import validation
+from denovox.app.pretrain import fixed_samples, validation
 from denovox.data import store
 from denovox.data.levels import sampler
 from denovox.evaluate.lesions import dice, distance, looks
@@ -77,7 +77,13 @@ def trained(arm: str, seed: int, config: TrainConfig, recipe, cases: list) -> Co
 def main(kind: str, steps: int = 120, seeds: int = 3, root: str = ".denovox/lesion-store") -> None:
     recipe = read_recipe(Path("recipes/lesion.toml"))
     config = recipe.train.model_copy(
-        update={"steps": steps, "batch": 4, "patience": 0, "ema": max(1.0, steps / 20)}
+        update={
+            "steps": steps,
+            "samples": 4,
+            "batch": 4,
+            "patience": 0,
+            "ema": max(1.0, steps / 20),
+        }
     )
     cases, held, others = cases_of(kind, root)
     scan = next(lesion_bench.read(c) for c in held if c.facts.patient == JUDGED[kind]
@@ -101,7 +107,8 @@ def main(kind: str, steps: int = 120, seeds: int = 3, root: str = ".denovox/lesi
             begun = time.monotonic()
             net = trained(arm, seed, config, recipe, cases)
             predict = predictor(net, recipe.model, config)
-            loss = validation(held, predict, recipe.data.sample)()
+            fixed = [one.sample for one in fixed_samples(held, recipe.data.sample)]
+            loss = validation(fixed, predict)()
             denoise = denoiser(net, recipe.model.noise_schedule, recipe.model.prediction)
             model = Model(denoise, recipe.model, weights.locate("base"), "cpu", "lesion")
             hole = near
