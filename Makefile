@@ -44,12 +44,12 @@ check: .venv/check
 VERIFIER := nnunetv2 batchgenerators acvl_utils blosc2 numexpr ndindex httpx pandas
 
 .venv/test: .venv/demo
-	$(PIP) -e '.[test,cluster,s3]'
+	$(PIP) -e '.[test,cluster,s3,tensorboard]'
 	$(PIP) --no-deps $(VERIFIER)
 	touch $@
 
 .venv/check: .venv/test
-	$(PIP) -e '.[test,cluster,s3,dev]'
+	$(PIP) -e '.[test,cluster,s3,tensorboard,dev]'
 	touch $@
 
 clean:

@@ -194,8 +194,8 @@ sample = {{ patch = 16 }}
 net = "tiny"
 [train]
 steps = {steps}
+samples = 2
 batch = 2
-accumulate = 1
 precision = "float32"
 validate_every = 2
 """

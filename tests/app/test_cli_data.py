@@ -139,8 +139,8 @@ sample = {{ patch = 16 }}
 net = "tiny"
 [train]
 steps = 1
+samples = 1
 batch = 1
-accumulate = 1
 precision = "float32"
 """)
     result = run("pretrain", recipe, "--out", tmp_path / "run")

@@ -28,8 +28,8 @@ patch = 16
 control = {{ kind = "{kind}" }}
 [train]
 steps = {steps}
+samples = 2
 batch = 2
-accumulate = 1
 precision = "float32"
 validate_every = 2
 """

@@ -30,7 +30,7 @@ def read(tmp_path, text):
 def test_a_preset_by_name_and_the_papers_defaults(tmp_path):
     recipe = read(tmp_path, GOOD)
     assert recipe.model.net == PRESETS["tiny"]
-    assert (recipe.train.lr, recipe.train.accumulate, recipe.train.loss) == (1e-4, 4, "l1")
+    assert (recipe.train.lr, recipe.train.samples, recipe.train.loss) == (1e-4, 4, "l1")
     with pytest.raises(ValidationError, match="frozen"):
         recipe.train.lr = 1.0
 

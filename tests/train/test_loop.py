@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -12,7 +13,15 @@ from denovox.core.errors import InputError
 from denovox.train import checkpoint
 from denovox.train.config import TrainConfig
 from denovox.train.ema import Ema
-from denovox.train.loop import learning_rate, train
+from denovox.train.loop import Session, learning_rate, train
+
+
+@dataclass
+class Point:
+    """A sample of the problem below."""
+
+    x: torch.Tensor
+    case: str
 
 
 def problem():
@@ -22,17 +31,17 @@ def problem():
 
     def draw(n):
         rng = np.random.default_rng([7, n])
-        return torch.from_numpy(rng.standard_normal(5).astype(np.float32))
+        return Point(torch.from_numpy(rng.standard_normal(5).astype(np.float32)), f"case-{n}")
 
     def predict(samples):
-        x = torch.stack(samples)
+        x = torch.stack([sample.x for sample in samples])
         target = x.sum(1) + 3
         return (x @ parameters["w"] + parameters["b"] - target) ** 2
 
     return predict, parameters, draw
 
 
-CONFIG = TrainConfig(steps=12, batch=3, accumulate=2, lr=0.05, warmup=3, decay=0.5, ema=4)
+CONFIG = TrainConfig(steps=12, samples=6, batch=3, lr=0.05, warmup=3, decay=0.5, ema=4)
 
 
 def finish(folder, config=CONFIG, stop_after=None, **more):
@@ -80,7 +89,7 @@ def test_the_fall_of_the_loss(tmp_path):
 
 def test_accumulation_is_a_larger_batch(tmp_path):
     _, split = finish(tmp_path / "a", CONFIG)
-    _, joined = finish(tmp_path / "b", CONFIG.model_copy(update={"batch": 6, "accumulate": 1}))
+    _, joined = finish(tmp_path / "b", CONFIG.model_copy(update={"batch": 6}))
     for name in split:
         torch.testing.assert_close(split[name], joined[name], rtol=1e-5, atol=1e-6)
 
@@ -91,7 +100,7 @@ def test_a_finished_run_has_nothing_left(tmp_path):
 
 
 def test_max_minutes_stops_and_saves(tmp_path):
-    said, _ = finish(tmp_path, max_minutes=1e-9)
+    said, _ = finish(tmp_path, session=Session(max_minutes=1e-9))
     assert said == []
     said, _ = finish(tmp_path)
     assert len(said) == 12
@@ -146,7 +155,7 @@ def test_a_checkpoint_is_whole_or_the_old_one(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", torn)
     with pytest.raises(OSError, match="no space"):
         checkpoint.save(tmp_path, {"step": 2})
-    assert checkpoint.load(tmp_path) == {"step": 1}
+    assert checkpoint.load(tmp_path) == ({"step": 1}, "")
     assert [p.name for p in tmp_path.iterdir()] == [checkpoint.NAME]
 
 
@@ -154,7 +163,7 @@ def test_an_unreadable_checkpoint_is_named(tmp_path):
     (tmp_path / checkpoint.NAME).write_bytes(b"not a checkpoint")
     with pytest.raises(InputError, match="not a readable checkpoint"):
         checkpoint.load(tmp_path)
-    assert checkpoint.load(tmp_path / "nothing") is None
+    assert checkpoint.load(tmp_path / "nothing") == (None, "")
 
 
 def test_progress_tells_the_time_and_the_rate(tmp_path):
@@ -174,7 +183,7 @@ def patient(folder, stop_after=None, patience=3):
     config = CONFIG.model_copy(update={"steps": 16, "validate_every": 2, "patience": patience})
     predict, parameters, draw = problem()
     at = iter(range(100))
-    first = checkpoint.load(folder)
+    first, _ = checkpoint.load(folder)
     done = 0 if first is None else first["step"] // 2
     losses = (LOSSES[done + n] for n in at)
     steps = train(predict, parameters, draw, config, folder, lambda: next(losses))

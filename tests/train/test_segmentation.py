@@ -61,7 +61,7 @@ def test_samples_without_a_mask_are_refused():
 def test_the_loop_teaches_it_balls(tmp_path):
     torch.manual_seed(0)
     net = Segmenter(SegmenterConfig(channels=(8, 16)))
-    config = TrainConfig(steps=60, batch=4, accumulate=1, lr=1e-2, decay=0.5, ema=5)
+    config = TrainConfig(steps=60, samples=4, batch=4, lr=1e-2, decay=0.5, ema=5)
     parameters = dict(net.named_parameters())
     steps = list(train(predictor(net), parameters, lambda n: crop(n, n % 4 > 0), config, tmp_path))
     assert steps[-1].loss < 0.3 * steps[0].loss

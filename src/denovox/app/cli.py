@@ -8,7 +8,7 @@ from __future__ import annotations
 import click
 
 from .. import __version__
-from .commands import about, data, detect, edit, judge, learn, make, restore, simulate
+from .commands import ablate, about, data, detect, edit, judge, learn, make, plan, restore, simulate
 from .terminal import Quiet
 
 
@@ -32,8 +32,10 @@ for command in (
     edit.augment,
     data.doctor,
     data.prepare,
+    plan.plan,
     learn.pretrain,
     learn.finetune,
+    ablate.ablate,
     judge.evaluate,
     simulate.simulate,
     about.info,

@@ -221,8 +221,8 @@ def judge(cases: Sequence[Case], number: int, bench: Bench, name: str) -> Segmen
     config = bench.config
     recipe = TrainConfig(
         steps=config.steps,
+        samples=config.batch,
         batch=config.batch,
-        accumulate=1,
         lr=config.lr,
         warmup=min(20, config.steps),
         decay=0.4,

@@ -2,82 +2,147 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import Parameter
+from torch import nn
 
-from ..core.errors import InputError
+from ..core.errors import InputError, line
 from ..data import store
-from ..data.levels import SampleConfig, sample, sampler
+from ..data.levels import Sample, SampleConfig, sample, sampler
 from ..data.prepare import prepare
 from ..model import weights
 from ..model.control import Control, ControlConfig, Controlled
 from ..model.net import Net
+from ..model.recompute import recompute
 from ..train.config import Recipe
-from ..train.loop import Progress, train
-from ..train.loss import Predict, predictor
+from ..train.group import ALONE, Group, distributed
+from ..train.ledger import Ledger
+from ..train.loop import Progress, Session, train
+from ..train.loss import Predict, noise_level, predictor
+from . import samples
 from .engines import processes
+from .run_log import RunLog
 
 VALIDATION_SAMPLES = 32
 
 
-def run(
-    recipe: Recipe, folder: Path, max_minutes: float = math.inf, device: str = "cpu"
-) -> Iterator[str | Progress]:
+def run(recipe: Recipe, folder: Path, session: Session | None = None) -> Iterator[str | Progress]:
     """Prepare, train (or go on training), and write `folder`/<name>.safetensors.
 
     Yields a line for the user, or the Progress of a step. The weights file holds the averaged
     weights; it is rewritten at each validation and at the end or, with `patience`, at each
     validation that is the best so far. With a control in the recipe it holds the control alone.
+    Beside it: log.csv, and at each checkpoint samples/<step>.png. All processes of a group run
+    this together; the main one alone prepares and writes.
     """
-    data = recipe.data
+    session = session or Session()
+    data, group = recipe.data, session.group
     if data.source is not None:
-        yield from prepare(data.source, Path(data.store), data.prepare, processes(), data.layout)
+        with group.first() as here:
+            if here:
+                yield from prepare(
+                    data.source, Path(data.store), data.prepare, processes(), data.layout
+                )
     training, held = store.split(store.cases(data.store), data.validation_patients)
     if _lacks_lesions(recipe, training):
         raise InputError(
             f"no case of {data.store} that trains has a lesion; bring masks beside the scans"
             " (SCAN_lesion.nii.gz), or plant some (benchmarks/lesion_data.py)"
         )
-    net, trained, config = _network(recipe, device)
+    learner = _learner(recipe, group.device)
+    if recipe.train.checkpointing:
+        recompute(learner.net)
+    if recipe.train.compile:
+        learner.net.compile()
+    net = distributed(learner.net, group, recipe.train.shard)
+    trained = dict(learner.part.named_parameters())
     count = sum(p.numel() for p in trained.values()) / 1e6
-    yield f"{count:.2f} M parameters; {len(training)} cases to train on, {len(held)} held back"
-
-    predict = predictor(net, recipe.model, recipe.train, device)
-    card = _card(recipe, training)
+    shared = f", on {group.count} processes" if group.count > 1 else ""
+    yield (
+        f"{count:.2f} M parameters; {len(training)} cases to train on, {len(held)} held back"
+        f"{shared}"
+    )
+    predict = predictor(net, recipe.model, recipe.train, group.device)
+    law, schedule = recipe.train.noise, recipe.model.noise_schedule
+    ledger = Ledger(lambda u: noise_level(u, law, schedule))
+    fixed = fixed_samples(held or training, data.sample)
     steps = train(
-        predict,
+        ledger.watched(predict),
         trained,
         sampler(training, data.sample, recipe.train.seed),
         recipe.train,
         folder,
-        validation(held, predict, data.sample) if held else None,
-        max_minutes,
+        validation([one.sample for one in fixed], predict, group) if held else None,
+        replace(session, net=net),
     )
-    path = folder / f"{recipe.name}.safetensors"
+    keeper = _Keeper(recipe, folder, learner.config, _card(recipe, training), group)
+    log = RunLog(folder, recipe, ledger, session.say) if group.main else None
     last = None
     with closing(steps):  # a consumer that stops early still leaves a checkpoint
         for last in steps:
+            if log is not None:
+                log.step(last)
             if last.validation is not None and _is_kept(last, recipe):
-                card["validation_loss"] = round(last.validation, 5)
-                card["validated_at_step"] = last.step
-                weights.save(path, last.average, config, card | {"steps": last.step})
+                keeper.validated(last)
+                try:
+                    keeper.write(last)
+                except InputError as error:
+                    session.say(f"{error}; the run goes on")
+            if last.saves:
+                _draw(recipe, last, fixed, folder, session)
             yield last
+    if log is not None:
+        log.close()
     if last is None:
         yield "nothing left to do: the run has had all its steps"
         return
+    if not last.saves:
+        _draw(recipe, last, fixed, folder, session)
     loss, step = last.best
     if recipe.train.patience and step:
-        yield f"{path}: averaged weights after step {step}, the best (validation {loss:.4f})"
+        yield (
+            f"{keeper.path}: averaged weights after step {step}, the best (validation {loss:.4f})"
+        )
         return
-    weights.save(path, last.average, config, card | {"steps": last.step})
-    yield f"{path}: averaged weights after step {last.step}"
+    keeper.write(last)
+    yield f"{keeper.path}: averaged weights after step {last.step}"
+
+
+@dataclass
+class _Keeper:
+    """Writes the weights of a run, and what is known of them."""
+
+    recipe: Recipe
+    folder: Path
+    config: weights.ModelConfig | ControlConfig
+    card: dict[str, object]
+    group: Group
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.folder / f"{self.recipe.name}.safetensors"
+
+    def validated(self, progress: Progress) -> None:
+        """What the card says of the last validation that counted."""
+        assert progress.validation is not None
+        self.card["validation_loss"] = round(progress.validation, 5)
+        self.card["validated_at_step"] = progress.step
+
+    def write(self, progress: Progress) -> None:
+        """The averaged weights; `InputError` where the disk does not take them."""
+        average = progress.average
+        if not self.group.main:
+            return
+        try:
+            weights.save(self.path, average, self.config, self.card | {"steps": progress.step})
+        except OSError as error:
+            raise InputError(f"{self.path} could not be written ({line(error)})") from None
 
 
 def _is_kept(progress: Progress, recipe: Recipe) -> bool:
@@ -90,10 +155,16 @@ def _lacks_lesions(recipe: Recipe, training: list[store.Case]) -> bool:
     return lesions and not any(case.facts.lesions for case in training)
 
 
-def _network(
-    recipe: Recipe, device: str
-) -> tuple[Net | Controlled, dict[str, Parameter], weights.ModelConfig | ControlConfig]:
-    """(what answers, what is trained of it, the configuration that goes into the file)."""
+@dataclass(frozen=True)
+class Learner:
+    """net: what answers; part: of it, what is trained; config: what goes into the file."""
+
+    net: Net | Controlled
+    part: nn.Module
+    config: weights.ModelConfig | ControlConfig
+
+
+def _learner(recipe: Recipe, device: str) -> Learner:
     torch.manual_seed(recipe.train.seed)
     base = recipe.model.build()
     if recipe.start is not None:  # a checkpoint of the run, where there is one, goes before it
@@ -101,31 +172,67 @@ def _network(
     control = recipe.data.sample.control
     if control is None or recipe.start is None:
         net = weights.place(base, device)
-        return net, dict(net.named_parameters()), recipe.model
+        return Learner(net, net, recipe.model)
     digest = weights.sha256(weights.locate(recipe.start))
     config = ControlConfig(kind=control.kind, base=digest, width=recipe.width)
     whole = weights.place(Controlled(base.requires_grad_(False), Control(base, config)), device)
-    return whole, dict(whole.control.named_parameters()), config
+    return Learner(whole, whole.control, config)
 
 
-def validation(
-    held: list[store.Case], predict: Predict, config: SampleConfig
-) -> Callable[[], float]:
-    """The mean loss over fixed boxes, noise and noise levels of the patients held back."""
+def fixed_samples(cases: Sequence[store.Case], config: SampleConfig) -> list[samples.Sitter]:
+    """The same boxes, noise and noise levels at every step of every run, without augmentation."""
     plain = config.model_copy(
         update={"zoom": (1, 1), "shift_hu": 0, "gain": 0, "mirror": 0, "drop": 0}
     )
     fixed = []
     for n in range(VALIDATION_SAMPLES):
-        one = sample(held[n % len(held)], plain, np.random.default_rng([n]))
+        case = cases[n % len(cases)]
+        one = sample(case, plain, np.random.default_rng([n]))
         # Noise levels even over the law, not drawn: fewer samples tell as much.
-        fixed.append(replace(one, u=(n + 0.5) / VALIDATION_SAMPLES))
+        one = replace(one, u=(n + 0.5) / VALIDATION_SAMPLES)
+        fixed.append(samples.Sitter(one, case.facts.region))
+    return fixed
+
+
+def validation(
+    fixed: Sequence[Sample], predict: Predict, group: Group = ALONE
+) -> Callable[[], float]:
+    """The mean loss over fixed samples; each process of a group looks at its share of them."""
+    mine = list(group.share(len(fixed)))
+    # As many for each, as shards are only there for all together; what is too many counts nothing.
+    mine += [-1] * (-(-len(fixed) // group.count) - len(mine))
 
     @torch.no_grad()
     def measure() -> float:
-        return float(torch.cat([predict([one]) for one in fixed]).mean())
+        total = group.number(0)
+        for n in mine:
+            loss = predict([fixed[max(n, 0)]]).sum()
+            total += loss if n >= 0 else 0 * loss
+        return float(group.sum(total)) / len(fixed)
 
     return measure
+
+
+def _draw(
+    recipe: Recipe,
+    progress: Progress,
+    fixed: Sequence[samples.Sitter],
+    folder: Path,
+    session: Session,
+) -> None:
+    """A sheet of what the averaged weights draw; a sheet that fails is not worth a run."""
+    average = progress.average
+    if not session.group.main:
+        return
+    own = _learner(recipe, session.group.device)
+    own.part.load_state_dict(average)
+    path = folder / "samples" / f"{progress.step:07d}.png"
+    title = f"{recipe.name}, step {progress.step}"
+    chosen = samples.sitters(fixed)
+    try:
+        samples.draw(own.net.eval(), recipe.model, chosen, path, title, session.group.device)
+    except OSError as error:
+        session.say(f"{path} could not be written ({line(error)}); the run goes on")
 
 
 def _card(recipe: Recipe, training: list[store.Case]) -> dict[str, object]:

@@ -27,7 +27,9 @@ class Quiet(click.Group):
         try:
             return super().invoke(ctx)
         except InputError as error:
-            click.echo(f"denovox: {error}", err=True)
+            rank = os.environ.get("RANK", "0")  # of several processes that train together
+            who = "denovox" if rank == "0" else f"denovox, process {rank}"
+            click.echo(f"{who}: {error}", err=True)
             ctx.exit(2)
 
 
@@ -92,8 +94,8 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def progress(label: str) -> Iterator[Callable[[float], None]]:
-    """A bar on stderr; gives a function that is told the share of work done."""
+def progress(label: str, shown: bool = True) -> Iterator[Callable[..., None]]:
+    """A bar on stderr; gives a function that is told the share of work done, and maybe a note."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -109,10 +111,11 @@ def progress(label: str) -> Iterator[Callable[[float], None]]:
         TextColumn("{task.percentage:3.0f} %"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=1.0)
-        yield lambda share: bar.update(task, completed=share)
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+        task = bar.add_task(label, total=1.0, note="")
+        yield lambda share, note="": bar.update(task, completed=share, note=note)
 
 
 def say(line: str) -> None:

@@ -57,7 +57,7 @@ class Sample:
     """x0: 1 1 p p p, model units, clipped to [-1, 1]. noise: of the same shape, SD about 1.
 
     u: a uniform number for the loss to choose a noise level with. weight: of each voxel in the
-    loss; None: all alike. start: what noise is added to, where that is not x0.
+    loss; None: all alike. start: what noise is added to, where that is not x0. case: whose it is.
     """
 
     x0: Float[Tensor, "1 1 p p p"]
@@ -67,6 +67,7 @@ class Sample:
     level: int
     weight: Float[Tensor, "1 1 p p p"] | None = None
     start: Float[Tensor, "1 1 p p p"] | None = None
+    case: str = ""
 
 
 def sampler(cases: list[Case], config: SampleConfig, seed: int) -> Callable[[int], Sample]:
@@ -154,6 +155,7 @@ def sample(case: Case, config: SampleConfig, rng: np.random.Generator) -> Sample
         level,
         weight,
         begun,
+        case.facts.id,
     )
 
 

@@ -39,6 +39,7 @@ from .manifest import CaseFacts
 
 CHUNK, SHARD = 64, 256
 FLOOR = 64  # an axis is halved as long as this many voxels are left
+Kind = Literal["ct", "anatomy", "lesion"]
 AIR_HU, OUTSIDE_ID = -1024, 119  # what is not there: chunks of nothing else are not written
 
 
@@ -61,7 +62,7 @@ class Case:
     root: str
     facts: CaseFacts
 
-    def voxels(self, kind: Literal["ct", "anatomy", "lesion"] = "ct", level: int = 0) -> Any:
+    def voxels(self, kind: Kind = "ct", level: int = 0) -> Any:
         """A level of the pyramid, as an array that reads what is indexed."""
         return _opened(f"{self.root}/{self.facts.id}/{kind}/{level}")
 
@@ -74,8 +75,8 @@ class Case:
         from there: a whole volume on 128^3 costs no more than some small level of it.
         """
         level, where, inside, length = self._reach(start, size, grid)
-        ct = np.asarray(self.voxels("ct", level)[where], np.float32)
-        anatomy = np.asarray(self.voxels("anatomy", level)[where])
+        ct = self._voxels("ct", level, where).astype(np.float32)
+        anatomy = self._voxels("anatomy", level, where)
         return resize(ct, grid, inside, length), nearest(anatomy, grid, inside, length)
 
     def lesion(
@@ -85,7 +86,23 @@ class Case:
         if not self.facts.lesions:
             return np.zeros(grid, np.uint8)
         level, where, inside, length = self._reach(start, size, grid)
-        return nearest(np.asarray(self.voxels("lesion", level)[where]), grid, inside, length)
+        return nearest(self._voxels("lesion", level, where), grid, inside, length)
+
+    def _voxels(self, kind: Kind, level: int, where: tuple[slice, ...]) -> np.ndarray:
+        """What is there, read; `OSError` where the store was gone before or after.
+
+        To zarr a chunk that is missing is one of air: a disk that went away would train on air.
+        Behind a URL that cannot be told apart, but there a store does not vanish without an error.
+        """
+        seen = Path(self.root, self.facts.id, kind, str(level), "zarr.json")
+        array = self.voxels(kind, level)
+        local = "://" not in self.root
+        if local:
+            seen.stat()
+        read = np.asarray(array[where])
+        if local:
+            seen.stat()
+        return read
 
     def _reach(
         self, start: Sequence[float], size: Sequence[float], grid: Shape

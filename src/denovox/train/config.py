@@ -35,11 +35,13 @@ class TrainConfig(Settings):
     in which the learning rate falls to zero; a run can be lengthened before it has begun.
     ema: half-life of the averaged weights, in steps. clip: gradient norm. patience: stop after this
     many validations without a better one, and keep the best; 0: never, and keep the last.
+    min_snr: gamma of Min-SNR weights, for l2 alone (train/loss.py); 0: all noise levels alike.
     """
 
     steps: int = Field(gt=0)
+    samples: int = Field(4, gt=0)
     batch: int = Field(1, gt=0)
-    accumulate: int = Field(4, gt=0)
+    workers: int = Field(2, gt=0)
     lr: float = Field(1e-4, gt=0)
     warmup: int = Field(0, ge=0)
     decay: float = Field(0.0, ge=0, le=1)
@@ -47,12 +49,25 @@ class TrainConfig(Settings):
     clip: float = Field(1.0, gt=0)
     ema: float = Field(1000, gt=0)
     loss: Literal["l1", "l2"] = "l1"
+    min_snr: float = Field(0, ge=0)
     noise: NoiseConfig = NoiseConfig()
     precision: Precision = "auto"
+    checkpointing: bool = False
+    compile: bool = False
+    shard: bool = False
     seed: int = 0
     checkpoint_minutes: float = Field(5, gt=0)
     validate_every: int = Field(200, gt=0)
     patience: int = Field(0, ge=0)
+    track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    max_skipped: int = Field(10, gt=0)
+    wait_minutes: float = Field(10, ge=0)
+
+    @model_validator(mode="after")
+    def _weights_are_of_squares(self) -> TrainConfig:
+        if self.min_snr and self.loss != "l2":
+            raise ValueError("min_snr weighs squared errors; set loss = 'l2', or leave it out")
+        return self
 
 
 class DataConfig(Settings):

@@ -14,11 +14,16 @@ from ..terminal import FILE, progress, say, stoppable
 
 if TYPE_CHECKING:
     from ...train.config import Recipe
+    from ...train.loop import Progress
 
 
 def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--dry-run", is_flag=True, help="Print the resolved recipe and stop."),
+        click.option(
+            "--dry-run",
+            is_flag=True,
+            help="Print the resolved recipe (stdout) and what it would cost here (stderr); stop.",
+        ),
         click.option(
             "--max-minutes",
             type=click.FloatRange(min=0, min_open=True),
@@ -66,20 +71,39 @@ def _plan(recipe: Path) -> Recipe:
 
 def _run(plan: Recipe, out: Path | None, max_minutes: float | None, dry_run: bool) -> None:
     if dry_run:
+        from ...train.cost import summary
+
         click.echo(plan.model_dump_json(indent=1))
+        for line in summary(plan, "cpu"):
+            say(line)
         return
+    from ...train.group import joined
+    from ...train.loop import Session
     from ..pretrain import run
 
-    device = os.environ.get("DENOVOX_DEVICE", "cpu")
+    group = joined(os.environ.get("DENOVOX_DEVICE"))
     folder = out or Path("runs") / plan.name
-    with progress(plan.name) as done, stoppable() as stopped:
-        for news in run(plan, folder, max_minutes or float("inf"), device):
+    tell: Callable[[str], None] = say if group.main else (lambda text: None)
+    with progress(plan.name, group.main) as done, stoppable() as stopped:
+        session = Session(max_minutes or float("inf"), stopped, tell, group)
+        last, first = None, 0
+        for news in run(plan, folder, session):
             if isinstance(news, str):
-                say(news)
+                tell(news)
                 continue
-            done(news.step / plan.train.steps)
+            first = news.step - 1 if last is None else first
+            last = news
+            done(news.step / plan.train.steps, _note(news, first, plan))
             if news.validation is not None:
-                say(f"step {news.step}: loss {news.loss:.4f}, validation {news.validation:.4f}")
-            if stopped():
-                say(f"stopped after step {news.step}; the same command goes on from there")
-                break
+                tell(f"step {news.step}: loss {news.loss:.4f}, validation {news.validation:.4f}")
+        if last is not None and stopped() and last.step < plan.train.steps:
+            tell(f"stopped after step {last.step}; the same command goes on from there")
+
+
+def _note(news: Progress, first: int, plan: Recipe) -> str:
+    """What a step was like, for the end of the bar."""
+    from ..run_log import memory_mb
+
+    speed = (news.step - first) * plan.train.samples / max(news.seconds, 1e-9)
+    skipped = f", {news.skipped} skipped" if news.skipped else ""
+    return f"loss {news.loss:.4f}, {speed:.2f} samples/s, {memory_mb() / 1000:.1f} GB{skipped}"

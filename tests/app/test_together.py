@@ -1,0 +1,155 @@
+"""Several processes train as one would: the same curve, restarts, checkpoints in both directions.
+
+They are real ones, started by torchrun, on gloo; what one process alone comes to is the oracle.
+"""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from denovox.app import pretrain
+from denovox.core.errors import InputError
+from denovox.data import store
+from denovox.train import checkpoint
+from denovox.train.config import TrainConfig, read_recipe
+from denovox.train.group import Group
+from denovox.train.loop import Session, train
+
+RECIPE = """
+name = "mine"
+[data]
+store = "{store}"
+validation_patients = ["c"]
+sample = {{ patch = 16 }}
+[model]
+net = "tiny"
+[train]
+steps = {steps}
+samples = 3
+batch = 1
+lr = 0.01
+ema = 3
+precision = "float32"
+validate_every = 1
+checkpoint_minutes = 1e-9
+{more}
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("together")
+    rng = np.random.default_rng(0)
+    for patient in "abc":
+        facts = store.CaseFacts(id=patient, patient=patient, region="chest", spacing_mm=(2, 2, 2))
+        hu = rng.normal(-500, 300, (20, 20, 20)).astype(np.int16)
+        store.add(folder / "store", facts, hu, np.full(hu.shape, 118, np.uint8))
+    store.index(folder / "store")
+
+    def written(steps, more=""):
+        path = folder / f"{steps}-{len(more)}.toml"
+        path.write_text(RECIPE.format(store=folder / "store", steps=steps, more=more))
+        return path
+
+    return written
+
+
+def alone(path, out, **session):
+    return list(pretrain.run(read_recipe(path), out, Session(**session)))
+
+
+@pytest.fixture(scope="module")
+def single(recipe, tmp_path_factory):
+    """Six steps by one process."""
+    out = tmp_path_factory.mktemp("single")
+    alone(recipe(6), out)
+    return out
+
+
+def torchrun(path, out, *options):
+    """Two processes, on one core each."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", *options]
+    ports = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    work = ["-m", "denovox", "pretrain", str(path), "--out", str(out)]
+    told = os.environ | {"DENOVOX_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*launcher, *ports, *work], env=told, stderr=subprocess.PIPE, text=True)
+
+
+def curve(out):
+    rows = list(csv.DictReader((out / "log.csv").read_text().splitlines()))
+    assert [int(row["step"]) for row in rows] == list(range(1, len(rows) + 1))
+    return [[float(row["loss"]), float(row["validation"])] for row in rows]
+
+
+def agree(a, b):
+    """The same curve and the same weights, but for the order in which processes are summed.
+
+    In six steps of .01 a weight goes up to .06; Adam makes steps of that size of the smallest
+    gradients, too, so that a last bit can be seen in a weight.
+    """
+    np.testing.assert_allclose(curve(a), curve(b), rtol=2e-4)
+    ours, theirs = (load_file(out / "mine.safetensors") for out in (a, b))
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=2e-3, atol=1e-4)
+
+
+def children(pid):
+    """The processes that one has started."""
+    found = []
+    for path in os.scandir("/proc"):
+        if path.name.isdigit():
+            try:
+                with open(f"/proc/{path.name}/stat") as file:
+                    parent = int(file.read().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if parent == pid:
+                found.append(int(path.name))
+    return found
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="finds the processes in /proc")
+def test_two_processes_are_one_even_if_one_of_them_is_killed(recipe, single, tmp_path):
+    out = tmp_path / "run"
+    launched = torchrun(recipe(6), out, "--max-restarts=2", "--monitor-interval=0.1")
+    while not (out / checkpoint.BEFORE).exists():  # two steps are done
+        assert launched.poll() is None, launched.stderr.read()
+        time.sleep(0.02)
+    os.kill(children(launched.pid)[-1], signal.SIGKILL)
+    _, said = launched.communicate(timeout=300)
+    assert launched.returncode == 0, said
+    assert "on 2 processes" in said
+    assert said.count("held back") == 2  # it was started twice, and one process speaks
+    agree(single, out)
+
+
+def test_shards_go_on_from_one_process_and_one_process_from_shards(recipe, single, tmp_path):
+    out = tmp_path / "run"
+    alone(recipe(3), out)
+    before = checkpoint.load(out)[0]
+    launched = torchrun(recipe(5, "shard = true\ncheckpointing = true"), out)
+    _, said = launched.communicate(timeout=300)
+    assert launched.returncode == 0, said
+    state = checkpoint.load(out)[0]
+    assert state["step"] == 5
+    assert {n: v.shape for n, v in state["parameters"].items()} == {
+        n: v.shape for n, v in before["parameters"].items()
+    }
+    alone(recipe(6), out)
+    agree(single, out)
+
+
+def test_more_processes_than_samples_is_one_sentence(tmp_path):
+    config = TrainConfig(steps=1, samples=3)
+    session = Session(group=Group(0, 4))
+    with pytest.raises(InputError, match="4 processes cannot share 3 samples a step"):
+        next(train(lambda samples: None, {}, lambda n: None, config, tmp_path, session=session))
