@@ -17,6 +17,7 @@ from denovox.tasks import (
     change,
     denoising,
     denoising_diffpir,
+    inpainting,
     noisy_input,
     super_resolution,
     synthesis,
@@ -197,3 +198,57 @@ def test_between_by_numbers():
 def test_no_noise_is_no_change_outside():
     unit = column(-3.0, -1.0, 0.0, 1.0, 1.5)
     torch.testing.assert_close(change(unit, unit.clamp(-1, 1), 0.0), column(0, 0, 0, 0, 0))
+
+
+# Inpainting -----------------------------------------------------------------------------------
+
+
+def two_voxels(r: float, count: int = 4000):
+    """(denoise, prior SD): `count` pairs of voxels, each normal with SD .2, correlated by r."""
+    cov = 0.04 * torch.tensor([[1.0, r], [r, 1.0]], dtype=torch.float64)
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        gain = cov @ torch.linalg.inv(cov + sigma**2 * torch.eye(2, dtype=torch.float64))
+        return (x.view(-1, 2) @ gain.T).view(x.shape)
+
+    def noise(stream: int) -> Tensor:
+        drawn = torch.Generator().manual_seed(stream)
+        return torch.randn(count, 1, 1, 1, 2, generator=drawn, dtype=torch.float64)
+
+    return denoise, noise
+
+
+def filled(r: float, jumps: tuple[int, int], steps: int = 20) -> Tensor:
+    """What stands in the hole of pairs whose first voxel is known to be .3."""
+    denoise, noise = two_voxels(r)
+    y = torch.zeros(4000, 1, 1, 1, 2, dtype=torch.float64)
+    y[..., 0] = 0.3
+    known = torch.zeros(y.shape, dtype=torch.bool)
+    known[..., 0] = True
+    task = inpainting(y, known, noise, Schedule(), steps, jumps)
+    result = task.run(denoise, noise)
+    assert torch.equal(result[..., 0], y[..., 0])
+    return result[..., 1].flatten()
+
+
+def test_what_is_known_decides_what_fills_the_hole():
+    """Given the first, the second voxel of a pair is normal: mean r y, SD .2 sqrt(1 - r^2).
+
+    RePaint comes near that, the nearer the more jumps; the prior alone has mean 0 and SD .2.
+    """
+    wrong = [abs(float(filled(0.9, (2, times)).mean()) - 0.27) for times in (1, 2, 4)]
+    assert wrong[0] > wrong[1] > wrong[2]
+    assert wrong[1] < 0.1
+    assert wrong[2] < 0.05
+
+
+def test_a_hole_that_nothing_is_known_of_is_drawn_from_the_prior():
+    free = filled(0.0, (2, 2), steps=200)
+    assert abs(float(free.mean())) < 0.01
+    assert float(free.std()) == pytest.approx(0.2, rel=0.04)
+
+
+def test_jumps_cost_their_evaluations():
+    y, known = torch.zeros(SHAPE), torch.ones(SHAPE, dtype=torch.bool)
+    counts = [inpainting(y, known, ones, Schedule(), 20, (2, n)).evaluations for n in (1, 2, 3)]
+    assert counts == [20, 38, 56]  # of ten pairs of steps all but the last, which ends at 0

@@ -213,6 +213,12 @@ def test_a_whole_scan_with_lesions(chest, tmp_path, tiny, tiny_lesion):
         result = run("synthesize", tmp_path / "no.nii.gz", *asked, "--lesions", mask, *more)
         assert result.exit_code == 2
         assert says in result.stderr
+    empty = tmp_path / "empty.nii.gz"
+    nifti.write_labels(np.zeros_like(lesion), chest.ct.affine, empty)
+    result = run("synthesize", tmp_path / "no.nii.gz", *asked, "--lesions", empty, *both)
+    assert result.exit_code == 2
+    assert "is empty" in result.stderr
+    assert not (tmp_path / "no.nii.gz").exists()
     result = run("synthesize", tmp_path / "no.nii.gz", "--region", "chest", "--shape", "8x8x8",
                  "--spacing", 3, "--lesions", mask, *both)  # fmt: skip
     assert result.exit_code == 2

@@ -73,8 +73,8 @@ def test_a_skipped_step_does_not_spoil_the_mean(tmp_path):
 def test_what_is_done_again_after_a_kill_is_told_once(tmp_path):
     written(tmp_path, [progress(n) for n in range(1, 31)])
     path = tmp_path / run_log.NAME
-    path.write_text(path.read_text() + "40,1.0")  # torn by the kill
-    found = written(tmp_path, [progress(n, 7.0, first=16) for n in range(16, 31)])
+    path.write_text(path.read_text() + "4")  # of 40, torn by the kill
+    found = written(tmp_path, [progress(n, 7.0, first=20) for n in range(20, 31)])
     assert [(row["step"], row["loss"]) for row in found] == [("10", "1"), ("20", "7"), ("30", "7")]
 
 

@@ -88,8 +88,9 @@ def test_the_fall_of_the_loss(tmp_path):
 
 
 def test_accumulation_is_a_larger_batch(tmp_path):
-    _, split = finish(tmp_path / "a", CONFIG)
-    _, joined = finish(tmp_path / "b", CONFIG.model_copy(update={"batch": 6}))
+    parts, split = finish(tmp_path / "a", CONFIG)
+    at_once, joined = finish(tmp_path / "b", CONFIG.model_copy(update={"batch": 6}))
+    assert [p.loss for p in parts] == pytest.approx([p.loss for p in at_once], rel=1e-5)
     for name in split:
         torch.testing.assert_close(split[name], joined[name], rtol=1e-5, atol=1e-6)
 

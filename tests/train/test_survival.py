@@ -220,6 +220,22 @@ def test_a_store_that_is_gone_is_an_error_and_no_air(tmp_path):
     assert np.array_equal(case.read([0] * 3, [20] * 3, (20, 20, 20))[0], good)
 
 
+def test_a_store_that_comes_back_while_it_is_read_is_an_error_too(tmp_path, monkeypatch):
+    case = make_store(tmp_path / "store")[0]
+    (tmp_path / "store").rename(tmp_path / "away")
+
+    class Air:
+        """What zarr makes of chunks that are not there; the disk is back right after."""
+
+        def __getitem__(self, where):
+            (tmp_path / "away").rename(tmp_path / "store")
+            return np.full((20, 20, 20), store.AIR_HU, np.int16)
+
+    monkeypatch.setattr(store.Case, "voxels", lambda *which: Air())
+    with pytest.raises(OSError, match=r"zarr\.json"):
+        case.read([0] * 3, [20] * 3, (20, 20, 20))
+
+
 def learn(cases, folder, monkeypatch, say, **more):
     monkeypatch.setattr(ahead, "PAUSE_S", 0.02)
     config = TrainConfig(steps=40, samples=2, lr=0.01, ema=4, precision="float32", **more)
@@ -249,9 +265,10 @@ def test_a_store_that_vanishes_for_a_while_changes_nothing(tmp_path, monkeypatch
 
     thief = threading.Thread(target=vanish)
     thief.start()
-    got = learn(cases, tmp_path / "robbed", monkeypatch, heard.append)
+    got = learn(cases, tmp_path / "robbed", monkeypatch, heard.append, workers=4)
     thief.join()
     assert got == expected
+    assert len(heard) == 1  # whatever the number of threads
     assert "trying again" in heard[0]
     assert "\n" not in heard[0]
 
@@ -323,6 +340,17 @@ def test_too_many_in_a_row_end_the_run_with_the_state_before_them(tmp_path):
     assert (state["step"], state["skipped"]) == (12, 2)
     _, expected = go(tmp_path / "b", CONFIG.model_copy(update={"steps": 10}))
     assert torch.equal(state["parameters"]["w"], expected)
+
+
+def test_steps_between_begin_the_row_anew(tmp_path):
+    config = CONFIG.model_copy(update={"max_skipped": 3})
+    steps, _ = go(tmp_path, config, spoilt((20, 22, 26, 28)))
+    assert steps[-1].skipped == 4
+
+
+def test_the_average_begins_with_the_first_step_that_counts(tmp_path):
+    steps, w = go(tmp_path, CONFIG.model_copy(update={"steps": 2}), spoilt((0,)))
+    assert torch.equal(steps[-1].average["w"], w)
 
 
 def test_the_count_goes_on_after_a_stop(tmp_path):

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 from typing import TypeVar
 
 from ..core.errors import InputError, line
@@ -26,12 +27,15 @@ def patiently(
 
     A sample is a function of its number, so that the run is the same as if nothing had been.
     """
+    waiting, lock = set[int](), Lock()  # threads find out together; one sentence is enough
 
     def drawn(n: int) -> Drawn:
         began, pause = time.monotonic(), PAUSE_S
         while True:
             try:
-                return draw(n)
+                sample = draw(n)
+                waiting.discard(n)
+                return sample
             except OSError as error:
                 waited = time.monotonic() - began
                 if waited >= 60 * wait_minutes or stopped():
@@ -39,7 +43,10 @@ def patiently(
                         f"sample {n} could not be read for {waited / 60:.1f} minutes"
                         f" ({line(error)}); bring the store back and run the same command again"
                     ) from None
-                if pause == PAUSE_S:
+                with lock:
+                    first = not waiting
+                    waiting.add(n)
+                if first:
                     say(f"sample {n} cannot be read ({line(error)}); trying again")
             time.sleep(min(pause, max(0.0, 60 * wait_minutes - waited)))
             pause = min(2 * pause, LONGEST_S)
