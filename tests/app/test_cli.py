@@ -14,9 +14,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
+from tiny_store import RECIPE, make_store
 
 from denovox.app.cli import main
-from denovox.data import store
 from denovox.model import weights
 from denovox.model.presets import PRESETS
 
@@ -174,37 +174,13 @@ def test_info_for_people_and_programs():
         assert one["card"]["sources"]
 
 
-def make_store(folder):
-    rng = np.random.default_rng(0)
-    for patient in "abc":
-        facts = store.CaseFacts(id=patient, patient=patient, region="chest", spacing_mm=(2, 2, 2))
-        hu = rng.normal(-500, 300, (20, 20, 20)).astype(np.int16)
-        store.add(folder, facts, hu, np.full(hu.shape, 118, np.uint8))
-    store.index(folder)
-
-
-RECIPE = """
-name = "mine"
-card = "a test"
-[data]
-store = "{store}"
-validation_patients = ["c"]
-sample = {{ patch = 16 }}
-[model]
-net = "tiny"
-[train]
-steps = {steps}
-samples = 2
-batch = 2
-precision = "float32"
-validate_every = 2
-"""
+MORE = "samples = 2\nbatch = 2\nvalidate_every = 2\n"
 
 
 def test_pretrain_from_store_to_weights(tmp_path):
     make_store(tmp_path / "store")
     recipe = tmp_path / "mine.toml"
-    recipe.write_text(RECIPE.format(store=tmp_path / "store", steps=4))
+    recipe.write_text((RECIPE + MORE).format(store=tmp_path / "store", steps=4))
     assert json.loads(run("pretrain", recipe, "--dry-run").stdout)["train"]["steps"] == 4
     out = tmp_path / "run"
     result = run("pretrain", recipe, "--out", out)
@@ -221,7 +197,7 @@ def test_pretrain_from_store_to_weights(tmp_path):
 def test_training_goes_on_from_weights(tmp_path, tiny):
     make_store(tmp_path / "store")
     recipe = tmp_path / "mine.toml"
-    text = RECIPE.format(store=tmp_path / "store", steps=1) + "lr = 1e-9\nema = 0.01\n"
+    text = (RECIPE + MORE).format(store=tmp_path / "store", steps=1) + "lr = 1e-9\nema = 0.01\n"
     # The network is that of the weights it starts from.
     own = text.replace('[model]\nnet = "tiny"\n', "")
     recipe.write_text(f'start = "{tiny}"\n' + own)
@@ -237,7 +213,7 @@ def test_training_goes_on_from_weights(tmp_path, tiny):
 def test_a_killed_pretraining_goes_on_as_if_nothing_had_happened(tmp_path):
     make_store(tmp_path / "store")
     recipe = tmp_path / "mine.toml"
-    recipe.write_text(RECIPE.format(store=tmp_path / "store", steps=30))
+    recipe.write_text((RECIPE + MORE).format(store=tmp_path / "store", steps=30))
     command = [sys.executable, "-c", "from denovox.app.cli import main; main()", "pretrain", recipe]
     subprocess.run([*command, "--out", tmp_path / "whole"], check=True, capture_output=True)
     broken = subprocess.Popen(

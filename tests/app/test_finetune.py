@@ -5,13 +5,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
+from tiny_store import make_store
 
 from denovox.app import pretrain
 from denovox.app.api import Model, Running
 from denovox.app.cli import main
 from denovox.app.superres import superres
 from denovox.core.volume import Volume
-from denovox.data import store
 from denovox.model import weights
 from denovox.train.config import read_recipe
 
@@ -47,24 +47,12 @@ def refuses(result, says):
     assert sum("denovox:" in line for line in said) == 1
 
 
-def make_store(folder, lesions=True):
-    rng = np.random.default_rng(0)
-    for patient in "abc":
-        facts = store.CaseFacts(id=patient, patient=patient, region="chest", spacing_mm=(2, 2, 2))
-        hu = rng.normal(-500, 300, (20, 20, 20)).astype(np.int16)
-        lesion = np.zeros(hu.shape, np.uint8)
-        lesion[5:9, 6:9, 7:12] = lesions
-        store.add(folder, facts, hu, np.full(hu.shape, 118, np.uint8), lesion)
-    store.index(folder)
-    return folder
-
-
 @pytest.fixture
 def recipe(tmp_path, tiny):
     """steps, kind, more lines of [train] -> a recipe's path."""
 
     def write(steps=4, kind="lesion", more=""):
-        make_store(tmp_path / "store") if not (tmp_path / "store").exists() else None
+        make_store(tmp_path / "store", lesions=True) if not (tmp_path / "store").exists() else None
         path = tmp_path / f"{kind}.toml"
         told = RECIPE.format(base=tiny, store=tmp_path / "store", kind=kind, steps=steps)
         path.write_text(told + more)

@@ -14,30 +14,20 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_store import RECIPE, make_store
 
 from denovox.app import pretrain
 from denovox.core.errors import InputError
-from denovox.data import store
 from denovox.train import checkpoint
 from denovox.train.config import TrainConfig, read_recipe
 from denovox.train.group import Group
 from denovox.train.loop import Session, train
 
-RECIPE = """
-name = "mine"
-[data]
-store = "{store}"
-validation_patients = ["c"]
-sample = {{ patch = 16 }}
-[model]
-net = "tiny"
-[train]
-steps = {steps}
+MORE = """
 samples = 3
 batch = 1
 lr = 0.01
 ema = 3
-precision = "float32"
 validate_every = 1
 checkpoint_minutes = 1e-9
 {more}
@@ -47,16 +37,11 @@ checkpoint_minutes = 1e-9
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
-    rng = np.random.default_rng(0)
-    for patient in "abc":
-        facts = store.CaseFacts(id=patient, patient=patient, region="chest", spacing_mm=(2, 2, 2))
-        hu = rng.normal(-500, 300, (20, 20, 20)).astype(np.int16)
-        store.add(folder / "store", facts, hu, np.full(hu.shape, 118, np.uint8))
-    store.index(folder / "store")
+    make_store(folder / "store")
 
     def written(steps, more=""):
         path = folder / f"{steps}-{len(more)}.toml"
-        path.write_text(RECIPE.format(store=folder / "store", steps=steps, more=more))
+        path.write_text((RECIPE + MORE).format(store=folder / "store", steps=steps, more=more))
         return path
 
     return written
@@ -146,6 +131,13 @@ def test_shards_go_on_from_one_process_and_one_process_from_shards(recipe, singl
     }
     alone(recipe(6), out)
     agree(single, out)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_compiled_and_computing_again_comes_near_the_cpu(recipe, single, tmp_path):
+    path = recipe(6, "compile = true\ncheckpointing = true")
+    alone(path, tmp_path, group=Group(device="cuda"))
+    np.testing.assert_allclose(curve(tmp_path), curve(single), rtol=0.02)
 
 
 def test_more_processes_than_samples_is_one_sentence(tmp_path):

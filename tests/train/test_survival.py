@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from tiny_store import make_store
 from torch.nn import Parameter
 
 from denovox.core.errors import InputError
@@ -198,16 +199,6 @@ def test_a_full_disk_keeps_the_last_state_and_the_run(tmp_path, whole):
 
 
 # ---- the store ----------------------------------------------------------------------------------
-
-
-def make_store(folder):
-    rng = np.random.default_rng(0)
-    for patient in "abc":
-        facts = store.CaseFacts(id=patient, patient=patient, region="chest", spacing_mm=(2, 2, 2))
-        hu = rng.normal(-500, 300, (20, 20, 20)).astype(np.int16)
-        store.add(folder, facts, hu, np.full(hu.shape, 118, np.uint8))
-    store.index(folder)
-    return store.cases(folder)
 
 
 def test_a_store_that_is_gone_is_an_error_and_no_air(tmp_path):
