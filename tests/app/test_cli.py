@@ -1,5 +1,6 @@
 """The commands as a user meets them: files in, files out, one sentence when it cannot be."""
 
+import itertools
 import json
 import os
 import signal
@@ -192,6 +193,29 @@ def test_pretrain_from_store_to_weights(tmp_path):
     assert card["training_patients"] == 2
     assert np.isfinite(card["validation_loss"])
     assert "nothing left" in run("pretrain", recipe, "--out", out).stderr
+
+
+def test_a_disk_that_is_full_for_a_while_costs_no_run(tmp_path, monkeypatch):
+    make_store(tmp_path / "store")
+    recipe, out = tmp_path / "mine.toml", tmp_path / "run"
+    recipe.write_text((RECIPE + MORE).format(store=tmp_path / "store", steps=4))
+    real, asked = weights.save, itertools.count()
+
+    def full(*given):
+        if next(asked) in failing:
+            raise OSError("no space left on device")
+        real(*given)
+
+    monkeypatch.setattr(weights, "save", full)
+    failing = {0}  # at the first validation
+    result = run("pretrain", recipe, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "no space left on device); the run goes on" in result.stderr
+    assert weights.describe(out / "mine.safetensors")[1]["steps"] == 4
+    asked, failing = itertools.count(), set(range(9))
+    recipe.write_text((RECIPE + MORE).format(store=tmp_path / "store", steps=5))
+    refuses(run("pretrain", recipe, "--out", out), "could not be written (no space left")
+    assert weights.describe(out / "mine.safetensors")[1]["steps"] == 4  # the last good one
 
 
 def test_training_goes_on_from_weights(tmp_path, tiny):

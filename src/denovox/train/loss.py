@@ -62,7 +62,7 @@ def predictor(net: Answer, model: ModelConfig, config: TrainConfig, device: str 
         x = begun + each * noise
         c_skip, c_out = coefficients(model.prediction, each)
         told = batch([s.condition for s in samples]).to(device)
-        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
             said = answer(net, schedule, x, sigma, told)
         error = said.float() - (x0 - c_skip * x) / c_out
         size = error.abs() if config.loss == "l1" else error**2
