@@ -19,6 +19,7 @@ from ..core.settings import Settings
 from .control import Control, ControlConfig, Controlled
 from .denoiser import Denoiser, Precision, Prediction, denoiser, use_bfloat16
 from .net import Net, NetConfig
+from .norm import quicken
 
 BUNDLED = "base"
 Placed = TypeVar("Placed", bound=nn.Module)
@@ -171,6 +172,7 @@ def _metadata(path: Path) -> dict[str, str]:
 
 def place(net: Placed, device: str) -> Placed:
     """The network on a device, in the memory layout in which 3D convolutions are fastest."""
+    quicken(net)
     net.to(device)
     for parameter in net.parameters():
         if parameter.dim() == 5:

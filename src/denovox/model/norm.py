@@ -1,0 +1,78 @@
+"""Group norms whose gradients do not cost as much as the convolutions'.
+
+torch's own backward on a CPU is three to five times slower than its arithmetic where channels lie
+last in memory, and with bfloat16 a third of a training step (benchmarks/results). The forward is
+torch's: answers are what they were, bit for bit.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+LAST = torch.channels_last_3d
+
+
+class _GroupNorm(torch.autograd.Function):
+    """Wu and He 2018, and its gradients in closed form."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Any:
+        n, c = x.shape[:2]
+        voxels = x[0, 0].numel()
+        y, mean, scale = torch.native_group_norm(x, weight, bias, n, c, voxels, groups, eps)
+        ctx.save_for_backward(x, mean, scale, weight)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, mean, scale, weight = ctx.saved_tensors
+        n, c = x.shape[:2]
+        groups, voxels = mean.shape[1], x[0, 0].numel()
+        wide = torch.promote_types(x.dtype, torch.float32)
+        # Channels last: a row is a voxel, and no voxel moves.
+        x_, g_ = (t.permute(0, 2, 3, 4, 1).reshape(n, voxels, c).to(wide) for t in (x, grad))
+
+        def each(of: Tensor) -> Tensor:
+            """Of a group -> of each of its channels."""
+            return of.to(wide).view(n, groups).repeat_interleave(c // groups, 1)
+
+        def together(of: Tensor) -> Tensor:
+            """The sum over a group's channels, over its count of numbers, of each channel."""
+            return each(of.view(n, groups, -1).sum(2) / (voxels * c // groups))
+
+        mean_, scale_, weight_ = each(mean), each(scale), weight.to(wide)
+        plain = g_.sum(1)
+        along = ((x_ * g_).sum(1) - mean_ * plain) * scale_  # the gradient along the normalised x
+        # d x = s (w g - mean(w g) - xhat mean(w g xhat)), as one line in g and x for each channel.
+        pull = scale_**2 * together(weight_ * along)
+        rest = pull * mean_ - scale_ * together(weight_ * plain)
+        d_x = torch.addcmul(rest[:, None], g_, (scale_ * weight_)[:, None])
+        d_x = d_x.addcmul_(x_, -pull[:, None]).to(x.dtype)
+        d_x = d_x.view(n, *x.shape[2:], c).permute(0, 4, 1, 2, 3)
+        return d_x, None, along.sum(0).to(weight.dtype), plain.sum(0).to(weight.dtype), None
+
+
+def group_norm(module: nn.GroupNorm, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b c x y z"]:
+    """What the module answers; elsewhere than on a CPU, channels last, with torch's gradients."""
+    if (
+        x.is_cpu
+        and x.dim() == 5
+        and torch.is_grad_enabled()
+        and x.is_contiguous(memory_format=LAST)
+    ):
+        quick: Any = _GroupNorm.apply
+        return quick(x, module.num_groups, module.weight, module.bias, module.eps)
+    return F.group_norm(x, module.num_groups, module.weight, module.bias, module.eps)
+
+
+def quicken(net: nn.Module) -> None:
+    """Change a network in place: all its group norms have the gradients of this module."""
+    for module in net.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.forward = partial(group_norm, module)  # type: ignore[method-assign]
