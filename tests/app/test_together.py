@@ -29,7 +29,6 @@ batch = 1
 lr = 0.01
 ema = 3
 validate_every = 1
-checkpoint_minutes = 1e-9
 {more}
 """
 
@@ -105,7 +104,8 @@ def children(pid):
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="finds the processes in /proc")
 def test_two_processes_are_one_even_if_one_of_them_is_killed(recipe, single, tmp_path):
     out = tmp_path / "run"
-    launched = torchrun(recipe(6), out, "--max-restarts=2", "--monitor-interval=0.1")
+    path = recipe(6, "checkpoint_minutes = 1e-9")  # a state, and a sheet, after every step
+    launched = torchrun(path, out, "--max-restarts=2", "--monitor-interval=0.1")
     while not (out / checkpoint.BEFORE).exists():  # two steps are done
         assert launched.poll() is None, launched.stderr.read()
         time.sleep(0.02)
