@@ -12,7 +12,7 @@ def recompute(net: nn.Module) -> None:
     """Change the network in place: of each residual block and attention only the input is kept.
 
     Answers and gradients are what they were, bit for bit (there is no dropout, so that nothing is
-    drawn twice); a step takes about a third more time (Chen et al. 2016, "Training Deep Nets with
+    drawn twice); a step takes up to a third more time (Chen et al. 2016, "Training Deep Nets with
     Sublinear Memory Cost").
     """
     from monai.networks.blocks.spatialattention import SpatialAttentionBlock

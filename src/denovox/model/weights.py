@@ -171,9 +171,14 @@ def _metadata(path: Path) -> dict[str, str]:
 
 
 def place(net: Placed, device: str) -> Placed:
-    """The network on a device, in the memory layout in which 3D convolutions are fastest."""
-    quicken(net)
-    net.to(device)
+    """The network on a device, as it is fastest there."""
+    if device == "cpu":
+        quicken(net)
+    return channels_last(net.to(device))
+
+
+def channels_last(net: Placed) -> Placed:
+    """The network in the memory layout in which 3D convolutions are fastest."""
     for parameter in net.parameters():
         if parameter.dim() == 5:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)

@@ -124,16 +124,16 @@ def _spec(tree: Any) -> Any:
     return tree
 
 
-def _op(func: Any, forward: bool, args: Any, kwargs: Any, answer: Any) -> Op:
+def _op(func: Any, forward: bool, args: Any, named: Any, answer: Any) -> Op:
     name = func.overloadpacket.__name__
-    given, made = [list(_specs(_spec(tree))) for tree in ((args, kwargs), answer)]
+    given, made = [list(_specs(_spec(tree))) for tree in ((args, named), answer)]
     moved = sum(spec.bytes for spec in (*given, *made))
-    flops = _flops(func, name, args, kwargs, answer)
-    return Op(name, forward, flops, moved, _key(name, given), func, _spec(args), _named(kwargs))
+    flops = _flops(func, name, args, named, answer)
+    return Op(name, forward, flops, moved, _key(name, given), func, _spec(args), _named(named))
 
 
-def _named(kwargs: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple((name, _spec(value)) for name, value in kwargs.items())
+def _named(given: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple((name, _spec(value)) for name, value in given.items())
 
 
 def _specs(tree: Any) -> Iterator[TensorSpec]:
@@ -154,7 +154,7 @@ def _key(name: str, given: list[TensorSpec]) -> Key:
     return (name, channels, *kind)
 
 
-def _flops(func: Any, name: str, args: Any, kwargs: Any, answer: Any) -> int:
+def _flops(func: Any, name: str, args: Any, named: Any, answer: Any) -> int:
     """By torch's own formulas, which know another name for the attention that a CPU uses."""
     aten = torch.ops.aten
     packet = {
@@ -162,4 +162,4 @@ def _flops(func: Any, name: str, args: Any, kwargs: Any, answer: Any) -> int:
         f"{ATTENTION}_backward": aten._scaled_dot_product_flash_attention_backward,
     }.get(name, func.overloadpacket)
     formula = flop_counter.flop_registry.get(packet)
-    return 0 if formula is None else int(formula(*args, **kwargs, out_val=answer))
+    return 0 if formula is None else int(formula(*args, **named, out_val=answer))

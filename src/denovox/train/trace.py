@@ -16,7 +16,9 @@ from ..core.labels import UNKNOWN
 from ..core.regions import UNKNOWN_REGION
 from ..model.control import Control, ControlConfig, Controlled
 from ..model.net import Net
+from ..model.norm import quicken
 from ..model.recompute import recompute
+from ..model.weights import channels_last
 from .config import Recipe
 from .operations import Op, Recorder, storage
 
@@ -65,7 +67,11 @@ def trace(
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode(), torch.random.fork_rng(devices=[]):
-        net, trained = _network(recipe)
+        net = _network(recipe)  # fake tensors have no device to be placed on
+        if not gpu:
+            quicken(net)
+        channels_last(net)
+        trained: list[Tensor] = [p for p in net.parameters() if p.requires_grad]
         if gpu and bfloat16:
             for module in net.modules():
                 if isinstance(module, nn.GroupNorm):
@@ -75,17 +81,13 @@ def trace(
         return _traced(net, trained, _inputs(recipe, batch, patch), bfloat16)
 
 
-def _network(recipe: Recipe) -> tuple[nn.Module, list[Tensor]]:
+def _network(recipe: Recipe) -> Net | Controlled:
     base = recipe.model.build()
     control = recipe.data.sample.control
-    net: Net | Controlled = base
-    if control is not None:
-        config = ControlConfig(kind=control.kind, base="", width=recipe.width)
-        net = Controlled(base.requires_grad_(False), Control(base, config))
-    for parameter in net.parameters():
-        if parameter.dim() == 5:  # as model/weights.place does
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
-    return net, [p for p in net.parameters() if p.requires_grad]
+    if control is None:
+        return base
+    config = ControlConfig(kind=control.kind, base="", width=recipe.width)
+    return Controlled(base.requires_grad_(False), Control(base, config))
 
 
 def _in_float32(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
