@@ -19,7 +19,7 @@ from ..core.settings import Settings
 from .control import Control, ControlConfig, Controlled
 from .denoiser import Denoiser, Precision, Prediction, denoiser, use_bfloat16
 from .net import Net, NetConfig
-from .norm import quicken
+from .quick import quicken
 
 BUNDLED = "base"
 Placed = TypeVar("Placed", bound=nn.Module)

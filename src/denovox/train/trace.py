@@ -16,7 +16,7 @@ from ..core.labels import UNKNOWN
 from ..core.regions import UNKNOWN_REGION
 from ..model.control import Control, ControlConfig, Controlled
 from ..model.net import Net
-from ..model.norm import quicken
+from ..model.quick import quicken
 from ..model.recompute import recompute
 from ..model.weights import channels_last
 from .config import Recipe

@@ -1,11 +1,13 @@
-"""Group norms: torch's answers bit for bit, and its gradients, in less time."""
+"""Layers in less time: torch's answers, and its gradients."""
+
+import copy
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from denovox.model.norm import LAST, _GroupNorm, group_norm, quicken
+from denovox.model.quick import LAST, ONEDNN, _GroupNorm, convolution, group_norm, quicken
 
 
 def drawn(shape, dtype, mean=0.0, spread=1.0):
@@ -84,3 +86,62 @@ def test_a_network_keeps_its_names_and_its_layout():
     assert "_GroupNorm" in type(y.grad_fn).__name__
     y.square().mean().backward()
     assert x.grad.is_contiguous(memory_format=LAST)
+
+
+SHAPES = [
+    {"kernel_size": 3, "padding": 1},
+    {"kernel_size": 3, "padding": 1, "stride": 2},
+    {"kernel_size": 3, "padding": 2, "dilation": 2, "groups": 2},
+    {"kernel_size": 1, "bias": False},
+    {"kernel_size": (1, 3, 3), "padding": (0, 1, 2), "stride": (1, 2, 1)},
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, LAST])
+def test_convolutions_answer_what_float64_answers(shape, layout):
+    torch.manual_seed(0)
+    module = nn.Conv3d(8, 6, **shape)
+    x = torch.randn(1, 8, 9, 8, 7).contiguous(memory_format=layout)
+    with torch.no_grad():
+        quick, slow = convolution(module, x), module(x)
+        double = copy.deepcopy(module).double()
+        exact = double(x.double())
+        for parameter in double.parameters():
+            parameter.abs_()
+        summed = double(x.double().abs())  # rounding is a share of the sum of magnitudes
+    assert quick.shape == slow.shape
+    assert quick.dtype == torch.float32
+    assert bool(((quick - exact).abs() <= 4 * torch.finfo(torch.float32).eps * summed).all())
+    if layout is LAST:
+        assert quick.is_contiguous(memory_format=LAST)
+
+
+def ran(call):
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        call()
+    return {event.key for event in profile.key_averages()}
+
+
+@pytest.mark.skipif(not ONEDNN, reason="this torch has no oneDNN")
+def test_one_small_window_takes_the_quick_path():
+    module = nn.Conv3d(16, 16, 3, padding=1)
+    x = torch.randn(1, 16, 8, 8, 8).contiguous(memory_format=LAST)
+    with torch.no_grad():
+        assert "aten::slow_conv3d" in ran(lambda: module(x))  # else torch has learnt it
+        quicken(module)
+        assert "aten::slow_conv3d" not in ran(lambda: module(x))
+
+
+def test_convolutions_with_gradients_autocast_or_other_padding_are_torchs():
+    module = nn.Conv3d(4, 4, 3, padding=1)
+    x = torch.randn(1, 4, 6, 6, 6)
+    assert convolution(module, x).requires_grad
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert convolution(module, x).dtype == torch.bfloat16
+    for odd in (
+        nn.Conv3d(4, 4, 3, padding=1, padding_mode="circular"),
+        nn.Conv3d(4, 4, 3, padding="same"),
+    ):
+        with torch.no_grad():
+            assert torch.equal(convolution(odd, x), odd(x))

@@ -1,8 +1,12 @@
-"""Group norms whose gradients do not cost as much as the convolutions'.
+"""Layers whose arithmetic is torch's and whose time on a CPU is less (benchmarks/results).
 
-torch's own backward on a CPU is three to five times slower than its arithmetic where channels lie
-last in memory, and with bfloat16 a third of a training step (benchmarks/results). The forward is
-torch's: answers are what they were, bit for bit.
+Group norms: torch's own backward is three to five times slower than its arithmetic where channels
+lie last in memory, and with bfloat16 a third of a training step. The forward is torch's: answers
+are what they were, bit for bit.
+
+Convolutions: for one small volume in float32 torch leaves oneDNN for a path (slow_conv3d) that
+takes up to four times as long. One window of a scan is such a volume in the deeper half of the
+network.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 LAST = torch.channels_last_3d
+ONEDNN = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
 class _GroupNorm(torch.autograd.Function):
@@ -71,8 +76,27 @@ def group_norm(module: nn.GroupNorm, x: Float[Tensor, "b c x y z"]) -> Float[Ten
     return F.group_norm(x, module.num_groups, module.weight, module.bias, module.eps)
 
 
+def convolution(module: nn.Conv3d, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b d u v w"]:
+    """What the module answers, to float32 rounding; by torch's own choice where gradients flow."""
+    if (
+        not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and x.is_cpu
+        and x.dim() == 5
+        and x.dtype == module.weight.dtype == torch.float32
+        and module.padding_mode == "zeros"
+        and not isinstance(module.padding, str)
+        and ONEDNN
+    ):
+        sizes = (module.padding, module.stride, module.dilation, module.groups)
+        return torch.mkldnn_convolution(x, module.weight, module.bias, *sizes)
+    return nn.Conv3d.forward(module, x)
+
+
 def quicken(net: nn.Module) -> None:
-    """Change a network in place: all its group norms have the gradients of this module."""
+    """Change a network in place: its group norms and convolutions are those of this module."""
     for module in net.modules():
         if isinstance(module, nn.GroupNorm):
             module.forward = partial(group_norm, module)  # type: ignore[method-assign]
+        elif isinstance(module, nn.Conv3d):
+            module.forward = partial(convolution, module)  # type: ignore[method-assign]
