@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 from tiny_store import RECIPE, make_store
 
@@ -84,6 +85,16 @@ def agree(a, b):
     assert ours.keys() == theirs.keys()
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], rtol=2e-3, atol=1e-4)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(recipe, single):
+    before = {path: path.read_bytes() for path in single.rglob("*") if path.is_file()}
+    with (
+        FileLock(single / ".lock"),
+        pytest.raises(InputError, match=f"another run trains in {single}; give this one"),
+    ):
+        alone(recipe(7), single)
+    assert {path: path.read_bytes() for path in single.rglob("*") if path.is_file()} == before
 
 
 def children(pid):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 
 from ..core.errors import InputError, line
@@ -60,13 +61,45 @@ def run(recipe: Recipe, folder: Path, session: Session | None = None) -> Iterato
     if recipe.train.compile:
         learner.net.compile()
     net = distributed(learner.net, group, recipe.train.shard)
-    trained = dict(learner.part.named_parameters())
-    count = sum(p.numel() for p in trained.values()) / 1e6
+    count = sum(p.numel() for p in learner.part.parameters()) / 1e6
     shared = f", on {group.count} processes" if group.count > 1 else ""
     yield (
         f"{count:.2f} M parameters; {len(training)} cases to train on, {len(held)} held back"
         f"{shared}"
     )
+    with _only_one(folder, group):
+        yield from _train(recipe, folder, replace(session, net=net), learner, (training, held))
+
+
+@contextmanager
+def _only_one(folder: Path, group: Group) -> Iterator[None]:
+    """Two runs in one folder would mix their states: processes that do not know of each other."""
+    if not group.main:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise InputError(
+            f"another run trains in {folder}; give this one a folder of its own, or start processes"
+            " that are to train together by torchrun (docs/training.md)"
+        ) from None
+
+
+def _train(
+    recipe: Recipe,
+    folder: Path,
+    session: Session,
+    learner: Learner,
+    cases: tuple[list[store.Case], list[store.Case]],
+) -> Iterator[str | Progress]:
+    """`session.net` trained on the first cases, looked at on the second, written to `folder`."""
+    net, group = session.net, session.group
+    assert net is not None
+    data, (training, held) = recipe.data, cases
+    trained = dict(learner.part.named_parameters())
     predict = predictor(net, recipe.model, recipe.train, group.device)
     law, schedule = recipe.train.noise, recipe.model.noise_schedule
     ledger = Ledger(lambda u: noise_level(u, law, schedule))
@@ -78,7 +111,7 @@ def run(recipe: Recipe, folder: Path, session: Session | None = None) -> Iterato
         recipe.train,
         folder,
         validation([one.sample for one in fixed], predict, group) if held else None,
-        replace(session, net=net),
+        session,
     )
     keeper = _Keeper(recipe, folder, learner.config, _card(recipe, training), group)
     log = RunLog(folder, recipe, ledger, session.say) if group.main else None

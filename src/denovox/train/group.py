@@ -1,4 +1,4 @@
-"""The processes that train together: started by `torchrun` or `accelerate launch`, or one alone.
+"""The processes that train together: started by torchrun, accelerate launch or MPI, or one alone.
 
 accelerate finds out how it was launched, on which device, and joins the processes; what is shared
 between them is torch's: a copy on each (DistributedDataParallel), or shards (fully_shard).
@@ -18,7 +18,15 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from ..core.errors import InputError
+
 TIMEOUT = timedelta(hours=6)  # one process may bring a whole data set into the store first
+# What torchrun tells its processes, and in which words Open MPI does, and MPICH, Intel's and PMI.
+LAUNCHED = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+MPIS = (
+    tuple(f"OMPI_COMM_WORLD_{word}" for word in ("SIZE", "RANK", "LOCAL_RANK", "LOCAL_SIZE")),
+    ("PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+)
 Value = TypeVar("Value")
 
 
@@ -81,6 +89,7 @@ def joined(device: str | None = None) -> Group:
     own.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    _as_torchrun_says()
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Group(device=device)
     from accelerate import PartialState
@@ -109,6 +118,20 @@ def joined(device: str | None = None) -> Group:
     )
     state = PartialState(cpu=cpu)
     return Group(state.process_index, state.num_processes, str(state.device))
+
+
+def _as_torchrun_says() -> None:
+    """Its variables for the processes of an MPI (`mpirun`; `accelerate launch` on CPUs)."""
+    for words in MPIS:
+        if "WORLD_SIZE" in os.environ or words[0] not in os.environ:
+            continue
+        pairs = zip(LAUNCHED, words, strict=True)
+        told = {name: os.environ[word] for name, word in pairs if word in os.environ}
+        if told.get("LOCAL_WORLD_SIZE") != told["WORLD_SIZE"] and "MASTER_ADDR" not in os.environ:
+            raise InputError(
+                "processes on several nodes meet at the first: set MASTER_ADDR to its name for all"
+            )
+        os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"} | os.environ | told)
 
 
 def distributed(net: nn.Module, group: Group, shard: bool) -> nn.Module:
