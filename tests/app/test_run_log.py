@@ -1,8 +1,11 @@
 """What a run says of itself: the rows, after a kill too, and the trackers."""
 
 import csv
+import importlib.machinery
 import importlib.util
 import math
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -116,3 +119,29 @@ def test_tensorboard_is_told_the_same(tmp_path):
     events.Reload()
     assert {"loss", "samples_per_s", "waiting"} <= set(events.Tags()["scalars"])
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(10, 5.5), (20, 15.5)]
+
+
+def test_a_run_that_goes_on_is_the_same_run_for_wandb(tmp_path, monkeypatch):
+    from accelerate import PartialState
+
+    begun, told = [], []
+
+    class Run:
+        log = staticmethod(lambda row, step=None, **more: told.append((step, row["loss"])))
+        finish = staticmethod(lambda: told.append("finished"))
+
+    stand_in = types.ModuleType("wandb")
+    stand_in.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+    Run.config = stand_in.config = types.SimpleNamespace(update=lambda *a, **k: None)
+    stand_in.init = lambda **known: begun.append(known) or Run()
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    PartialState._reset_state()  # as in a process of its own
+    written(tmp_path, [progress(n, float(n)) for n in range(1, 11)], track=("wandb",))
+    again = [progress(n, float(n), first=11) for n in range(11, 21)]
+    written(tmp_path, again, track=("wandb",))
+    assert told == [(10, 5.5), "finished", (20, 15.5), "finished"]
+    first, second = begun
+    assert first == second
+    assert (first["project"], first["resume"], first["dir"]) == ("mine", "allow", str(tmp_path))
+    written(tmp_path / "other", again, track=("wandb",))
+    assert begun[2]["id"] != first["id"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -102,14 +103,19 @@ class RunLog:
         self._trackers = [self._tracker(name, progress.step) for name in self._recipe.train.track]
 
     def _tracker(self, name: str, first: int) -> Any:
-        from accelerate import tracking
+        from accelerate import PartialState, tracking
 
-        run, folder = self._recipe.name, self._path.parent
+        PartialState()  # which accelerate's trackers ask for, of one process alone as well
+        run, folder = self._recipe.name, self._path.parent.resolve()
+        same = sha256(str(folder).encode()).hexdigest()[:12]
         opened: Any
         if name == "tensorboard":
             opened = tracking.TensorBoardTracker("tensorboard", folder, purge_step=first)
+        elif name == "wandb":  # a run that goes on is the same run there
+            told = {"id": same, "name": folder.name, "dir": str(folder), "resume": "allow"}
+            opened = tracking.WandBTracker(run, **told)
         else:
-            opened = tracking.WandBTracker(run) if name == "wandb" else tracking.TrackioTracker(run)
+            opened = tracking.TrackioTracker(run, name=f"{folder.name}-{same}", resume="allow")
         opened.start()
         if name != "tensorboard":  # which takes flat configurations only; the card has it, too
             opened.store_init_configuration(self._recipe.model_dump(mode="json"))
