@@ -104,7 +104,7 @@ def advice(cost_: Cost) -> list[str]:
             if not tried.fits:
                 continue
             room = (device.memory - tried.memory) / max(1, tried.work.peak)
-            batch = min(cost_.work.batch, 1 + int(room / 1.2))
+            batch = min(cost_.work.batch, 1 + int(room / (1.1 * device.held)))
             words = [f"data.sample.patch = {edge}"] if edge != patch else []
             words += [f"train.batch = {batch}"] if batch != cost_.work.batch else []
             words += ["train.checkpointing = true"] * (checkpointing > recipe.train.checkpointing)

@@ -27,7 +27,8 @@ LAUNCH_S = 6e-6  # of a GPU operation, from Python: assumed
 # Passes over the trained parameters after backward: clipping 4, AdamW 14, the average 3.
 UPDATE_PASSES = 21
 GPU_OVERHEAD = 1.0e9  # bytes: CUDA's own and cuDNN's workspace, assumed
-ALLOCATOR = 1.1  # memory that an allocator holds, over what lives in it, assumed
+GPU_ALLOCATOR = 1.1  # memory that torch's allocator holds, over what lives in it: assumed
+CPU_ALLOCATOR = 1.4  # the same of glibc's: 1.03 to 1.6, measured (benchmarks/training_cost.py)
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,14 @@ class Hardware:
     seconds: Callable[[Work], float]
     update: Callable[[Work], float]
 
+    @property
+    def held(self) -> float:
+        """Bytes that the allocator holds for each that lives at a step's peak."""
+        return GPU_ALLOCATOR if self.gpu else CPU_ALLOCATOR
+
     def needs(self, work: Work) -> float:
         """Bytes that a step takes at its peak."""
-        return work.fixed + ALLOCATOR * work.peak + (GPU_OVERHEAD if self.gpu else CPU_OVERHEAD)
+        return work.fixed + self.held * work.peak + (GPU_OVERHEAD if self.gpu else CPU_OVERHEAD)
 
 
 CPU_OVERHEAD = 0.6e9  # bytes of a process with torch and MONAI loaded; measured by benchmarks
