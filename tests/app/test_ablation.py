@@ -26,6 +26,7 @@ from denovox.model.presets import PRESETS
 from denovox.model.segmenter import SegmenterConfig
 from denovox.model.weights import ModelConfig
 from denovox.train.config import DataConfig, Recipe, TrainConfig
+from denovox.train.group import Group
 
 PATCH, MM = 8, 6.0
 QUICK = Measures(
@@ -322,3 +323,12 @@ def test_the_recipes_are_valid_and_bad_ones_are_one_sentence(tmp_path):
     ran = CliRunner().invoke(main, ["ablate", str(tmp_path / "no.toml"), "--out", str(tmp_path)])
     assert ran.exit_code == 2
     assert "no such recipe" in ran.output
+
+
+def test_several_processes_do_not_ablate_into_one_folder(tmp_path, monkeypatch):
+    recipe = Path(__file__).parents[2] / "recipes/ablation-cpu.toml"
+    monkeypatch.setattr("denovox.train.group.joined", lambda device: Group(0, 2))
+    ran = CliRunner().invoke(main, ["ablate", str(recipe), "--out", str(tmp_path / "out")])
+    assert ran.exit_code == 2
+    assert "is one process" in ran.output
+    assert not (tmp_path / "out").exists()

@@ -64,7 +64,7 @@ def torchrun(path, out, *options):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", *options]
     ports = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
     work = ["-m", "denovox", "pretrain", str(path), "--out", str(out)]
-    told = os.environ | {"DENOVOX_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+    told = os.environ | {"DENOVOX_DEVICE": "cpu", "OMP_NUM_THREADS": "1", "TMPDIR": str(out.parent)}
     return subprocess.Popen([*launcher, *ports, *work], env=told, stderr=subprocess.PIPE, text=True)
 
 

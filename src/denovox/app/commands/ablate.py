@@ -29,13 +29,18 @@ def ablate(recipe: Path, out: Path, seeds: int, max_minutes: float | None) -> No
     terminal SNR. All get the compute (FLOPs) of the recipe's own steps. figures.md in --out is the
     table, with the range over seeds; it grows with every run.
     """
+    from ...core.errors import InputError
     from ...train.config import read_recipe
+    from ...train.group import joined
     from ..ablation import Ablation, run
 
     plan = read_recipe(recipe)
-    device = os.environ.get("DENOVOX_DEVICE", "cpu")
+    group = joined(os.environ.get("DENOVOX_DEVICE"))
+    if group.count > 1:
+        raise InputError("`denovox ablate` is one process; start it without torchrun")
+    minutes = max_minutes or float("inf")
     with progress(plan.name) as done, stoppable() as stopped:
-        for news in run(plan, out, Ablation(seeds=seeds), max_minutes or float("inf"), device):
+        for news in run(plan, out, Ablation(seeds=seeds), minutes, group.device):
             if isinstance(news, str):
                 say(news)
                 continue
