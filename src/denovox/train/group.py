@@ -199,11 +199,15 @@ def whole(value: Tensor) -> Tensor:
 
 
 def like(value: Tensor, model: Tensor) -> Tensor:
-    """A whole tensor, in shards as `model` is."""
+    """A whole tensor, in shards as `model` is, or laid out in memory as it is.
+
+    Fused AdamW goes through a parameter and its moments in the order of their memory, whatever
+    their strides are, and says nothing; states that shards wrote are not channels-last.
+    """
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if not isinstance(model, DTensor):
-        return value
+        return torch.empty_like(model, dtype=value.dtype).copy_(value)
     return distribute_tensor(value.to(model.device), model.device_mesh, model.placements)
 
 

@@ -18,14 +18,15 @@ from torch import Tensor, nn
 
 from .ema import Ema
 from .operations import Key, Op, Recorder, TensorSpec
+from .state import adamw
 from .trace import Work
 
 Name = Literal["h200", "a100-80", "rtx3090", "cpu"]
 NAMES: tuple[Name, ...] = ("h200", "a100-80", "rtx3090", "cpu")
 ARITHMETIC, BANDWIDTH = 0.25, 0.7  # shares of the peak that are reached: assumed, not measured
 LAUNCH_S = 6e-6  # of a GPU operation, from Python: assumed
-# Passes over the trained parameters after backward: clipping 4, AdamW 14, the average 3.
-UPDATE_PASSES = 21
+# Passes over the trained parameters after backward: clipping 4, fused AdamW 7, the average 3.
+UPDATE_PASSES = 14
 GPU_OVERHEAD = 1.0e9  # bytes: CUDA's own and cuDNN's workspace, assumed
 GPU_ALLOCATOR = 1.1  # memory that torch's allocator holds, over what lives in it: assumed
 CPU_ALLOCATOR = 1.4  # the same of glibc's: 1.03 to 1.6, measured (benchmarks/training_cost.py)
@@ -256,7 +257,7 @@ def _update(count: int, clock: Callable[[], float]) -> float:
     """Seconds a parameter of clipping, AdamW and the average."""
     parameters = {str(n): nn.Parameter(torch.randn(count // 16 + 1)) for n in range(16)}
     average = Ema(parameters, 100)
-    optimizer = torch.optim.AdamW(parameters.values(), lr=1e-4)
+    optimizer = adamw(parameters.values(), 1e-4)
     for parameter in parameters.values():
         parameter.grad = torch.randn_like(parameter)
 
