@@ -230,6 +230,14 @@ def test_training_goes_on_from_weights(tmp_path, tiny):
     before, after = load_file(tiny), load_file(tmp_path / "run" / "mine.safetensors")
     for name in before:  # a step of 1e-9 does not show in half precision
         torch.testing.assert_close(after[name], before[name], rtol=1e-3, atol=1e-6)
+    first = tmp_path / "run" / "mine.safetensors"
+    _, card, digest = weights.describe(first)
+    assert [told["sha256"] for told in card["history"]] == [weights.sha256(tiny)]
+    recipe.write_text(f'start = "{first}"\n' + own)  # its card keeps both that were before it
+    assert run("pretrain", recipe, "--out", tmp_path / "again").exit_code == 0
+    history = weights.describe(tmp_path / "again" / "mine.safetensors")[1]["history"]
+    assert [told["sha256"] for told in history] == [weights.sha256(tiny), digest]
+    assert (history[1]["steps"], history[1]["recipe"]) == (1, card["recipe"])
     recipe.write_text(f'start = "{tiny}"\n' + text)
     refuses(run("pretrain", recipe, "--out", tmp_path / "other"), "another network")
 

@@ -57,11 +57,13 @@ def prose(told: dict[str, Any]) -> str:
     ]
     for one in told["weights"]:
         card = one["card"]
+        parts = [before["steps"] for before in card.get("history", [])]
+        steps = sum(parts, card.get("steps", 0))
         lines += [
             "",
             f"weights '{one['name']}': {one['megabytes']} MB, sha256 {one['sha256'][:12]}",
             f"  {card.get('text', '').strip()}",
-            f"  trained for {card.get('steps')} steps on {card.get('training_patients')} patients"
+            f"  trained for {steps} steps on {card.get('training_patients')} patients"
             f" ({_counts(card.get('patients_per_region', {}))});"
             f" validation loss {card.get('validation_loss')}",
             "  sources: " + "; ".join(card.get("sources", [])),

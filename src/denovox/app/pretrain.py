@@ -268,8 +268,18 @@ def _draw(
         session.say(f"{path} could not be written ({line(error)}); the run goes on")
 
 
+def _before(start: str) -> list[dict[str, object]]:
+    """The runs that weights have behind them, the first first, from the cards of each."""
+    _, card, digest = weights.describe(weights.locate(start))
+    history = card.get("history", [])
+    assert isinstance(history, list)
+    told = ("text", "steps", "validation_loss", "recipe")
+    return [*history, {"sha256": digest} | {key: card[key] for key in told if key in card}]
+
+
 def _card(recipe: Recipe, training: list[store.Case]) -> dict[str, object]:
     """What the weights file says of itself."""
+    control = recipe.data.sample.control
     sources = sorted({(case.facts.source, case.facts.licence) for case in training})
     patients = {case.facts.patient for case in training}
     regions: dict[str, int] = {}
@@ -279,6 +289,7 @@ def _card(recipe: Recipe, training: list[store.Case]) -> dict[str, object]:
     return {
         "name": recipe.name,
         **({} if recipe.start is None else {"base": recipe.start}),
+        **({"history": _before(recipe.start)} if recipe.start and control is None else {}),
         "text": recipe.card,
         "training_patients": len(patients),
         "patients_per_region": regions,
