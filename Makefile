@@ -19,8 +19,9 @@ bench: .venv/test
 demo: .venv/demo
 	.venv/bin/denovox demo --force
 
+# Files side by side, each on a thread: many tests wait for processes of their own.
 test: .venv/test
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: .venv/check
 	.venv/bin/ruff check .
