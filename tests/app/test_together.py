@@ -97,6 +97,15 @@ def test_a_second_run_in_the_same_folder_is_refused(recipe, single):
     assert {path: path.read_bytes() for path in single.rglob("*") if path.is_file()} == before
 
 
+def test_where_there_are_no_locks_a_run_goes_on_without(tmp_path, monkeypatch):
+    def refuse(self, timeout):
+        raise OSError("no locks available")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with checkpoint.only_run(tmp_path / "run"), checkpoint.only_run(tmp_path / "run"):
+        assert (tmp_path / "run").is_dir()
+
+
 def children(pid):
     """The processes that one has started."""
     found = []

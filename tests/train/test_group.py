@@ -50,6 +50,10 @@ def test_torchrun_goes_before_an_mpi_and_none_is_one_alone(launched):
     assert found == {"WORLD_SIZE": "2", "RANK": "1"}
 
 
+def test_one_process_of_srun_needs_no_meeting(launched):
+    assert launched(PMI_SIZE="1", PMI_RANK="0")["WORLD_SIZE"] == "1"  # it says no more than that
+
+
 MEET = """
 import torch
 from denovox.train.group import joined

@@ -57,7 +57,7 @@ def prose(told: dict[str, Any]) -> str:
     ]
     for one in told["weights"]:
         card = one["card"]
-        parts = [before["steps"] for before in card.get("history", [])]
+        parts = [before.get("steps", 0) for before in card.get("history", [])]
         steps = sum(parts, card.get("steps", 0))
         lines += [
             "",

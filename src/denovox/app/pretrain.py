@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import nn
 
 from ..core.errors import InputError, line
@@ -20,6 +19,7 @@ from ..model import weights
 from ..model.control import Control, ControlConfig, Controlled
 from ..model.net import Net
 from ..model.recompute import recompute
+from ..train import checkpoint
 from ..train.config import Recipe
 from ..train.group import ALONE, Group, distributed
 from ..train.ledger import Ledger
@@ -67,25 +67,8 @@ def run(recipe: Recipe, folder: Path, session: Session | None = None) -> Iterato
         f"{count:.2f} M parameters; {len(training)} cases to train on, {len(held)} held back"
         f"{shared}"
     )
-    with _only_one(folder, group):
+    with checkpoint.only_run(folder) if group.main else nullcontext():
         yield from _train(recipe, folder, replace(session, net=net), learner, (training, held))
-
-
-@contextmanager
-def _only_one(folder: Path, group: Group) -> Iterator[None]:
-    """Two runs in one folder would mix their states: processes that do not know of each other."""
-    if not group.main:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise InputError(
-            f"another run trains in {folder}; give this one a folder of its own, or start processes"
-            " that are to train together by torchrun (docs/training.md)"
-        ) from None
 
 
 def _train(

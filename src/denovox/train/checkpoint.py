@@ -5,14 +5,41 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from ..core.errors import InputError
 
 NAME, BEFORE = "checkpoint.pt", "checkpoint-before.pt"
+
+
+@contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Within the block no other run trains in a folder: two would mix their states.
+
+    `InputError` where one does. Where the file system knows no locks, nothing can be told.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"another run trains in {folder}; give this one a folder of its own, or start processes"
+            " that are to train together by torchrun (docs/training.md); if none does, remove"
+            f" {folder / '.lock'}"
+        ) from None
+    except (NotImplementedError, OSError):
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:

@@ -127,7 +127,8 @@ def _as_torchrun_says() -> None:
             continue
         pairs = zip(LAUNCHED, words, strict=True)
         told = {name: os.environ[word] for name, word in pairs if word in os.environ}
-        if told.get("LOCAL_WORLD_SIZE") != told["WORLD_SIZE"] and "MASTER_ADDR" not in os.environ:
+        spread = told["WORLD_SIZE"] not in ("1", told.get("LOCAL_WORLD_SIZE"))
+        if spread and "MASTER_ADDR" not in os.environ:
             raise InputError(
                 "processes on several nodes meet at the first: set MASTER_ADDR to its name for all"
             )
