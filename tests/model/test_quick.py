@@ -136,7 +136,7 @@ def test_one_small_window_takes_the_quick_path():
 def test_convolutions_with_gradients_autocast_or_other_padding_are_torchs():
     module = nn.Conv3d(4, 4, 3, padding=1)
     x = torch.randn(1, 4, 6, 6, 6)
-    assert convolution(module, x).requires_grad
+    assert type(convolution(module, x).grad_fn).__name__ == "ConvolutionBackward0"
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert convolution(module, x).dtype == torch.bfloat16
     for odd in (
