@@ -35,7 +35,7 @@ from denovox.model.recompute import recompute
 from denovox.model.weights import ModelConfig, place
 from denovox.train import cost
 from denovox.train.config import DataConfig, Recipe, TrainConfig
-from denovox.train.hardware import CPU_ALLOCATOR
+from denovox.train.hardware import CPU_ALLOCATOR, CPU_KEPT
 from denovox.train.loss import predictor
 from denovox.train.state import RunState
 
@@ -136,7 +136,8 @@ def main() -> None:
     for case in told.cases:
         row = timed(recipe(case), told.rounds, clock)
         work = cost.work(recipe(case), on_gpu=False)
-        counted = (work.fixed + CPU_ALLOCATOR * work.peak) / 1e9
+        held = min(CPU_ALLOCATOR * work.peak, work.peak + CPU_KEPT)
+        counted = (work.fixed + held) / 1e9
         grown = None if told.no_memory else grown_gb(case)
         memory = f" {counted:.2f} | " + (
             f"{grown:.2f} | {counted / grown:.2f}" if grown else "- | -"

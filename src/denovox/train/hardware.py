@@ -29,7 +29,9 @@ LAUNCH_S = 6e-6  # of a GPU operation, from Python: assumed
 UPDATE_PASSES = 14
 GPU_OVERHEAD = 1.0e9  # bytes: CUDA's own and cuDNN's workspace, assumed
 GPU_ALLOCATOR = 1.1  # memory that torch's allocator holds, over what lives in it: assumed
-CPU_ALLOCATOR = 1.4  # the same of glibc's: 1.03 to 1.6, measured (benchmarks/training_cost.py)
+# The same of glibc's, and the most it keeps back: arrays over 32 MB it gives back at once. Measured
+# (benchmarks/training_cost.py): 1.03 to 1.6; .1 to .4 GB.
+CPU_ALLOCATOR, CPU_KEPT = 1.4, 0.4e9
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,14 @@ class Hardware:
 
     @property
     def held(self) -> float:
-        """Bytes that the allocator holds for each that lives at a step's peak."""
+        """Bytes that the allocator holds, at most, for each that lives at a step's peak."""
         return GPU_ALLOCATOR if self.gpu else CPU_ALLOCATOR
 
     def needs(self, work: Work) -> float:
         """Bytes that a step takes at its peak."""
-        return work.fixed + self.held * work.peak + (GPU_OVERHEAD if self.gpu else CPU_OVERHEAD)
+        if self.gpu:
+            return work.fixed + self.held * work.peak + GPU_OVERHEAD
+        return work.fixed + min(self.held * work.peak, work.peak + CPU_KEPT) + CPU_OVERHEAD
 
 
 CPU_OVERHEAD = 0.6e9  # bytes of a process with torch and MONAI loaded; measured by benchmarks
