@@ -35,7 +35,7 @@ def only_run(folder: Path) -> Iterator[None]:
             f" {folder / '.lock'}"
         ) from None
     except (NotImplementedError, OSError):
-        pass
+        pass  # no locks here: filelock before 4 says so by the first, a file system by the second
     try:
         yield
     finally:
