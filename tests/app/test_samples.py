@@ -5,7 +5,7 @@ import pytest
 import torch
 from skimage.io import imread
 
-from denovox.app import pretrain, samples
+from denovox.app import validation, samples
 from denovox.data import store
 from denovox.data.levels import SampleConfig
 from denovox.model.net import Net
@@ -22,7 +22,7 @@ def sitters(tmp_path_factory):
         hu = rng.normal(0, 300, (24, 24, 24)).astype(np.int16)
         store.add(folder, facts, hu, np.full(hu.shape, 118, np.uint8))
     store.index(folder)
-    return pretrain.fixed_samples(store.cases(folder), SampleConfig(patch=16, zoom=(0.8, 1.2)))
+    return validation.fixed_samples(store.cases(folder), SampleConfig(patch=16, zoom=(0.8, 1.2)))
 
 
 def test_one_sitter_of_each_region_shows_most_of_the_body(sitters):
@@ -34,7 +34,7 @@ def test_one_sitter_of_each_region_shows_most_of_the_body(sitters):
 
 
 def test_fixed_samples_are_the_same_every_time_and_even_in_noise(sitters):
-    assert [s.sample.u for s in sitters] == [(n + 0.5) / 32 for n in range(32)]
+    assert [s.sample.u for s in sitters] == [(n + 0.5) / 48 for n in range(48)]
 
 
 def test_a_sheet_is_drawn_from_the_weights_alone(sitters, tmp_path):

@@ -8,7 +8,20 @@ from __future__ import annotations
 import click
 
 from .. import __version__
-from .commands import ablate, about, data, detect, edit, judge, learn, make, plan, restore, simulate
+from .commands import (
+    ablate,
+    about,
+    data,
+    detect,
+    edit,
+    judge,
+    learn,
+    make,
+    pack,
+    plan,
+    restore,
+    simulate,
+)
 from .terminal import Quiet
 
 
@@ -35,6 +48,7 @@ for command in (
     plan.plan,
     learn.pretrain,
     learn.finetune,
+    pack.pack,
     ablate.ablate,
     judge.evaluate,
     simulate.simulate,

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -31,6 +29,7 @@ from ..tasks import denoising, denoising_diffpir
 from .api import Model, Running
 from .grid import working_grid
 from .handover import handover
+from .memory import resident_mb
 
 Method = Literal["mean", "diffpir"]
 METHODS: tuple[Method, ...] = ("mean", "diffpir")
@@ -203,15 +202,6 @@ def cost(
         memory_mb=trial.resident_mb + held / 1e6 + max(ANATOMY_BYTES * scan / 1e6, running),
         device_mb=on_grid + grown if trial.on_gpu else 0.0,
     )
-
-
-def resident_mb() -> float:
-    """Memory that this process holds now, MB; 0 where the system does not say (not Linux)."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return 0.0
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 class _Watch:

@@ -19,10 +19,9 @@ from ..data.levels import Sample
 from ..model.denoiser import Denoiser, denoiser
 from ..model.weights import ModelConfig
 from ..tasks import synthesis
-from .sheet import Row, sheet
+from .preview import Band, preview
 
 STEPS = 10  # evaluations of a sample
-NAMES = ("real", "sampled", "")
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def draw(
 
     `OSError` where it cannot be written.
     """
-    ask, rows = denoiser(net, model.noise_schedule, model.prediction), []
+    ask, bands = denoiser(net, model.noise_schedule, model.prediction), []
     with torch.inference_mode():
         for sitter in of:
             sample, region = sitter.sample, REGIONS[sitter.region]
@@ -62,9 +61,9 @@ def draw(
                 for one in (sample.x0, drawn)
             )
             title_of = f"{sitter.region}, voxels of {mm[0]:.1f} x {mm[1]:.1f} x {mm[2]:.1f} mm"
-            rows.append(Row(title_of, real, made, region.window, names=NAMES))
+            bands.append(Band(title_of, {"real": real, "sampled": made}, region.window))
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet(rows, path, title)
+    preview(bands, path, title)
 
 
 def _asked(ask: Denoiser, told: Condition, x: Tensor, sigma: float) -> Tensor:

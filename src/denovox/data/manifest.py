@@ -1,39 +1,28 @@
-"""The manifest of a store: one Parquet table, a row for each case and each scan put aside."""
+"""The manifest of a store: one Parquet table, a row for each case and each scan put aside.
+
+A store packed to travel (data/packed.py) has the same rows as JSON: Parquet's reader is larger than
+such a store, and is loaded only for Parquet.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
-
-import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..core.box import Shape
-from ..core.errors import InputError
+from ..core.errors import InputError, line
 from ..core.settings import Settings
 
-NAME = "manifest.parquet"
+if TYPE_CHECKING:
+    import pyarrow
+
+NAME, PACKED = "manifest.parquet", "manifest.json"
 Split = Literal["train", "validation", "test"]
-_SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in ("id", "patient", "region", "region_why", "split")),
-        ("shape", pa.list_(pa.int32(), 3)),
-        ("spacing_mm", pa.list_(pa.float64(), 3)),
-        ("affine", pa.list_(pa.float64())),
-        ("covers", pa.list_(pa.string())),
-        ("labelled", pa.float64()),
-        ("lesions", pa.list_(pa.list_(pa.int32(), 6))),
-        ("lesion_ml", pa.float64()),
-        *((name, pa.string()) for name in ("source", "licence", "file", "sha256", "settings")),
-        ("notes", pa.list_(pa.string())),
-        ("aside", pa.string()),
-    ]
-)
 
 
 class CaseFacts(Settings):
@@ -75,20 +64,73 @@ def split_of(patient: str) -> Split:
     return "train" if place < 0.9 else "validation" if place < 0.95 else "test"
 
 
+def _schema() -> pyarrow.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            *((name, pa.string()) for name in ("id", "patient", "region", "region_why", "split")),
+            ("shape", pa.list_(pa.int32(), 3)),
+            ("spacing_mm", pa.list_(pa.float64(), 3)),
+            ("affine", pa.list_(pa.float64())),
+            ("covers", pa.list_(pa.string())),
+            ("labelled", pa.float64()),
+            ("lesions", pa.list_(pa.list_(pa.int32(), 6))),
+            ("lesion_ml", pa.float64()),
+            *((name, pa.string()) for name in ("source", "licence", "file", "sha256", "settings")),
+            ("notes", pa.list_(pa.string())),
+            ("aside", pa.string()),
+        ]
+    )
+
+
 def write(store: Path, rows: Iterable[CaseFacts]) -> None:
     """All rows, in order of id; readers see the old manifest or the new one."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     told = [row.model_dump() for row in sorted(rows, key=lambda row: row.id)]
     beside = store / f".{uuid.uuid4().hex}.parquet"
     try:
-        pq.write_table(pa.Table.from_pylist(told, _SCHEMA), beside)
+        pq.write_table(pa.Table.from_pylist(told, _schema()), beside)
         os.replace(beside, store / NAME)
     finally:
         beside.unlink(missing_ok=True)
 
 
+def write_packed(store: Path, rows: Iterable[CaseFacts]) -> None:
+    """The same rows as JSON, for a store that is read where there is no Parquet."""
+    (store / PACKED).write_text(packed_text(rows))
+
+
+def packed_text(rows: Iterable[CaseFacts]) -> str:
+    """What `write_packed` writes."""
+    told = [row.model_dump(mode="json") for row in sorted(rows, key=lambda row: row.id)]
+    return json.dumps(told, indent=1)
+
+
 def read(store: str | Path) -> list[CaseFacts]:
     """The rows; `InputError` where there is no manifest, or it is no store's."""
-    url = f"{store}/{NAME}"
+    packed = Path(store, PACKED)
+    rows = _packed(packed) if packed.is_file() else _parquet(f"{store}/{NAME}", store)
+    return [CaseFacts(**row) for row in rows]
+
+
+def _packed(path: Path) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} cannot be read ({line(error)})") from error
+    known = set(CaseFacts.model_fields)
+    if not isinstance(rows, list) or any(set(row) != known for row in rows):
+        raise InputError(f"{path} is not a manifest of this version of denovox; pack it again")
+    return rows
+
+
+def _parquet(url: str, store: str | Path) -> list[dict[str, Any]]:
+    import fsspec
+    import pyarrow.parquet as pq
+
     try:
         with fsspec.open(url, "rb") as file:
             table = pq.read_table(file)
@@ -98,8 +140,7 @@ def read(store: str | Path) -> list[CaseFacts]:
             " and finishes one that was cut short"
         ) from None
     except (ImportError, ValueError, OSError) as error:
-        line = " ".join(str(error).split())
-        raise InputError(f"{url} cannot be read ({line})") from error
-    if table.schema.names != _SCHEMA.names:
+        raise InputError(f"{url} cannot be read ({line(error)})") from error
+    if table.schema.names != _schema().names:
         raise InputError(f"{url} is not a manifest of this version of denovox; prepare it again")
-    return [CaseFacts(**row) for row in table.to_pylist()]
+    return table.to_pylist()

@@ -67,8 +67,8 @@ def prepare(
     """
     from ...core.errors import InputError
     from ...data import catalog
-    from ...data.prepare import PrepareConfig
     from ...data.prepare import prepare as run
+    from ...data.prepare_config import PrepareConfig
     from ..engines import processes, ray_cluster
 
     if told["spacing"] is not None and not 0.1 <= told["spacing"] <= 20:
