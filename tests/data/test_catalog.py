@@ -2,12 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import dicom_cases
 import pytest
 
 from denovox.core.errors import InputError
+from denovox.core.labels import ID
 from denovox.core.regions import REGIONS
 from denovox.data import bridges, catalog
 from denovox.data.catalog import LAYOUTS, LOOKS, find, survey
@@ -525,7 +527,10 @@ def test_an_index(tmp_path):
     # "tumour" is no class of the vocabulary: such voxels stay unknown, by design.
     assert next(m.bridge.covers for m in t.masks) == ("liver",)
     assert t.masks[0].bridge.values == {1: 5, 2: 0}
-    assert t.masks[1].bridge == bridges.bridge("totalsegmentator_v2")
+    # One published map has a 118, which no class of TotalSegmentator has.
+    own = bridges.bridge("totalsegmentator_v2")
+    assert 118 not in own.values
+    assert t.masks[1].bridge == replace(own, values={**own.values, 118: ID["unknown"]})
     assert leg.regions == (
         "limb",
     )  # no region of the model's: for prepare to put aside, and say so
@@ -538,6 +543,7 @@ def test_an_index_that_is_wrong(tmp_path):
         ({**entry, "file": "u.nii.gz"}, "u.nii.gz of case 't' does not exist"),
         ({**entry, "masks": {"m": "amos22"}}, "m.nii.gz of case 't' does not exist"),
         ({**entry, "masks": {"m": "amos"}}, "label set 'amos' is not known"),
+        ({**entry, "use": "tune"}, "use 'tune' of case 't' is none of train, validate, evaluate"),
         ({"id": "t"}, "entry 0 lacks one of 'id', 'file' and 'patient'"),
     ):
         with pytest.raises(InputError, match=why):
@@ -548,6 +554,27 @@ def test_an_index_that_is_wrong(tmp_path):
     (tmp_path / "index.json").unlink()
     with pytest.raises(InputError, match=r"index.json cannot be read"):
         survey(tmp_path, "index")
+
+
+def test_the_uses_of_an_index_are_its_split(tmp_path):
+    tree(tmp_path, "a.nii.gz", "b.nii.gz")
+    of = {"train": "train", "validate": "validation", "evaluate": "test"}
+    rows = [{"id": use, "file": "a.nii.gz", "patient": use, "use": use} for use in of]
+    rows.append({**rows[0], "id": "again", "file": "b.nii.gz"})
+    rows.append({"id": "none", "file": "b.nii.gz", "patient": "none"})
+    found = {entry.id: entry.split for entry in survey(indexed(tmp_path, *rows)).entries}
+    assert found == {**of, "again": "train", "none": None}
+
+
+@pytest.mark.parametrize("other", ["evaluate", "validate", None])
+def test_a_patient_of_two_uses_is_one_sentence(tmp_path, other):
+    tree(tmp_path, "a.nii.gz", "b.nii.gz")
+    first = {"id": "a", "file": "a.nii.gz", "patient": "P", "use": "train"}
+    second = {"id": "b", "file": "b.nii.gz", "patient": "P"} | ({"use": other} if other else {})
+    for rows in ((first, second), (second, first)):
+        with pytest.raises(InputError, match="scans of patient 'P' have different uses") as told:
+            survey(indexed(tmp_path, *rows))
+        assert "\n" not in str(told.value)
 
 
 def test_the_shared_scans(data_dir):

@@ -40,7 +40,8 @@ def source(tmp_path):
     folder = tmp_path / "scans"
     folder.mkdir()
     x, y, _ = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")
-    hu = np.where(x**2 + y**2 < 0.7, 40, -1000).astype(np.int16)
+    grain = np.random.default_rng(0).integers(-9, 10, SHAPE)  # or it would be blank
+    hu = (np.where(x**2 + y**2 < 0.7, 40, -1000) + grain).astype(np.int16)
     mask = np.zeros(SHAPE, np.uint8)
     mask[10:14, 10:14, 2:6] = 1
     mask[8:10, 10:14, 2:6] = 2
@@ -84,6 +85,39 @@ def test_the_manifest_says_where_a_case_comes_from(source, tmp_path):
     assert PrepareConfig.model_validate_json(row.settings) == PLAIN
     volume = nifti.read(source / "t.nii.gz")
     np.testing.assert_allclose(np.reshape(row.affine, (4, 4)), volume.affine)
+
+
+def test_the_splits_of_an_index_are_the_stores(source, tmp_path):
+    rows = json.loads((source / "index.json").read_text())
+    rows[0]["use"], rows[1]["use"] = "evaluate", "validate"
+    assert manifest.split_of("A") == manifest.split_of("B") == "train"
+    (source / "index.json").write_text(json.dumps(rows))
+    run(source, tmp_path / "store")
+    found = {row.patient: row.split for row in manifest.read(tmp_path / "store")}
+    assert found == {"A": "test", "B": "validation", "C": manifest.split_of("C")}
+
+
+def test_what_is_blank_is_unknown_and_noted(source, tmp_path):
+    """But where a mask names it: somebody has seen it there."""
+    image = nibabel.load(source / "t.nii.gz")
+    hu = np.asarray(image.dataobj).astype(np.int16)
+    hu[:9], hu[20:, :2] = -777, -1024  # over half of the second value's mask; and padding
+    nibabel.Nifti1Image(hu, AFFINE).to_filename(source / "t.nii.gz")
+    mask = np.asarray(nibabel.load(source / "t_organs.nii.gz").dataobj).copy()
+    mask[4:6, 3:9, 2:5] = 1
+    nibabel.Nifti1Image(mask.astype(np.uint8), AFFINE).to_filename(source / "t_organs.nii.gz")
+    run(source, tmp_path / "store")
+    chest_case, torso = store.cases(tmp_path / "store")
+    anatomy = torso.voxels("anatomy")[...][::-1, ::-1]  # LPS, as the file is
+    assert torso.facts.id == "t/abdomen"
+    named = mask == 1
+    blank = np.zeros(SHAPE, bool)
+    blank[:9] = True
+    assert np.array_equal(anatomy == ID["unknown"], blank & ~named)
+    assert np.array_equal(anatomy == ID["liver"], named)
+    share = (blank & ~named).mean()
+    assert torso.facts.notes == (f"{share:.0%} is blank (one exact value): labelled unknown",)
+    assert chest_case.facts.notes == ()
 
 
 # ---- scans that cannot be used ------------------------------------------------------------------

@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError
-from ..core.labels import ID
+from ..core.labels import ID, UNKNOWN
 from . import bridges, dicom
 from .bridges import Bridge
+from .manifest import Split
 
+# What an index.json says of a case's use -> its part of the split; "evaluate" never trains.
+USES: dict[str, Split] = {"train": "train", "validate": "validation", "evaluate": "test"}
 LeftOut = tuple[str, str]  # (path below SOURCE or id, why)
 SPANNING = ("torso", "whole body")  # no regions of the model's, but scans that show several
 _SCAN = re.compile(r"(?P<stem>.+)\.(?:nii(?:\.gz)?|nrrd|nhdr|mha|mhd|zip)", re.IGNORECASE)
@@ -47,7 +50,7 @@ class Entry:
     file, or the folder of a DICOM series. masks: all on the scan's grid. regions: names of
     core/regions; None: to be found from the image. series: which, where a DICOM folder holds
     several. partner: the measured scan of the same acquisition (quarter dose, thick slices).
-    notes: what is missing, if anything.
+    notes: what is missing, if anything. split: the set's own; None: by a hash of the patient.
     """
 
     id: str
@@ -60,6 +63,7 @@ class Entry:
     series: str | None = None
     partner: Path | None = None
     notes: tuple[str, ...] = ()
+    split: Split | None = None
 
 
 # What is done for each entry gives a line to show; an engine (app/engines.py) does it for many.
@@ -69,13 +73,15 @@ Engine = Callable[[Job, list[Entry]], Iterator[str]]
 
 def indexed(source: Path) -> list[Entry]:
     """The cases of an index.json: `id`, `file`, `patient`, and maybe `region`, `masks` (file stem
-    -> a bridge's name, or {value: class}), `source`, `licence`."""
+    -> a bridge's name, or {value: class}), `source`, `licence`, `use` (train, validate or
+    evaluate: one for all scans of a patient)."""
     index = source / "index.json"
     try:
         rows = json.loads(index.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{index} cannot be read as JSON ({error}); check it") from error
-    entries = []
+    entries: list[Entry] = []
+    use_of: dict[str, str | None] = {}
     for number, row in enumerate(rows if isinstance(rows, list) else [None]):
         if not isinstance(row, dict) or not {"id", "file", "patient"} <= set(row):
             raise InputError(f"{index}: entry {number} lacks one of 'id', 'file' and 'patient'")
@@ -89,8 +95,15 @@ def indexed(source: Path) -> list[Entry]:
         if gone := [path for path in paths if not path.exists()]:
             raise InputError(f"{index}: {gone[0]} of case '{row['id']}' does not exist")
         texts = row.get("source", ""), row.get("licence", "")
-        who = str(row["id"]), str(row["patient"])
-        entries.append(Entry(*who, paths[0], masks, regions, *texts))
+        who, use = (str(row["id"]), str(row["patient"])), row.get("use")
+        if use is not None and use not in USES:
+            raise InputError(
+                f"{index}: use '{use}' of case '{who[0]}' is none of {', '.join(USES)}"
+            )
+        if use_of.setdefault(who[1], use) != use:
+            raise InputError(f"{index}: the scans of patient '{who[1]}' have different uses")
+        split = None if use is None else USES[use]
+        entries.append(Entry(*who, paths[0], masks, regions, *texts, split=split))
     return entries
 
 
@@ -98,8 +111,11 @@ def _index_bridge(table: Any, where: str) -> Bridge:
     """A table of an index; classes without a name in the vocabulary stay unknown, by design, and
     those named as `LESIONS` are lesions."""
     if isinstance(table, str):
-        known = table == "TotalSegmentator v2 total ids"
-        return bridges.bridge("totalsegmentator_v2" if known else table)
+        if table != "TotalSegmentator v2 total ids":
+            return bridges.bridge(table)
+        own = bridges.bridge("totalsegmentator_v2")
+        # One published map has a 118, a number that TotalSegmentator's final list does not use.
+        return replace(own, values={**own.values, 118: UNKNOWN})
     of_values = {v: of if of in ID else "unknown" for v, of in table.items()}
     sick = tuple(int(v) for v, of in table.items() if str(of).lower().startswith(LESIONS))
     return replace(bridges.from_table(of_values, where), lesions=sick)

@@ -18,34 +18,21 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 from jaxtyping import Float, UInt8
-from pydantic import Field
 
 from ..core import labels
 from ..core.errors import InputError
 from ..core.regions import REGIONS
 from ..core.resample import nearest, resize
-from ..core.settings import Settings
 from ..core.volume import Volume, spacing_of
 from . import anatomy, bridges, catalog, files, masks, segment, store
+from .constant_fill import constant_fill
 from .entries import Engine, Entry
 from .manifest import CaseFacts, split_of
+from .prepare_config import PrepareConfig
 from .regions_along import Slab, region_along
 
 LEAST_MM = 30.0  # less of a region along z shows too little to learn from
 LOWEST_HU, HIGHEST_HU = -1024, 32767  # padding becomes air
-
-
-class PrepareConfig(Settings):
-    """What becomes of a scan on its way into a store.
-
-    spacing_mm: voxel size to resample to; None keeps the scan's own, as the model that is told the
-    spacing can use it. straighten: resample tilted or uneven DICOM series, which are put aside
-    otherwise. segment: let TotalSegmentator find the anatomy of scans that have no mask.
-    """
-
-    spacing_mm: float | None = Field(None, gt=0)
-    straighten: bool = False
-    segment: bool = False
 
 
 def prepare(
@@ -112,7 +99,7 @@ def _cases(entry: Entry, source: Path, folder: Path, config: PrepareConfig) -> I
     known = CaseFacts(
         id=entry.id,
         patient=entry.patient,
-        split=split_of(entry.patient),
+        split=entry.split or split_of(entry.patient),
         source=entry.source,
         licence=entry.licence,
         file=entry.scan.relative_to(source).as_posix(),
@@ -141,6 +128,10 @@ def _cases(entry: Entry, source: Path, folder: Path, config: PrepareConfig) -> I
         yield aside(str(error))
         return
     whole = bridges.combine(named, coarse)
+    blank = constant_fill(volume.hu) & (named == labels.UNKNOWN)
+    if blank.any():
+        whole[blank] = labels.UNKNOWN
+        notes.append(f"{blank.mean():.0%} is blank (one exact value): labelled unknown")
     slabs = _slabs(entry, volume, coarse)
     long = [s for s in slabs if (s.stop - s.start) * volume.spacing_mm[2] >= LEAST_MM]
     notes += [f"{s.region}, slices {s.start} to {s.stop}: too thin" for s in slabs if s not in long]

@@ -74,7 +74,7 @@ class Case:
         Read from the coarsest level that is not coarser than the grid along any axis, and resized
         from there: a whole volume on 128^3 costs no more than some small level of it.
         """
-        level, where, inside, length = self._reach(start, size, grid)
+        level, where, inside, length = self.reach(start, size, grid)
         ct = self._voxels("ct", level, where).astype(np.float32)
         anatomy = self._voxels("anatomy", level, where)
         return resize(ct, grid, inside, length), nearest(anatomy, grid, inside, length)
@@ -85,8 +85,20 @@ class Case:
         """1 in lesions, on the same box and grid as `read`; zeros where the case has none."""
         if not self.facts.lesions:
             return np.zeros(grid, np.uint8)
-        level, where, inside, length = self._reach(start, size, grid)
+        level, where, inside, length = self.reach(start, size, grid)
         return nearest(self._voxels("lesion", level, where), grid, inside, length)
+
+    def whole(self, kind: Kind, level: int) -> np.ndarray:
+        """All of a level; zeros for the lesions of a case that has none."""
+        if kind == "lesion" and not self.facts.lesions:
+            return np.zeros(self.shape_of(level), np.uint8)
+        return self._voxels(kind, level, (slice(None),) * 3)
+
+    def shape_of(self, level: int) -> Shape:
+        """The shape of a level of the pyramid."""
+        factors = pyramid(self.facts.shape)[level]
+        x, y, z = (math.ceil(n / f) for n, f in zip(self.facts.shape, factors, strict=True))
+        return x, y, z
 
     def _voxels(self, kind: Kind, level: int, where: tuple[slice, ...]) -> np.ndarray:
         """What is there, read; `OSError` where the store was gone before or after.
@@ -104,7 +116,7 @@ class Case:
             seen.stat()
         return read
 
-    def _reach(
+    def reach(
         self, start: Sequence[float], size: Sequence[float], grid: Shape
     ) -> tuple[int, tuple[slice, ...], list[float], list[float]]:
         """(level to read, voxels of it, where in them the box begins, and its size there)."""
@@ -114,7 +126,7 @@ class Case:
             if all(f[i] <= max(1.0, size[i] / grid[i]) for i in range(3))
         )
         first = [math.floor(start[i] / factors[i]) for i in range(3)]
-        shape = [math.ceil(n / f) for n, f in zip(self.facts.shape, factors, strict=True)]
+        shape = self.shape_of(level)
         stop = [min(shape[i], math.ceil((start[i] + size[i]) / factors[i])) for i in range(3)]
         where = tuple(slice(a, b) for a, b in zip(first, stop, strict=True))
         inside = [start[i] / factors[i] - first[i] for i in range(3)]
@@ -275,16 +287,14 @@ def cases(store: str | Path) -> list[Case]:
 def split(every: list[Case], validation_patients: tuple[str, ...]) -> tuple[list[Case], list[Case]]:
     """(training, validation) cases, by patient.
 
-    Patients named here are held back and all others train; where none is named, the store's own
-    split counts. A patient no case has is an `InputError`.
+    The store's own split counts: what it holds back never trains. Patients named here do not train
+    either, and are then what is validated on. A patient no case has is an `InputError`.
     """
     strange = set(validation_patients) - {case.facts.patient for case in every}
     if strange:
         raise InputError(f"validation patients {sorted(strange)} are not in the store")
-    if not validation_patients:
-        by_name = {
-            part: [c for c in every if c.facts.split == part] for part in ("train", "validation")
-        }
-        return by_name["train"], by_name["validation"]
-    held = [case for case in every if case.facts.patient in validation_patients]
-    return [case for case in every if case.facts.patient not in validation_patients], held
+    named = {case.facts.id for case in every if case.facts.patient in validation_patients}
+    training = [c for c in every if c.facts.split == "train" and c.facts.id not in named]
+    if named:
+        return training, [case for case in every if case.facts.id in named]
+    return training, [case for case in every if case.facts.split == "validation"]
