@@ -26,7 +26,7 @@ import torch
 from denovox.app import lesion_bench
 from denovox.app.api import Model, Running
 from denovox.app.editing import Edit, around, edit
-from denovox.app.pretrain import fixed_samples, validation
+from denovox.app.validation import fixed_samples, validation
 from denovox.data import store
 from denovox.data.levels import sampler
 from denovox.evaluate.lesions import dice, distance, looks
@@ -63,7 +63,7 @@ def trained(arm: str, seed: int, config: TrainConfig, recipe, cases: list) -> Co
         Controlled(base, Control(base, ControlConfig(kind="lesion", base=""))), "cpu"
     )
     learns = dict((net.control if arm == "base" else net).named_parameters())
-    draw = sampler(cases, recipe.data.sample, seed)
+    draw = batches(sampler(cases, recipe.data.sample, seed))
     with tempfile.TemporaryDirectory() as folder:
         run = train(predictor(net, recipe.model, config), learns, draw, config, Path(folder))
         for step in run:
@@ -107,7 +107,7 @@ def main(kind: str, steps: int = 120, seeds: int = 3, root: str = ".denovox/lesi
             begun = time.monotonic()
             net = trained(arm, seed, config, recipe, cases)
             predict = predictor(net, recipe.model, config)
-            fixed = [one.sample for one in fixed_samples(held, recipe.data.sample)]
+            fixed = [collate([one.sample]) for one in fixed_samples(held, recipe.data.sample)]
             loss = validation(fixed, predict)()
             denoise = denoiser(net, recipe.model.noise_schedule, recipe.model.prediction)
             model = Model(denoise, recipe.model, weights.locate("base"), "cpu", "lesion")

@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from denovox.data import store
-from denovox.data.levels import SampleConfig, sampler
+from denovox.data.levels import SampleConfig, batches, sampler
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig, place
 from denovox.train import cost
@@ -81,7 +81,7 @@ def ours(recipe: Recipe, cases: list[store.Case], device: str) -> Round:
     """Our loop; each round a run of its own, with the same network."""
     net = place(recipe.model.build(), device)
     predict = predictor(net, recipe.model, recipe.train, device)
-    draw = sampler(cases, recipe.data.sample, 0)
+    draw = batches(sampler(cases, recipe.data.sample, 0))
     session = Session(group=Group(device=device), net=net)
 
     def round_(steps: int) -> Timed:

@@ -27,9 +27,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import Tensor
 
-from denovox.app.cost import resident_mb
+from denovox.app.memory import resident_mb
 from denovox.core.condition import condition
-from denovox.data.levels import Sample, SampleConfig
+from denovox.data.levels import Sample, SampleConfig, collate
 from denovox.model.presets import PRESETS
 from denovox.model.recompute import recompute
 from denovox.model.weights import ModelConfig, place
@@ -84,15 +84,18 @@ def step_of(of: Recipe) -> Callable[[], None]:
         return torch.randn(1, 1, patch, patch, patch)
 
     told = condition((patch,) * 3, (1.0, 1.0, 1.0), 1)
-    samples = [Sample(noise().clamp(-1, 1), noise(), 0.5, told, 2) for _ in range(of.train.batch)]
+    samples = collate(
+        [Sample(noise().clamp(-1, 1), noise(), 0.5, told, 2) for _ in range(of.train.batch)]
+    )
 
     def step() -> None:
-        state.optimizer.zero_grad(set_to_none=True)
-        loss = predict(samples).sum() / len(samples)
+        state.zero_grad()
+        loss = predict(samples).sum() / of.train.batch
         torch.autograd.backward(loss)
-        float(loss.detach())
-        torch.nn.utils.clip_grad_norm_(parameters.values(), of.train.clip)
-        state.optimizer.step()
+        norm = torch.nn.utils.clip_grad_norm_(parameters.values(), of.train.clip)
+        not_finite = 1 - (torch.isfinite(loss.detach()) & torch.isfinite(norm)).float()
+        state.update(of.train.lr, not_finite)
+        float(not_finite)
         state.ema.update(1)
 
     return step

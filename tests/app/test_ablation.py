@@ -28,7 +28,7 @@ from denovox.model.weights import ModelConfig
 from denovox.train.config import DataConfig, Recipe, TrainConfig
 from denovox.train.group import Group
 
-PATCH, MM = 8, 6.0
+PATCH, MM = 8, 3.0
 QUICK = Measures(
     boxes=2,
     sigmas=(0.5, 2.0),
@@ -128,14 +128,16 @@ def test_steps_are_of_equal_compute(recipe, monkeypatch):
     monkeypatch.setattr(ablation, "ARMS", tuple(arm for arm in ARMS if arm.key in few))
     steps = steps_of(long)
     assert steps["embedding"] == steps["v-l2"] == 1000
-    draw = ablation.sampler(store.cases(recipe.data.store), recipe.data.sample, 0)
+    draw = ablation.batches(
+        ablation.sampler(store.cases(recipe.data.store), recipe.data.sample, 0)
+    )
     costs = {}
     for arm in ARMS:
         if arm.key in few[:2]:
             own = arm.recipe(recipe, 0)
             predict = predictor(own.model.build(), own.model, own.train)
             with FlopCounterMode(display=False) as counted:
-                predict([draw(0)]).mean().backward()
+                predict(draw([0])).mean().backward()
             costs[arm.key] = counted.get_total_flops()
     # torch counts no attention on a CPU: some thousandths of the whole.
     assert steps["unshuffle2"] * costs["unshuffle2"] == pytest.approx(

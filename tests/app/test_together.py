@@ -153,6 +153,34 @@ def test_shards_go_on_from_one_process_and_one_process_from_shards(recipe, singl
     agree(single, out)
 
 
+MUON = 'optimizer = "muon"\n'
+
+
+@pytest.fixture(scope="module")
+def single_muon(recipe, tmp_path_factory):
+    """Six steps by one process, kernels by Muon."""
+    out = tmp_path_factory.mktemp("muon")
+    alone(recipe(6, MUON), out)
+    return out
+
+
+@pytest.mark.parametrize("more", ["", "shard = true\n"])
+def test_two_processes_are_one_whose_kernels_go_by_muon(
+    recipe, single, single_muon, tmp_path, more
+):
+    out = tmp_path / "run"
+    alone(recipe(2, MUON), out)
+    launched = torchrun(recipe(6, MUON + more), out)
+    _, said = launched.communicate(timeout=300)
+    assert launched.returncode == 0, said
+    agree(single_muon, out)
+    ours, theirs = (checkpoint.load(folder)[0]["muon"] for folder in (single_muon, out))
+    assert ours["state"].keys() == theirs["state"].keys()
+    for number, of in ours["state"].items():
+        assert of["momentum"].shape == theirs["state"][number]["momentum"].shape
+    assert not np.allclose(curve(single_muon), curve(single), rtol=2e-4)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_compiled_and_computing_again_comes_near_the_cpu(recipe, single, tmp_path):
     path = recipe(6, "compile = true\ncheckpointing = true")

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,6 +57,48 @@ def test_timesteps_of_method_3(name, sigma, t):
 @given(t=st.floats(0, 999))
 def test_timestep_inverts_sigma(schedule, t):
     assert schedule.timestep(schedule.sigma(t)) == pytest.approx(t, abs=1e-6)
+
+
+ENDING = [Schedule("cosine", zero_snr=True), Schedule("linear", zero_snr=True)]
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES, *ENDING], ids=str)
+def test_timesteps_of_many_are_those_of_each(schedule):
+    own = schedule.sigmas
+    between = np.sqrt(own[:-1] * own[1:])
+    rng = np.random.default_rng(0)
+    drawn = np.exp(rng.uniform(np.log(own[0]) - 1, np.log(own[-1]) + 1, 2000))
+    beyond = [own[0] * (1 - 1e-9), own[0] / 2, 1e-30, own[-1] * (1 + 1e-9), 2 * own[-1], 1e30]
+    sigmas = np.concatenate([own, between, drawn, beyond])
+    got = schedule.timesteps(torch.from_numpy(sigmas))
+    assert got.dtype == torch.float64
+    expected = [schedule.timestep(sigma) for sigma in sigmas]
+    # One division and one logarithm, of which each is rounded its own way: steps of the table are
+    # as small as 1e-3, and their ends as large as 10.
+    np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(got[:1000], np.arange(1000), rtol=0, atol=1e-9)
+    assert got[-6:].tolist() == [0, 0, 0, 999, 999, 999]
+    alone = torch.cat([schedule.timesteps(torch.tensor([sigma])) for sigma in sigmas[-40:]])
+    assert torch.equal(alone, got[-40:])
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES, *ENDING], ids=str)
+def test_timesteps_of_float32_are_those_of_its_numbers(schedule):
+    sigmas = torch.from_numpy(schedule.sigmas).float()
+    got = schedule.timesteps(sigmas).float()
+    expected = [schedule.timestep(float(sigma)) for sigma in sigmas]
+    assert torch.equal(got, torch.tensor(expected, dtype=torch.float32))
+
+
+def test_timesteps_that_a_sampler_asked_for_first_serve_training():
+    from denovox.core import schedule
+
+    schedule._log_sigmas.cache_clear()
+    with torch.inference_mode():
+        Schedule().timesteps(torch.ones(2))
+    scale = torch.ones(2, requires_grad=True)
+    Schedule().timesteps(scale).sum().backward()
+    assert (scale.grad > 0).all()
 
 
 def test_whole_timesteps_are_the_tables_own_and_the_ends_hold():

@@ -15,11 +15,22 @@ import numpy as np
 import pytest
 import torch
 
+from denovox.core.errors import InputError
 from denovox.core.labels import ID
+from denovox.core.noise import normal
 from denovox.core.regions import REGIONS
-from denovox.data.levels import Sample, SampleConfig, sampler
+from denovox.data.levels import (
+    Sample,
+    SampleConfig,
+    chooser,
+    grouped,
+    in_turn,
+    is_coarse,
+    plan,
+    sampler,
+)
 from denovox.data.manifest import CaseFacts
-from denovox.data.store import add, cases, index
+from denovox.data.store import Case, add, cases, index
 
 SHAPE = (40, 33, 28)
 SPACING = (0.8, 0.9, 2.5)
@@ -232,6 +243,19 @@ def test_a_level_of_frequency_0_never_comes(tmp_path):
     assert {draw(n).level for n in range(60)} == {0, 2}
 
 
+def test_noise_hangs_on_no_number_that_is_drawn_before_it(tmp_path):
+    """It is the noise of the plan's seed, whatever the box and the jitter were."""
+    case(tmp_path)
+    config = SampleConfig(patch=PATCH, grain=0.5, gain=0.1, zoom=(0.5, 2))
+    draw, choose = sampler(cases(tmp_path), config, 0), chooser(cases(tmp_path), config)
+    for n in range(12):
+        rng = np.random.default_rng([0, n])
+        of, drawn = plan(choose(rng), config, rng), draw(n)
+        white = normal(of.noise, 0, config.grid)
+        assert torch.equal(drawn.noise, white) is (of.grain is None)
+        assert (drawn.u, drawn.level) == (of.u, of.level)
+
+
 def test_noise_has_a_grain_as_often_as_asked(tmp_path):
     case(tmp_path)
     draws = (drawer(tmp_path, patch=4, grain=share) for share in (0, 0.3))
@@ -256,13 +280,133 @@ def test_region_and_anatomy_are_withheld_each_on_its_own(tmp_path, drop):
 
 
 def test_patients_count_the_same_however_many_scans_they_have(tmp_path):
-    case(tmp_path, name="lone", patient="p", spacing_mm=(1.0, 1.0, 1.0))
+    case(tmp_path, name="lone", patient="p", spacing_mm=(0.5, 1.0, 1.0))
     for i in range(3):
-        case(tmp_path, name=f"q{i}", patient="q", spacing_mm=(2.0 + i, 1.0, 1.0))
+        case(tmp_path, name=f"q{i}", patient="q", spacing_mm=(1.0 + i / 2, 1.0, 1.0))
     draw = drawer(tmp_path, patch=4, levels=(0, 0, 1))
-    spacings = [round(float(draw(n).condition.spacing_mm[0, 0])) for n in range(400)]
+    spacings = [round(2 * float(draw(n).condition.spacing_mm[0, 0])) for n in range(400)]
     assert near(spacings.count(1), 400, 1 / 2)
     assert all(near(spacings.count(2 + i), 400, 1 / 6) for i in range(3))
+
+
+# Which case -----------------------------------------------------------------------------------
+
+# region -> whether coarse -> patient -> number of scans; far from even on purpose.
+MANY = {
+    "head": {False: {"h1": 1}, True: {f"h{n}": 1 for n in range(2, 9)}},
+    "chest": {False: {"c1": 3, "c2": 1, "b": 2}},
+    "abdomen": {True: {"b": 1, "a1": 1}, False: {"a1": 2, "a2": 1, "a3": 1, "a4": 1, "a5": 4}},
+}
+WHOLE, CROPS = SampleConfig(levels=(1, 1, 1)), SampleConfig(levels=(0, 0, 1))
+
+
+def many() -> list[Case]:
+    """Cases that nobody reads; coarse along x or along y."""
+    return [
+        Case("nowhere", CaseFacts(
+            id=f"{region}-{coarse}-{patient}-{n}", patient=patient, region=region, shape=SHAPE,
+            spacing_mm=((3.5, 1.0), (1.0, 3.5))[n % 2] + (2.0,) if coarse else (3.0, 3.0, 9.0),
+        ))
+        for region, kinds in MANY.items()
+        for coarse, patients in kinds.items()
+        for patient, count in patients.items()
+        for n in range(count)
+    ]  # fmt: skip
+
+
+def shares(*, coarse_too: bool) -> dict[str, float]:
+    """How often each of them is to come: every choice even, from region to scan."""
+    found = {}
+    for region, kinds in MANY.items():
+        some = {kind: who for kind, who in kinds.items() if coarse_too or not kind}
+        for coarse, patients in some.items():
+            for patient, count in patients.items():
+                share = 1 / len(MANY) / len(some) / len(patients) / count
+                found |= {f"{region}-{coarse}-{patient}-{n}": share for n in range(count)}
+    return found
+
+
+def test_coarse_is_more_than_3_mm_in_plane():
+    assert all(is_coarse(one) is ("True" in one.facts.id) for one in many())
+
+
+@pytest.mark.parametrize(("config", "coarse_too"), [(WHOLE, True), (CROPS, False)])
+def test_regions_come_evenly_then_fine_and_coarse_then_patients_then_scans(config, coarse_too):
+    choose, rng = chooser(many(), config), np.random.default_rng(0)
+    seen = [choose(rng).facts.id for _ in range(6000)]
+    expected = shares(coarse_too=coarse_too)
+    assert sum(expected.values()) == pytest.approx(1)
+    assert set(seen) == set(expected)
+    assert all(near(seen.count(one), 6000, share) for one, share in expected.items())
+    for region, kinds in MANY.items():
+        mine = sum(one.startswith(region) for one in seen)
+        coarse = sum(one.startswith(f"{region}-True") for one in seen)
+        assert near(mine, 6000, 1 / 3)
+        assert near(coarse, mine, coarse_too * (len(kinds) - 1) / 2)
+
+
+@pytest.mark.parametrize(("config", "coarse_too"), [(WHOLE, True), (CROPS, False)])
+def test_in_turn_all_have_their_share_exactly(config, coarse_too):
+    expected = shares(coarse_too=coarse_too)
+    period = math.lcm(*(round(1 / share) for share in expected.values()))
+    seen = [one.facts.id for one in in_turn(many(), config, 2 * period)]
+    assert {one: seen.count(one) for one in set(seen)} == {
+        one: round(2 * period * share) for one, share in expected.items()
+    }
+    # However many are asked for, nothing is one ahead of what it shares with.
+    few = in_turn(many(), config, 300)
+    assert [one.facts.id for one in few] == seen[:300]
+    for count in range(1, 301):
+        few = in_turn(many(), config, count)
+        regions = [sum(one.facts.region == region for one in few) for region in MANY]
+        assert max(regions) - min(regions) <= 1
+        of_head = [is_coarse(one) for one in few if one.facts.region == "head"]
+        assert abs(len(of_head) - 2 * sum(of_head)) <= 1 or not coarse_too
+        own = [one.facts.patient for one in few if one.facts.region == "chest"]
+        counts = [own.count(patient) for patient in MANY["chest"][False]]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_the_order_of_cases_does_not_matter():
+    backwards = many()[::-1]
+    for config in (WHOLE, CROPS):
+        a, b = (chooser(some, config) for some in (many(), backwards))
+        rng, other = np.random.default_rng(1), np.random.default_rng(1)
+        assert [a(rng) for _ in range(200)] == [b(other) for _ in range(200)]
+        assert in_turn(many(), config, 90) == in_turn(backwards, config, 90)
+
+
+@pytest.mark.parametrize("levels", [(1, 1, 1), (1, 2, 5), (1, 0, 3), (0, 1, 9), (0, 0, 1)])
+def test_a_coarse_case_gives_no_crops(levels):
+    config = SampleConfig(patch=8, levels=levels)
+    rng = np.random.default_rng(0)
+    for one in many()[:3]:
+        seen = [plan(one, config, rng).level for _ in range(600)]
+        mine = (*levels[:2], 0) if is_coarse(one) and any(levels[:2]) else levels
+        told = [share / sum(mine) for share in mine]
+        assert all(near(seen.count(level), 600, share) for level, share in enumerate(told))
+
+
+def test_where_crops_alone_are_asked_coarse_cases_are_left_out():
+    fine = [
+        one for kinds in grouped(many(), CROPS) for kind in kinds for who in kind for one in who
+    ]
+    assert {one.facts.id for one in fine} == set(shares(coarse_too=False))
+    assert not any(is_coarse(one) for one in fine)
+
+
+def test_crops_of_coarse_cases_alone_are_one_sentence():
+    coarse = [one for one in many() if is_coarse(one)]
+    for of in (chooser, grouped, lambda some, config: in_turn(some, config, 3)):
+        with pytest.raises(InputError, match=r"all 9 cases .* 3 mm .*data\.sample\.levels") as told:
+            of(coarse, CROPS)
+        assert "\n" not in str(told.value)
+    assert len({one.facts.id for one in in_turn(coarse, WHOLE, 100)}) == 9
+
+
+def test_no_cases_are_one_sentence():
+    with pytest.raises(InputError, match="no case"):
+        chooser([], WHOLE)
 
 
 def test_each_region_has_its_own_window(tmp_path):

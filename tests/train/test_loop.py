@@ -2,43 +2,36 @@
 
 import itertools
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import Parameter
+from toy import toy
 
 from denovox.core.errors import InputError
+from denovox.data.levels import batches
 from denovox.train import checkpoint
 from denovox.train.config import TrainConfig
 from denovox.train.ema import Ema
 from denovox.train.loop import Session, learning_rate, train
 
 
-@dataclass
-class Point:
-    """A sample of the problem below."""
-
-    x: torch.Tensor
-    case: str
-
-
 def problem():
     """Least squares on samples that are functions of their number."""
     torch.manual_seed(0)
-    parameters = {"w": Parameter(torch.randn(5)), "b": Parameter(torch.zeros(1))}
+    parameters = {"w": Parameter(torch.randn(8)), "b": Parameter(torch.zeros(1))}
 
     def draw(n):
         rng = np.random.default_rng([7, n])
-        return Point(torch.from_numpy(rng.standard_normal(5).astype(np.float32)), f"case-{n}")
+        return toy(torch.from_numpy(rng.standard_normal(8).astype(np.float32)), f"case-{n}")
 
     def predict(samples):
-        x = torch.stack([sample.x for sample in samples])
+        x = samples.x0.flatten(1)
         target = x.sum(1) + 3
         return (x @ parameters["w"] + parameters["b"] - target) ** 2
 
-    return predict, parameters, draw
+    return predict, parameters, batches(draw)
 
 
 CONFIG = TrainConfig(steps=12, samples=6, batch=3, lr=0.05, warmup=3, decay=0.5, ema=4)
@@ -126,7 +119,7 @@ def test_validation_uses_the_average_and_gives_the_weights_back(tmp_path):
 
 def test_learning_rate_rises_stays_and_falls_to_zero():
     config = TrainConfig(steps=100, lr=2.0, warmup=10, decay=0.2)
-    rates = [learning_rate(step, config) for step in range(101)]
+    rates = [learning_rate(step, config, 100) for step in range(101)]
     assert rates[0] == pytest.approx(0.2)
     assert rates[9] == rates[10] == rates[80] == 2.0
     assert rates[90] == pytest.approx(1.0)

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from denovox.core.condition import condition
 from denovox.core.schedule import Schedule
-from denovox.data.levels import Sample
+from denovox.data.levels import Sample, collate
 from denovox.model.denoiser import denoiser, use_bfloat16
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig
@@ -39,7 +39,9 @@ def test_a_network_that_answers_zero_is_as_wrong_as_the_noise(loss, expected):
     net = model.build()  # its last layer is zero at birth
     noise = torch.randn(1, 1, 8, 8, 8)
     one = Sample(torch.zeros(1, 1, 8, 8, 8), noise, 0.5, condition((8, 8, 8), (1, 1, 1)), 2)
-    got = predictor(net, model, TrainConfig(steps=1, loss=loss, precision="float32"))([one, one])
+    got = predictor(net, model, TrainConfig(steps=1, loss=loss, precision="float32"))(
+        collate([one, one])
+    )
     want = getattr(noise, expected)().mean()
     torch.testing.assert_close(got.detach(), want.repeat(2))
 
@@ -59,7 +61,7 @@ def test_noise_may_be_added_to_what_sampling_begins_from():
     one = Sample(x0, noise, 0.5, condition((8, 8, 8), (1, 1, 1)), 2, None, start)
     law = NoiseConfig(law="lognormal", mean=0.0)  # sigma 1 at u = 0.5
     config = TrainConfig(steps=1, precision="float32", noise=law)
-    got = predictor(net, model, config)([one])
+    got = predictor(net, model, config)(collate([one]))
     # What leads back to x0 from start + noise is more than the noise.
     torch.testing.assert_close(got[0].detach(), (noise + start - x0).abs().mean())
 
@@ -71,7 +73,7 @@ def test_some_voxels_may_weigh_more():
     noise, weight = torch.randn(1, 1, 8, 8, 8), torch.ones(1, 1, 8, 8, 8)
     weight[..., :2] = 7
     one = Sample(torch.zeros_like(noise), noise, 0.5, condition((8, 8, 8), (1, 1, 1)), 2, weight)
-    got = predictor(net, model, TrainConfig(steps=1, precision="float32"))([one])
+    got = predictor(net, model, TrainConfig(steps=1, precision="float32"))(collate([one]))
     torch.testing.assert_close(got[0].detach(), (noise.abs() * weight).mean())
 
 
@@ -93,7 +95,7 @@ def test_min_snr_weighs_the_error_of_x0_whatever_is_predicted(prediction, u):
     x0, noise = (torch.randn(1, 1, 8, 8, 8) for _ in range(2))
     told = condition((8, 8, 8), (1, 1, 1))
     config = TrainConfig(steps=1, loss="l2", min_snr=5, precision="float32")
-    got = predictor(net, model, config)([Sample(x0, noise, u, told, 2)])
+    got = predictor(net, model, config)(collate([Sample(x0, noise, u, told, 2)]))
     sigma = noise_level(u, config.noise, SCHEDULE)
     said = denoiser(net, SCHEDULE, prediction)(x0 + sigma * noise, sigma, told)
     expected = min(sigma**-2, 5) * (said - x0).square().mean()

@@ -6,7 +6,7 @@ import torch
 
 from denovox.core.condition import condition
 from denovox.core.regions import REGIONS
-from denovox.data.levels import Sample
+from denovox.data.levels import Sample, batches, collate
 from denovox.model.segmenter import Segmenter, SegmenterConfig
 from denovox.train.config import TrainConfig
 from denovox.train.loop import train
@@ -53,9 +53,9 @@ def test_by_hand():
 
 def test_samples_without_a_mask_are_refused():
     predict = predictor(Segmenter(SegmenterConfig(channels=(4, 8))))
-    assert predict([crop(0), crop(1, sick=False)]).shape == (2,)
+    assert predict(collate([crop(0), crop(1, sick=False)])).shape == (2,)
     with pytest.raises(ValueError, match="lesion mask"):
-        predict([crop(0), crop(1, told=False)])
+        predict(collate([crop(0, told=False), crop(1, told=False)]))
 
 
 def test_the_loop_teaches_it_balls(tmp_path):
@@ -63,7 +63,8 @@ def test_the_loop_teaches_it_balls(tmp_path):
     net = Segmenter(SegmenterConfig(channels=(8, 16)))
     config = TrainConfig(steps=60, samples=4, batch=4, lr=1e-2, decay=0.5, ema=5)
     parameters = dict(net.named_parameters())
-    steps = list(train(predictor(net), parameters, lambda n: crop(n, n % 4 > 0), config, tmp_path))
+    draw = batches(lambda n: crop(n, n % 4 > 0))
+    steps = list(train(predictor(net), parameters, draw, config, tmp_path))
     assert steps[-1].loss < 0.3 * steps[0].loss
     with torch.no_grad():
         for name, parameter in parameters.items():

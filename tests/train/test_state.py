@@ -22,7 +22,7 @@ def stepped(state, seeds):
     for seed in seeds:
         grad = torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
         weight.grad = grad.contiguous(memory_format=LAST) if weight.stride(1) == 1 else grad
-        state.optimizer.step()
+        state.optimizers["optimizer"].step()
         state.ema.update(seed)
         state.step += 1
     return weight.detach().clone()
@@ -53,14 +53,14 @@ def test_a_state_of_the_optimizer_before_goes_on(tmp_path):
     checkpoint.save(tmp_path, written)
     again = learning()
     again.resume(tmp_path)
-    assert again.optimizer.param_groups[0]["fused"] is True
+    assert again.optimizers["optimizer"].param_groups[0]["fused"] is True
     assert torch.equal(stepped(again, (3,)), stepped(state, (3,)))
 
 
 def test_the_optimizer_is_adamw():
     ours = learning()
     plain = learning(torch.contiguous_format)
-    plain.optimizer = torch.optim.AdamW(
+    plain.optimizers["optimizer"] = torch.optim.AdamW(
         plain.parameters.values(), lr=0.01, weight_decay=0.1, fused=False
     )
     torch.testing.assert_close(

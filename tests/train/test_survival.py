@@ -13,13 +13,15 @@ import pytest
 import torch
 from tiny_store import make_store
 from torch.nn import Parameter
+from toy import toy
 
 from denovox.core.errors import InputError
 from denovox.data import store
-from denovox.data.levels import SampleConfig, sampler
+from denovox.data.levels import SampleConfig, batches, sampler
 from denovox.train import ahead, checkpoint
 from denovox.train.config import TrainConfig
-from denovox.train.loop import SKIPPED, Session, train
+from denovox.train.loop import Session, train
+from denovox.train.step import SKIPPED
 
 # Python 3.12 says of every fork in a process with threads that it may hang; ours hold no lock.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -32,23 +34,25 @@ CONFIG = TrainConfig(
 )
 
 
-class Point:
+MANY = 46**3
+
+
+def point(n):
     """A sample of a problem whose parameters are many."""
-
-    def __init__(self, n):
-        self.x, self.case = torch.arange(n, n + 100_000).sin(), f"case-{n}"
+    return toy(torch.arange(n, n + MANY).sin(), f"case-{n}")
 
 
-def go(folder, config=CONFIG, predict=None, draw=Point, **session):
-    parameters = {"w": Parameter(torch.zeros(100_000))}
+def go(folder, config=CONFIG, predict=None, **session):
+    parameters = {"w": Parameter(torch.zeros(MANY))}
 
     def square(samples):
-        x = torch.stack([sample.x for sample in samples])
-        return ((parameters["w"] - x) ** 2).mean(1)
+        return ((parameters["w"] - samples.x0.flatten(1)) ** 2).mean(1)
 
     if predict is not None:
         predict = predict(square)
-    run = train(predict or square, parameters, draw, config, folder, None, Session(**session))
+    run = train(
+        predict or square, parameters, batches(point), config, folder, None, Session(**session)
+    )
     return list(run), parameters["w"].detach()
 
 
@@ -231,11 +235,11 @@ def learn(cases, folder, monkeypatch, say, **more):
     monkeypatch.setattr(ahead, "PAUSE_S", 0.02)
     config = TrainConfig(steps=40, samples=2, lr=0.01, ema=4, precision="float32", **more)
     parameters = {"w": Parameter(torch.zeros(()))}
-    draw = sampler(cases, SampleConfig(patch=16), 3)
+    draw = batches(sampler(cases, SampleConfig(patch=16), 3))
 
     def predict(samples):
         time.sleep(0.01)  # long enough for the store to go and come
-        return torch.stack([(parameters["w"] - s.x0.mean()) ** 2 for s in samples])
+        return (parameters["w"] - samples.x0.mean((1, 2, 3, 4))) ** 2
 
     list(train(predict, parameters, draw, config, folder, None, Session(say=say)))
     return float(parameters["w"].detach())
@@ -291,7 +295,7 @@ def spoilt(bad, what=float("nan")):
     def of(predict):
         def spoiling(samples):
             names = [f"case-{n}" for n in bad]
-            factor = torch.tensor([what if s.case in names else 1.0 for s in samples])
+            factor = torch.tensor([what if case in names else 1.0 for case in samples.case])
             return predict(samples) * factor
 
         return spoiling
@@ -322,13 +326,13 @@ def test_a_skipped_step_leaves_no_trace_in_what_is_learnt(tmp_path):
     assert torch.equal(w, expected)
 
 
-def test_too_many_in_a_row_end_the_run_with_the_state_before_them(tmp_path):
+def test_too_many_in_a_row_end_the_run_and_what_was_learnt_before_them_stays(tmp_path):
     config = CONFIG.model_copy(update={"max_skipped": 3})
     with pytest.raises(InputError, match="3 steps in a row, up to step 13") as told:
         go(tmp_path, config, spoilt(range(20, 99)))
     assert str(tmp_path / SKIPPED) in str(told.value)
     state = checkpoint.load(tmp_path)[0]
-    assert (state["step"], state["skipped"]) == (12, 2)
+    assert (state["step"], state["skipped"]) == (13, 3)
     _, expected = go(tmp_path / "b", CONFIG.model_copy(update={"steps": 10}))
     assert torch.equal(state["parameters"]["w"], expected)
 
@@ -358,9 +362,9 @@ def test_samples_come_in_order_whatever_the_threads_do():
     rng = np.random.default_rng(0)
     delays = rng.uniform(0, 0.01, 60)
 
-    def slow(n):
-        time.sleep(delays[n])
-        return n
+    def slow(numbers):
+        time.sleep(delays[numbers[0]])
+        return numbers
 
     batches = [[3 * k, 3 * k + 1, 3 * k + 2] for k in range(20)]
     assert list(ahead.ahead(slow, iter(batches), workers=4)) == batches
@@ -368,7 +372,7 @@ def test_samples_come_in_order_whatever_the_threads_do():
 
 def test_no_more_is_drawn_ahead_than_is_said():
     drawn = []
-    gathered = ahead.ahead(lambda n: drawn.append(n), ([n] for n in range(1000)), workers=2)
+    gathered = ahead.ahead(drawn.append, ([n] for n in range(1000)), workers=2)
     next(gathered)
     time.sleep(0.05)
     assert len(drawn) <= 2 * ahead.AHEAD + 1

@@ -23,7 +23,7 @@ from pydantic import Field
 from ..core.errors import InputError, ensure
 from ..core.settings import Settings
 from ..data import store
-from ..data.levels import sampler
+from ..data.levels import batches, sampler
 from ..data.prepare import prepare
 from ..model import weights
 from ..model.net import NetConfig
@@ -178,7 +178,7 @@ def _train(
     steps = train(
         predictor(net, recipe.model, recipe.train, device),
         dict(net.named_parameters()),
-        sampler(training, recipe.data.sample, recipe.train.seed),
+        batches(sampler(training, recipe.data.sample, recipe.train.seed)),
         recipe.train,
         folder,
         session=session,

@@ -22,7 +22,7 @@ from ..core.labels import ID, NAMES, path
 from ..core.noise import field
 from ..core.regions import REGIONS
 from ..core.settings import Settings
-from ..data.levels import Sample, SampleConfig, sample, sampler
+from ..data.levels import Sample, SampleConfig, batches, sample, sampler
 from ..data.store import Case
 from ..evaluate.realism import frechet
 from ..evaluate.texture import texture
@@ -231,7 +231,7 @@ def judge(
     torch.manual_seed(ID[group])
     net = Segmenter(measures.judge)
     parameters = dict(net.named_parameters())
-    for step in train(predictor(net), parameters, with_mask, config, folder / group):
+    for step in train(predictor(net), parameters, batches(with_mask), config, folder / group):
         last = step
     with torch.no_grad():
         for name, value in last.average.items():

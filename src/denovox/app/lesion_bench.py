@@ -23,7 +23,7 @@ from ..core.settings import Settings
 from ..core.volume import Volume
 from ..data import store
 from ..data.control import ControlConfig
-from ..data.levels import SampleConfig, sampler
+from ..data.levels import SampleConfig, batches, sampler
 from ..data.placing import Wanted, place
 from ..data.store import Case
 from ..model.segmenter import Segmenter, SegmenterConfig, lesion_share
@@ -233,7 +233,7 @@ def judge(cases: Sequence[Case], number: int, bench: Bench, name: str) -> Segmen
     torch.manual_seed(seed)
     net = Segmenter(config.net)
     parameters = dict(net.named_parameters())
-    draw = sampler(list(cases), SAMPLES, seed)
+    draw = batches(sampler(list(cases), SAMPLES, seed))
     for step in train(predictor(net), parameters, draw, recipe, bench.folder / f".runs-{name}"):
         average = step.average
     with torch.no_grad():

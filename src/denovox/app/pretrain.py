@@ -7,29 +7,26 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
 from ..core.errors import InputError, line
 from ..data import store
-from ..data.levels import Sample, SampleConfig, sample, sampler
-from ..data.prepare import prepare
+from ..data.levels import Draw, batches, collate, sampler
+from ..data.resident import Resident, bytes_of
 from ..model import weights
 from ..model.control import Control, ControlConfig, Controlled
 from ..model.net import Net
 from ..model.recompute import recompute
 from ..train import checkpoint
 from ..train.config import Recipe
-from ..train.group import ALONE, Group, distributed
+from ..train.group import Group, device_memory, distributed
 from ..train.ledger import Ledger
 from ..train.loop import Progress, Session, train
-from ..train.loss import Predict, noise_level, predictor
+from ..train.loss import noise_level, predictor
 from . import samples
-from .engines import processes
 from .run_log import RunLog
-
-VALIDATION_SAMPLES = 32
+from .validation import fixed_samples, validation
 
 
 def run(recipe: Recipe, folder: Path, session: Session | None = None) -> Iterator[str | Progress]:
@@ -44,6 +41,9 @@ def run(recipe: Recipe, folder: Path, session: Session | None = None) -> Iterato
     session = session or Session()
     data, group = recipe.data, session.group
     if data.source is not None:
+        from ..data.prepare import prepare  # and with it all readers, which no store needs
+        from .engines import processes
+
         with group.first() as here:
             if here:
                 yield from prepare(
@@ -58,7 +58,7 @@ def run(recipe: Recipe, folder: Path, session: Session | None = None) -> Iterato
     learner = _learner(recipe, group.device)
     if recipe.train.checkpointing:
         recompute(learner.net)
-    if recipe.train.compile:
+    if recipe.train.compile and group.count > 1:  # one by itself tries it (train/compiling.py)
         learner.net.compile()
     net = distributed(learner.net, group, recipe.train.shard)
     count = sum(p.numel() for p in learner.part.parameters()) / 1e6
@@ -90,10 +90,10 @@ def _train(
     steps = train(
         ledger.watched(predict),
         trained,
-        sampler(training, data.sample, recipe.train.seed),
+        _draw(recipe, training, group, session.say),
         recipe.train,
         folder,
-        validation([one.sample for one in fixed], predict, group) if held else None,
+        validation([collate([one.sample]) for one in fixed], predict, group) if held else None,
         session,
     )
     keeper = _Keeper(recipe, folder, learner.config, _card(recipe, training), group)
@@ -110,7 +110,7 @@ def _train(
                 except InputError as error:
                     session.say(f"{error}; the run goes on")
             if last.saves:
-                _draw(recipe, last, fixed, folder, session)
+                _preview(recipe, last, fixed, folder, session)
             yield last
     if log is not None:
         log.close()
@@ -118,7 +118,7 @@ def _train(
         yield "nothing left to do: the run has had all its steps"
         return
     if not last.saves:
-        _draw(recipe, last, fixed, folder, session)
+        _preview(recipe, last, fixed, folder, session)
     loss, step = last.best
     if recipe.train.patience and step:
         yield (
@@ -127,6 +127,25 @@ def _train(
         return
     keeper.write(last)
     yield f"{keeper.path}: averaged weights after step {last.step}"
+
+
+def _draw(
+    recipe: Recipe, training: list[store.Case], group: Group, say: Callable[[str], None]
+) -> Draw:
+    """Where samples come from: the memory of the device, or the store."""
+    data, seed = recipe.data, recipe.train.seed
+    control = data.sample.control
+    size = bytes_of(training, lesions=control is not None and control.kind == "lesion")
+    if data.resident == "never" or (
+        data.resident == "auto" and size > device_memory(group.device) / 3
+    ):
+        return batches(sampler(training, data.sample, seed))
+    if group.main:
+        say(f"samples are drawn in memory ({size / 1e9:.2f} GB, {group.device})")
+    try:
+        return Resident(training, data.sample, seed, group.device)
+    except OSError as error:
+        raise InputError(f"{data.store} cannot be read ({line(error)})") from None
 
 
 @dataclass
@@ -195,41 +214,7 @@ def _learner(recipe: Recipe, device: str) -> Learner:
     return Learner(whole, whole.control, config)
 
 
-def fixed_samples(cases: Sequence[store.Case], config: SampleConfig) -> list[samples.Sitter]:
-    """The same boxes, noise and noise levels at every step of every run, without augmentation."""
-    plain = config.model_copy(
-        update={"zoom": (1, 1), "shift_hu": 0, "gain": 0, "mirror": 0, "drop": 0}
-    )
-    fixed = []
-    for n in range(VALIDATION_SAMPLES):
-        case = cases[n % len(cases)]
-        one = sample(case, plain, np.random.default_rng([n]))
-        # Noise levels even over the law, not drawn: fewer samples tell as much.
-        one = replace(one, u=(n + 0.5) / VALIDATION_SAMPLES)
-        fixed.append(samples.Sitter(one, case.facts.region))
-    return fixed
-
-
-def validation(
-    fixed: Sequence[Sample], predict: Predict, group: Group = ALONE
-) -> Callable[[], float]:
-    """The mean loss over fixed samples; each process of a group looks at its share of them."""
-    mine = list(group.share(len(fixed)))
-    # As many for each, as shards are only there for all together; what is too many counts nothing.
-    mine += [-1] * (-(-len(fixed) // group.count) - len(mine))
-
-    @torch.no_grad()
-    def measure() -> float:
-        total = group.number(0)
-        for n in mine:
-            loss = predict([fixed[max(n, 0)]]).sum()
-            total += loss if n >= 0 else 0 * loss
-        return float(group.sum(total)) / len(fixed)
-
-    return measure
-
-
-def _draw(
+def _preview(
     recipe: Recipe,
     progress: Progress,
     fixed: Sequence[samples.Sitter],

@@ -16,7 +16,7 @@ from ..core.errors import InputError, line
 from ..train.config import Recipe
 from ..train.ledger import BAND_NAMES, LEVELS, Ledger
 from ..train.loop import Progress
-from .cost import resident_mb
+from .memory import resident_mb
 
 NAME = "log.csv"
 EVERY = 10  # steps a row
@@ -51,7 +51,7 @@ class RunLog:
         if self._trackers is None:
             self._begin(progress)
         self._losses.append(progress.loss)
-        last = progress.step == self._recipe.train.steps
+        last = progress.step == progress.steps
         if progress.step % EVERY and progress.validation is None and not last:
             return
         step, seconds, waited = self._before

@@ -62,9 +62,11 @@ class Condition:
         )
 
     def to(self, device: torch.device | str) -> Condition:
-        """The same on another device."""
+        """The same on another device; a GPU's work is not waited for on the way there."""
+        ahead = str(device) != "cpu"
         told = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.to(device) for k, v in told.items() if v is not None})
+        moved = {k: v.to(device, non_blocking=ahead) for k, v in told.items() if v is not None}
+        return replace(self, **moved)
 
 
 def _pick(values: Shaped[Tensor, "*b x y z"], picks: list[Tensor]) -> Shaped[Tensor, "*b u v w"]:

@@ -8,7 +8,7 @@ turns counters into bits, Box and Muller's transform turns bits into normals.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int64
@@ -17,30 +17,38 @@ from torch import Tensor
 from .box import Box, Shape
 
 _MASK = 0xFFFFFFFF
-_SLAB = 1 << 20  # voxels drawn at a time: bounds the memory of the 64-bit counters
+# Voxels drawn at a time: what a core's cache holds, and on a GPU what its memory may hold.
+_SLAB, _GPU_SLAB = 1 << 16, 1 << 24
 
 
 def _philox(
-    counter: Int64[Tensor, " n"], stream: int, seed: int
+    counter: Int64[Tensor, " n"], stream: int, seed: int | Int64[Tensor, "b 1"]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Four 32-bit words for each counter, in int64 tensors (torch has no uint64 arithmetic)."""
-    words = [counter & _MASK, (counter >> 32) & _MASK]
-    words += [torch.full_like(counter, part & _MASK) for part in (stream, stream >> 32)]
-    key = [seed & _MASK, (seed >> 32) & _MASK]
+    first, second = counter & _MASK, (counter >> 32) & _MASK
+    third, fourth = (torch.full_like(counter, part & _MASK) for part in (stream, stream >> 32))
+    low, high = seed & _MASK, (seed >> 32) & _MASK
+    if isinstance(seed, Tensor):  # each seed has words of its own
+        first, second, third, fourth = (
+            word.expand(len(seed), -1).clone() for word in (first, second, third, fourth)
+        )
     for _ in range(10):
         # The product's high bit may turn the int64 negative; its 64 bits are right all the same.
-        a, b = words[0] * 0xD2511F53, words[2] * 0xCD9E8D57
-        words = [
-            ((b >> 32) & _MASK) ^ words[1] ^ key[0],
-            b & _MASK,
-            ((a >> 32) & _MASK) ^ words[3] ^ key[1],
-            a & _MASK,
-        ]
-        key = [(key[0] + 0x9E3779B9) & _MASK, (key[1] + 0xBB67AE85) & _MASK]
-    return words[0], words[1], words[2], words[3]
+        a, b = first.mul_(0xD2511F53), third.mul_(0xCD9E8D57)
+        low_a, low_b = a & _MASK, b & _MASK
+        # In place: on a CPU the time goes into memory.
+        first = b.bitwise_right_shift_(32).bitwise_and_(_MASK)
+        first.bitwise_xor_(second).bitwise_xor_(low)
+        third = a.bitwise_right_shift_(32).bitwise_and_(_MASK)
+        third.bitwise_xor_(fourth).bitwise_xor_(high)
+        second, fourth = low_b, low_a
+        low, high = (low + 0x9E3779B9) & _MASK, (high + 0xBB67AE85) & _MASK
+    return first, second, third, fourth
 
 
-def _normals(counter: Int64[Tensor, " n"], stream: int, seed: int) -> Float[Tensor, "n 4"]:
+def _normals(
+    counter: Int64[Tensor, " n"], stream: int, seed: int | Int64[Tensor, "b 1"]
+) -> Float[Tensor, "*b n 4"]:
     """Four normals a counter, float32 (computed in float64, so that devices agree closely)."""
     words = _philox(counter, stream, seed)
     out = []
@@ -48,7 +56,7 @@ def _normals(counter: Int64[Tensor, " n"], stream: int, seed: int) -> Float[Tens
         radius = torch.sqrt(-2 * torch.log((a.double() + 0.5) / 2**32))
         angle = b.double() * (2 * math.pi / 2**32)
         out += [radius * torch.cos(angle), radius * torch.sin(angle)]
-    return torch.stack(out, 1).float()
+    return torch.stack(out, -1).float()
 
 
 def normal(
@@ -60,8 +68,9 @@ def normal(
     """
     if box is None:
         flat = torch.empty(math.prod(shape), device=device)
-        for first in range(0, flat.numel(), _SLAB):
-            last = min(first + _SLAB, flat.numel())
+        slab = _SLAB if flat.is_cpu else _GPU_SLAB
+        for first in range(0, flat.numel(), slab):
+            last = min(first + slab, flat.numel())
             counter = torch.arange(first // 4, math.ceil(last / 4), device=device)
             flat[first:last] = _normals(counter, stream, seed).view(-1)[: last - first]
         return flat.view(1, 1, *shape)
@@ -70,6 +79,16 @@ def normal(
     index = ((x * shape[1] + y) * shape[2] + z).reshape(-1)
     drawn = _normals(index // 4, stream, seed).gather(1, (index % 4)[:, None])
     return drawn.view(1, 1, *box.size)
+
+
+def normals(seeds: Sequence[int], shape: Shape, device: str = "cpu") -> Float[Tensor, "b 1 x y z"]:
+    """`normal` of several seeds at once, each a volume of its own; stream 0."""
+    if device == "cpu":
+        return torch.cat([normal(seed, 0, shape) for seed in seeds])
+    voxels = math.prod(shape)
+    counter = torch.arange(math.ceil(voxels / 4), device=device)
+    keys = torch.tensor(seeds, dtype=torch.int64).to(device, non_blocking=True)[:, None]
+    return _normals(counter, 0, keys).flatten(1)[:, :voxels].reshape(-1, 1, *shape)
 
 
 def field(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
+import torch
 from jaxtyping import Float
+from torch import Tensor
 
 Spacing = Literal["uniform", "karras", "logsnr"]
 # Stands for the infinite sigma of a signal-to-noise ratio of zero; float32 keeps .006 of x0 in it.
@@ -56,6 +58,13 @@ class Schedule:
         """The inverse of `sigma`; beyond the ends it stays at 0 or T-1."""
         return float(np.interp(np.log(sigma), np.log(self.sigmas), np.arange(self.steps)))
 
+    def timesteps(self, sigmas: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """The same for many, on their device."""
+        table = _log_sigmas(self, sigmas.device)
+        x = sigmas.double().log().clamp(table[0], table[-1])
+        i = torch.searchsorted(table, x, right=True).clamp(1, len(table) - 1) - 1
+        return i + (x - table[i]) * (1 / (table[i + 1] - table[i]))
+
     def descend(
         self, count: int, spacing: Spacing = "logsnr", start: float = 80.0, stop: float = 0.02
     ) -> list[float]:
@@ -75,3 +84,10 @@ class Schedule:
         else:
             path = np.exp(np.log(start) + u * (np.log(stop) - np.log(start)))
         return [*map(float, path), 0.0]
+
+
+@lru_cache
+def _log_sigmas(schedule: Schedule, device: torch.device) -> Float[Tensor, " T"]:
+    """float64, where it is asked for; sent there once."""
+    with torch.inference_mode(False):  # or training could not use what a sampler asked for first
+        return torch.from_numpy(np.log(schedule.sigmas)).to(device)

@@ -8,8 +8,16 @@ alike and tells them by what it sees.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
-from jaxtyping import Float, Float32
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core.box import Shape
+from ..core.noise import normals
 
 PEAK = (0.15, 0.9)  # of the Nyquist frequency; log-uniform
 FLOOR = (0.01, 0.2)  # power at zero and far up, of that at the peak; log-uniform
@@ -18,30 +26,51 @@ LEVEL = 0.15  # SD of the log of the level: a scan's own is never known exactly
 RIM = 8  # voxels drawn around and cut off: a DFT's noise goes on at the other side
 
 
-def grain(shape: tuple[int, int, int], rng: np.random.Generator) -> Float32[np.ndarray, "x y z"]:
-    """Noise of SD near 1 on a grid, of a random kernel; stationary, radial in x and y."""
-    peak, floor = (np.exp(rng.uniform(*np.log(limits))) for limits in (PEAK, FLOOR))
-    # Half of all scans have thick slices, which share no noise.
-    along_z = rng.uniform(0, ALONG_Z) * rng.integers(2)
-    level = np.exp(LEVEL * rng.standard_normal())
-    big = [n + 2 * RIM for n in shape]
-    white = rng.standard_normal(big, np.float32)
-    gain = np.sqrt(power(big, peak, floor, along_z)).astype(np.float32)
-    noise = np.fft.irfftn(np.fft.rfftn(white) * gain, big, axes=(0, 1, 2))
-    x, y, z = (slice(RIM, RIM + n) for n in shape)
-    return np.ascontiguousarray(level * noise[x, y, z], np.float32)
+@dataclass(frozen=True)
+class Grain:
+    """A kernel's noise: `power` of these, times a level (SD, about 1)."""
+
+    peak: float
+    floor: float
+    along_z: float
+    level: float
+
+
+def random_grain(rng: np.random.Generator) -> Grain:
+    """A kernel drawn at random. Half of all scans have thick slices, which share no noise."""
+    peak, floor = (float(np.exp(rng.uniform(*np.log(limits)))) for limits in (PEAK, FLOOR))
+    along_z = float(rng.uniform(0, ALONG_Z) * rng.integers(2))
+    return Grain(peak, floor, along_z, float(np.exp(LEVEL * rng.standard_normal())))
+
+
+def coloured(
+    grains: Sequence[Grain], seeds: Sequence[int], shape: Shape, device: str = "cpu"
+) -> Float[Tensor, "b 1 x y z"]:
+    """Noise of each grain, its SD about `grain.level`; stationary, radial in x and y."""
+    x, y, z = (n + 2 * RIM for n in shape)
+    white = normals(seeds, (x, y, z), device)[:, 0]
+    gain = power([x, y, z], grains, device).sqrt()
+    noise = torch.fft.irfftn(torch.fft.rfftn(white, dim=(1, 2, 3)) * gain, (x, y, z), (1, 2, 3))
+    level = torch.tensor([grain.level for grain in grains]).to(device, non_blocking=True)
+    x, y, z = shape
+    inner = noise[:, None, RIM : RIM + x, RIM : RIM + y, RIM : RIM + z]
+    return level.view(-1, 1, 1, 1, 1) * inner
 
 
 def power(
-    shape: list[int], peak: float, floor: float, along_z: float
-) -> Float[np.ndarray, "x y w"]:
+    shape: Sequence[int], grains: Sequence[Grain], device: str = "cpu"
+) -> Float[Tensor, "b x y w"]:
     """Noise power at each frequency of a real DFT, of which the mean over all frequencies is 1.
 
-    peak: of the Nyquist frequency. floor: share of the peak's power that is there everywhere.
-    along_z: correlation of neighbouring slices, 0 to 0.5.
+    Of a grain, peak: of the Nyquist frequency. floor: share of the peak's power that is there
+    everywhere. along_z: correlation of neighbouring slices, 0 to 0.5.
     """
-    f = 2 * np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.fftfreq(shape[1])) / peak
-    plane = f * np.exp((1 - f**2) / 2) + floor
-    z = 1 + 2 * along_z * np.cos(2 * np.pi * np.fft.rfftfreq(shape[2]))
+    told = torch.tensor([(grain.peak, grain.floor, grain.along_z) for grain in grains])
+    peak, floor, along_z = told.to(device, non_blocking=True).T[:, :, None, None]
+    x, y = (torch.fft.fftfreq(n, device=device) for n in shape[:2])
+    f = 2 * torch.hypot(x[:, None], y) / peak
+    plane = f * torch.exp((1 - f**2) / 2) + floor
+    along = torch.cos(2 * torch.pi * torch.fft.rfftfreq(shape[2], device=device))
     # The mean over z is 1 whatever along_z is, as a cosine's over its period is 0.
-    return (plane / plane.mean())[..., None] * z
+    z = 1 + 2 * along_z * along
+    return (plane / plane.mean((1, 2), keepdim=True))[..., None] * z[:, :, None]

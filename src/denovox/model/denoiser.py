@@ -34,8 +34,7 @@ def answer(
     net: Answer, schedule: Schedule, x: Tensor, sigma: Float[Tensor, " b"], condition: Condition
 ) -> Tensor:
     """The network's raw answer at each sample's own sigma."""
-    t = torch.tensor([schedule.timestep(s) for s in sigma.tolist()], device=x.device)
-    return net(x, sigma, t.to(sigma.dtype), condition)
+    return net(x, sigma, schedule.timesteps(sigma).to(sigma.dtype), condition)
 
 
 def denoiser(

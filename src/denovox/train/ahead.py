@@ -1,10 +1,10 @@
-"""Samples, drawn ahead of the step that needs them, by threads; in order, whatever they do."""
+"""Batches, drawn ahead of the step that needs them, by threads; in order, whatever they do."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 from typing import TypeVar
@@ -12,16 +12,16 @@ from typing import TypeVar
 from ..core.errors import InputError, line
 
 Drawn = TypeVar("Drawn")
-AHEAD = 3  # samples that each thread is in front
+AHEAD = 3  # batches that each thread is in front
 PAUSE_S, LONGEST_S = 0.5, 15.0  # between tries: twice as long from one to the next
 
 
 def patiently(
-    draw: Callable[[int], Drawn],
+    draw: Callable[[Sequence[int]], Drawn],
     wait_minutes: float,
     say: Callable[[str], None],
     stopped: Callable[[], bool],
-) -> Callable[[int], Drawn]:
+) -> Callable[[Sequence[int]], Drawn]:
     """`draw`, tried again while the store is gone (`OSError`); `InputError` when that lasts, or
     when the run is stopped meanwhile.
 
@@ -29,13 +29,13 @@ def patiently(
     """
     waiting, lock = set[int](), Lock()  # threads find out together; one sentence is enough
 
-    def drawn(n: int) -> Drawn:
-        began, pause = time.monotonic(), PAUSE_S
+    def drawn(numbers: Sequence[int]) -> Drawn:
+        began, pause, n = time.monotonic(), PAUSE_S, numbers[0]
         while True:
             try:
-                sample = draw(n)
+                batch = draw(numbers)
                 waiting.discard(n)
-                return sample
+                return batch
             except OSError as error:
                 waited = time.monotonic() - began
                 if waited >= 60 * wait_minutes or stopped():
@@ -55,17 +55,17 @@ def patiently(
 
 
 def ahead(
-    draw: Callable[[int], Drawn], batches: Iterable[list[int]], workers: int
-) -> Generator[list[Drawn], None, None]:
-    """The samples of each batch of numbers, in order; up to `AHEAD` a thread are drawn before."""
+    draw: Callable[[Sequence[int]], Drawn], batches: Iterable[Sequence[int]], workers: int
+) -> Generator[Drawn, None, None]:
+    """The batches with these numbers, in order; up to `AHEAD` a thread are drawn before."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="samples")
-    waiting: deque[list[Future[Drawn]]] = deque()
+    waiting: deque[Future[Drawn]] = deque()
     try:
         for numbers in batches:
-            waiting.append([pool.submit(draw, n) for n in numbers])
-            while waiting and sum(map(len, waiting)) > AHEAD * workers + len(waiting[0]) - 1:
-                yield [future.result() for future in waiting.popleft()]
+            waiting.append(pool.submit(draw, numbers))
+            if len(waiting) > AHEAD * workers:
+                yield waiting.popleft().result()
         while waiting:
-            yield [future.result() for future in waiting.popleft()]
+            yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

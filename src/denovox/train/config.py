@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from ..core.errors import InputError
 from ..core.settings import Settings
 from ..data.levels import SampleConfig
-from ..data.prepare import PrepareConfig
+from ..data.prepare_config import PrepareConfig
 from ..model.denoiser import Precision
 from ..model.weights import ModelConfig, describe, locate
 
@@ -31,17 +31,24 @@ class NoiseConfig(Settings):
 class TrainConfig(Settings):
     """The loop's own settings.
 
-    batch: samples at a time; accumulate: such batches a step. decay: the last share of the steps,
-    in which the learning rate falls to zero; a run can be lengthened before it has begun.
+    steps, or minutes: how long a run is. With minutes it measures its speed for some seconds, fixes
+    the number of its steps from that (at most `steps`, if both are given) and ends in time, its
+    last validation and files included. samples: of a step; batch: of them at a time, 0: all, and
+    half as many each time that they do not fit into a GPU's memory. decay: the last share of the
+    steps, in which the learning rate falls to zero; a run can be lengthened before it has begun.
+    optimizer: muon for convolution kernels and adamw for the rest, or adamw alone. compile: by
+    torch.compile, where that works and pays.
     ema: half-life of the averaged weights, in steps. clip: gradient norm. patience: stop after this
     many validations without a better one, and keep the best; 0: never, and keep the last.
     min_snr: gamma of Min-SNR weights, for l2 alone (train/loss.py); 0: all noise levels alike.
     """
 
-    steps: int = Field(gt=0)
+    steps: int = Field(0, ge=0)
+    minutes: float = Field(0, ge=0)
     samples: int = Field(4, gt=0)
-    batch: int = Field(1, gt=0)
+    batch: int = Field(1, ge=0)
     workers: int = Field(2, gt=0)
+    optimizer: Literal["adamw", "muon"] = "adamw"
     lr: float = Field(1e-4, gt=0)
     warmup: int = Field(0, ge=0)
     decay: float = Field(0.0, ge=0, le=1)
@@ -64,6 +71,12 @@ class TrainConfig(Settings):
     wait_minutes: float = Field(10, ge=0)
 
     @model_validator(mode="after")
+    def _has_an_end(self) -> TrainConfig:
+        if not self.steps and not self.minutes:
+            raise ValueError("give steps, or minutes")
+        return self
+
+    @model_validator(mode="after")
     def _weights_are_of_squares(self) -> TrainConfig:
         if self.min_snr and self.loss != "l2":
             raise ValueError("min_snr weighs squared errors; set loss = 'l2', or leave it out")
@@ -75,7 +88,9 @@ class DataConfig(Settings):
 
     source: a folder of scans, brought into the store first; layout: of data/catalog.py, recognised
     if None. store: a folder, or with no source any URL that fsspec reads. validation_patients: held
-    back; if none is named, the store's own split counts.
+    back beside those that the store's own split holds back, and validated on in their place.
+    resident: whether the cases lie in the training device's memory and samples are drawn there;
+    auto: where they take a third of it at most (data/resident.py).
     """
 
     source: Path | None = None
@@ -84,6 +99,7 @@ class DataConfig(Settings):
     store: str = ".denovox/store"
     validation_patients: tuple[str, ...] = ()
     sample: SampleConfig = SampleConfig()
+    resident: Literal["auto", "always", "never"] = "auto"
 
 
 class Recipe(Settings):

@@ -44,9 +44,16 @@ class Cost:
         return self.recipe.train.samples / self.step_s
 
     @property
+    def steps(self) -> int:
+        """The recipe's, or those that its minutes are enough for."""
+        train = self.recipe.train
+        in_time = int(60 * train.minutes / self.step_s) if train.minutes else train.steps
+        return min(in_time, train.steps or in_time)
+
+    @property
     def hours(self) -> float:
-        """Of all the recipe's steps."""
-        return self.recipe.train.steps * self.step_s / 3600
+        """Of all steps."""
+        return self.steps * self.step_s / 3600
 
     @property
     def fits(self) -> bool:
@@ -76,7 +83,8 @@ def work(recipe: Recipe, on_gpu: bool, gpus: int = 1) -> Work:
     if patch % multiple:
         raise InputError(f"data.sample.patch = {patch} must be a multiple of {multiple}")
     bfloat16 = train.precision != "float32" if on_gpu else use_bfloat16(train.precision, "cpu")
-    batch = min(train.batch, math.ceil(train.samples / gpus))
+    mine = math.ceil(train.samples / gpus)
+    batch = min(train.batch or mine, mine)
     return trace(recipe, batch, patch, bfloat16, train.checkpointing, on_gpu)
 
 
@@ -139,7 +147,7 @@ def table(of: Cost) -> list[str]:
         ("memory", f"{_3(of.memory / 1e9)} GB at the peak, of {device.memory / 1e9:.0f}"),
         ("samples/s", f"{_3(of.samples_per_s)}"),
         ("seconds a step", f"{_3(of.step_s)} ({mine} samples on each device)"),
-        ("hours", f"{_3(of.hours)} for {of.recipe.train.steps} steps"),
+        ("hours", f"{_3(of.hours)} for {of.steps} steps"),
     ]
     lines = [f"{label:<16}{said}" for label, said in rows]
     if not of.fits:

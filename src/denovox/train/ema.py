@@ -21,9 +21,9 @@ class Ema:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move towards the parameters; after `step` updates at most 10/(10+step) of the way."""
-        share = max(1 - self.decay, 10 / (10 + step))
-        for name, parameter in self.parameters.items():
-            self.average[name].lerp_(parameter.detach(), share if step else 1.0)
+        share = max(1 - self.decay, 10 / (10 + step)) if step else 1.0
+        own = [parameter.detach() for parameter in self.parameters.values()]
+        torch._foreach_lerp_(list(self.average.values()), own, share)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -120,6 +120,17 @@ def joined(device: str | None = None) -> Group:
     return Group(state.process_index, state.num_processes, str(state.device))
 
 
+def device_memory(device: str) -> float:
+    """Bytes that a process may count on: a GPU's, or its share of the machine's."""
+    if device.startswith("cuda"):
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / processes
+    except (AttributeError, ValueError):  # Windows has none of these
+        return 8e9 / processes
+
+
 def _as_torchrun_says() -> None:
     """Its variables for the processes of an MPI (`mpirun`; `accelerate launch` on CPUs)."""
     for words in MPIS:

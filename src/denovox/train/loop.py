@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from ..core.errors import InputError, line
-from ..data.levels import Sample
+from ..data.levels import Draw
 from .ahead import ahead, patiently
+from .budget import Budget
 from .config import TrainConfig
-from .group import ALONE, Group, quiet, whole
+from .group import ALONE, Group
 from .loss import Predict
 from .state import RunState
-
-Draw = Callable[[int], Sample]
-SKIPPED = "skipped.csv"
+from .step import Stepper
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,8 @@ class Session:
     """How long a run goes on now, with whom, and who is told.
 
     net: what `predict` asks, as `group.distributed` gave it. stopped: whether the user has had
-    enough; looked at between steps, and one process's word counts for all.
+    enough; looked at between steps, and one process's word counts for all. began: when the command
+    did (`time.monotonic`), from which a run of `TrainConfig.minutes` counts; 0: now.
     """
 
     max_minutes: float = math.inf
@@ -38,13 +36,15 @@ class Session:
     say: Callable[[str], None] = lambda text: None
     group: Group = ALONE
     net: nn.Module | None = None
+    began: float = 0.0
 
 
 @dataclass(frozen=True)
 class Progress:
     """Where a run stands after a step.
 
-    loss: mean of the step's samples, NaN where it was skipped; skipped: how many were, so far.
+    loss: mean of the step's samples, NaN where it was skipped; on a GPU of the step before, as
+    nobody waits for this one. skipped: how many were, so far. steps: of the run, 0 if not fixed.
     seconds, waited: since this session began, and of them spent waiting for samples. validation:
     when this step measured it; best: the lowest so far, and its step. saves: whether the state is
     saved as soon as the consumer asks for the next step.
@@ -60,6 +60,7 @@ class Progress:
     waited: float = 0.0
     skipped: int = 0
     saves: bool = False
+    steps: int = 0
 
     @property
     def average(self) -> dict[str, Tensor]:
@@ -67,12 +68,14 @@ class Progress:
         return self.averages()
 
 
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, constant, then a cosine down to zero over the last `decay` of the steps."""
+def learning_rate(step: int, config: TrainConfig, steps: int) -> float:
+    """Linear warm-up, constant, then a cosine down to zero over the last `decay` of `steps`.
+
+    steps: of the whole run, or the most that it may have; 0: not known, and the fall is not near.
+    """
     rise = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
-    tail = config.decay * config.steps
-    left = config.steps - step
-    fall = 0.5 * (1 - math.cos(math.pi * left / tail)) if left < tail else 1.0
+    tail, left = config.decay * steps, steps - step
+    fall = 0.5 * (1 - math.cos(math.pi * left / tail)) if steps and left < tail else 1.0
     return config.lr * rise * fall
 
 
@@ -87,11 +90,11 @@ def train(
 ) -> Generator[Progress, None, None]:
     """Train `parameters` in place; one Progress a step; continues where `folder` left off.
 
-    draw: n -> sample n; step k learns from samples k * config.samples onwards, whatever the number
-    of processes, so a run that was stopped anywhere and resumed equals one that was not, bit for
-    bit on a CPU. validate: measured with the averaged weights, by all processes together; with
-    `config.patience` it ends the run early. The state is saved every `checkpoint_minutes`, at the
-    end, when the session ends, and when the consumer of a process alone stops early.
+    draw: numbers -> those samples; step k learns from samples k * config.samples onwards, whatever
+    the number of processes, so a run that was stopped anywhere and resumed equals one that was not,
+    bit for bit on a CPU. validate: measured with the averaged weights, by all processes together;
+    with `config.patience` it ends the run early. The state is saved every `checkpoint_minutes`, at
+    the end, when the session ends, and when the consumer of a process alone stops early.
 
     A step whose loss or gradient is not finite changes nothing but the count of such steps; its
     samples are written to `folder`/skipped.csv. `InputError` after `max_skipped` in a row, where
@@ -104,71 +107,31 @@ def train(
             f"{group.count} processes cannot share {config.samples} samples a step: start fewer,"
             " or raise train.samples"
         )
+    began = saved = time.monotonic()
     state = RunState(parameters, config)
     said = state.resume(folder)
     if said and group.main:
         say(said)
     if group.count > 1 and group.told(state.step) != state.step:
         raise InputError(f"{folder} must be one folder for all processes, as on a shared disk")
-    mine = list(group.share(config.samples))
-    # Shards are only there for all together: who has one sample less asks for its last again.
-    even = mine + mine[-1:] * (math.ceil(config.samples / group.count) - len(mine))
-    parts = [even[i : i + config.batch] for i in range(0, len(even), config.batch)]
+    stepper = Stepper(predict, state, config, folder, group, session.net, say)
+    budget = Budget(config, state, validate, session.began or began, group)
     drawn = ahead(
         patiently(draw, config.wait_minutes, say, session.stopped),
-        (
-            [step * config.samples + i for i in part]
-            for step in range(state.step, config.steps)
-            for part in parts
-        ),
+        budget.numbers(stepper.parts),
         config.workers,
     )
-    began = saved = time.monotonic()
-    kept, waited, in_a_row = state.step, 0.0, 0  # kept: the step of the state on disk
+    kept = state.step  # the step of the state on disk
 
     def ended() -> bool:
-        late = time.monotonic() - began >= 60 * session.max_minutes
+        late = time.monotonic() - began >= 60 * session.max_minutes or budget.is_over()
         behind = (state.step - state.best[1]) // config.validate_every if validate else 0
-        over = state.step >= config.steps or 0 < config.patience <= behind
+        over = state.step >= (budget.most or math.inf) or 0 < config.patience <= behind
         return group.any(over or late or session.stopped())
-
-    def learn(rate: float) -> tuple[float, bool]:
-        """One step: (its loss, whether it was finite; nothing is learnt where not)."""
-        nonlocal waited, in_a_row
-        for of in state.optimizer.param_groups:
-            of["lr"] = rate
-        state.optimizer.zero_grad(set_to_none=True)
-        loss, cases = group.number(0), list[str]()
-        for number in range(1, len(parts) + 1):
-            asked = time.monotonic()
-            samples = next(drawn)
-            waited += time.monotonic() - asked
-            own = len(mine) - (number - 1) * config.batch
-            with quiet(session.net, number < len(parts)):
-                losses = predict(samples)[:own].sum() / config.samples
-                # Processes share the mean of their gradients; the step's is their sum.
-                torch.autograd.backward(losses * group.count)
-            loss += losses.detach()
-            cases += [sample.case for sample in samples[:own]]
-        total = float(group.sum(loss))
-        norm = torch.nn.utils.clip_grad_norm_(parameters.values(), config.clip)
-        if math.isfinite(total) and math.isfinite(float(whole(norm))):
-            state.optimizer.step()
-            state.ema.update(state.step - state.skipped)
-            in_a_row = 0
-            return total, True
-        state.skipped, in_a_row = state.skipped + 1, in_a_row + 1
-        _note(folder, group, state.step, [state.step * config.samples + i for i in mine], cases)
-        if in_a_row >= config.max_skipped:
-            raise InputError(
-                f"{in_a_row} steps in a row, up to step {state.step + 1}, had a loss or gradient"
-                f" that is not finite; {folder / SKIPPED} names their samples. Lower train.lr, or"
-                " look at the cases named there"
-            )
-        return total, False
 
     def save(finally_: bool) -> None:
         nonlocal kept
+        stepper.settle()
         if kept == state.step:
             return
         try:
@@ -184,11 +147,15 @@ def train(
 
     try:
         while not ended():
-            rate = learning_rate(state.step, config)
-            total, finite = learn(rate)
-            state.step += 1
+            rate = learning_rate(state.step, config, budget.most)
+            stepper.learn(drawn, rate)
+            if fixed := budget.after_step(stepper.settle, stepper.is_tuned):
+                say(fixed)
             measured = None
-            if validate and (state.step % config.validate_every == 0 or state.step == config.steps):
+            last = state.step == budget.most
+            if last or (validate and state.step % config.validate_every == 0):
+                stepper.settle()
+            if validate and (last or state.step % config.validate_every == 0):
                 with state.ema.applied():
                     measured = validate()
                 state.best = min(state.best, (measured, state.step))
@@ -196,15 +163,16 @@ def train(
             saves = group.any(group.main and due)
             yield Progress(
                 state.step,
-                total if finite else math.nan,
+                stepper.loss,
                 rate,
                 time.monotonic() - began,
                 measured,
                 state.averages,
                 state.best,
-                waited,
+                stepper.waited,
                 state.skipped,
                 saves,
+                state.steps,
             )
             # After the consumer has kept what it was told: what is saved here is not told again.
             if saves:
@@ -217,15 +185,3 @@ def train(
     finally:
         drawn.close()
     save(finally_=True)
-
-
-def _note(folder: Path, group: Group, step: int, numbers: list[int], cases: list[str]) -> None:
-    """Write down what the step after `step` was made of; each process its own samples."""
-    path = folder / (SKIPPED if group.main else f"{group.rank}-{SKIPPED}")
-    folder.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        rows = csv.writer(file)
-        if new:
-            rows.writerow(["step", "sample", "case"])
-        rows.writerows([step + 1, n, case] for n, case in zip(numbers, cases, strict=True))

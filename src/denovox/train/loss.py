@@ -11,14 +11,13 @@ from jaxtyping import Float
 from scipy.special import ndtri
 from torch import Tensor
 
-from ..core.condition import batch
 from ..core.schedule import Schedule
-from ..data.levels import Sample
+from ..data.levels import Batch
 from ..model.denoiser import Answer, Prediction, answer, coefficients, use_bfloat16
 from ..model.weights import ModelConfig
 from .config import NoiseConfig, TrainConfig
 
-Predict = Callable[[list[Sample]], Float[Tensor, " b"]]
+Predict = Callable[[Batch], Float[Tensor, " b"]]
 
 
 def noise_level(u: float, law: NoiseConfig, schedule: Schedule) -> float:
@@ -29,9 +28,9 @@ def noise_level(u: float, law: NoiseConfig, schedule: Schedule) -> float:
     return math.exp(law.mean + law.deviation * float(ndtri(inner)))
 
 
-def sigmas_of(samples: list[Sample], law: NoiseConfig, schedule: Schedule) -> Float[Tensor, " b"]:
+def sigmas_of(samples: Batch, law: NoiseConfig, schedule: Schedule) -> Float[Tensor, " b"]:
     """The noise level that each sample is trained at: of the losses of `predictor`, in order."""
-    return torch.tensor([noise_level(s.u, law, schedule) for s in samples])
+    return torch.tensor([noise_level(u, law, schedule) for u in samples.u.tolist()])
 
 
 def min_snr_weight(
@@ -53,22 +52,20 @@ def predictor(net: Answer, model: ModelConfig, config: TrainConfig, device: str 
     schedule = model.noise_schedule
     bfloat16 = use_bfloat16(config.precision, device)
 
-    def predict(samples: list[Sample]) -> Float[Tensor, " b"]:
-        x0 = torch.cat([s.x0 for s in samples]).to(device)
-        noise = torch.cat([s.noise for s in samples]).to(device)
-        sigma = sigmas_of(samples, config.noise, schedule).to(device)
+    def predict(samples: Batch) -> Float[Tensor, " b"]:
+        x0, noise = (of.to(device, non_blocking=True) for of in (samples.x0, samples.noise))
+        sigma = sigmas_of(samples, config.noise, schedule).to(device, non_blocking=True)
         each = sigma.view(-1, 1, 1, 1, 1)
-        begun = torch.cat([s.x0 if s.start is None else s.start for s in samples]).to(device)
+        begun = x0 if samples.start is None else samples.start.to(device, non_blocking=True)
         x = begun + each * noise
         c_skip, c_out = coefficients(model.prediction, each)
-        told = batch([s.condition for s in samples]).to(device)
+        told = samples.condition.to(device)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
             said = answer(net, schedule, x, sigma, told)
         error = said.float() - (x0 - c_skip * x) / c_out
         size = error.abs() if config.loss == "l1" else error**2
-        weights = [s.weight for s in samples if s.weight is not None]
-        if weights:  # all samples of a run have one, or none has
-            size = size * torch.cat(weights).to(device)
+        if samples.weight is not None:
+            size = size * samples.weight.to(device, non_blocking=True)
         loss = size.mean((1, 2, 3, 4))
         if config.min_snr:
             loss = loss * min_snr_weight(model.prediction, sigma, config.min_snr)

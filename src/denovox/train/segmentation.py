@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from ..data.levels import Sample
+from ..data.levels import Batch
 from ..model.segmenter import Segmenter
 from .loss import Predict
 
@@ -28,15 +28,13 @@ def loss_of(
 def predictor(net: Segmenter) -> Predict:
     """samples -> loss of each; their controls are lesion masks, 0 or 1 (METHOD 4).
 
-    `ValueError` where a sample has no control.
+    `ValueError` where samples have no control.
     """
 
-    def predict(samples: list[Sample]) -> Float[Tensor, " b"]:
-        masks = [s.condition.control for s in samples if s.condition.control is not None]
-        if len(masks) < len(samples):
+    def predict(samples: Batch) -> Float[Tensor, " b"]:
+        masks = samples.condition.control
+        if masks is None:
             raise ValueError("a segmenter learns from samples with a lesion mask as their control")
-        x0 = torch.cat([s.x0 for s in samples])
-        region = torch.cat([s.condition.region for s in samples])
-        return loss_of(net(x0, region), torch.cat(masks))
+        return loss_of(net(samples.x0, samples.condition.region), masks)
 
     return predict

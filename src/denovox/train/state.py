@@ -20,6 +20,7 @@ from . import checkpoint
 from .config import TrainConfig
 from .ema import Ema
 from .group import Group, like, mapped, whole
+from .muon import Muon, is_kernel
 
 
 def adamw(
@@ -32,33 +33,70 @@ def adamw(
     return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
 
 
-class RunState:
-    """Parameters (trained in place), their average, the optimizer, and where the run stands.
+def optimizers(
+    parameters: dict[str, Parameter], config: TrainConfig
+) -> dict[str, torch.optim.Optimizer]:
+    """What updates which parameters, by the name it has in a state."""
+    some = parameters.values()
+    settings = config.lr, config.weight_decay
+    if config.optimizer == "adamw":
+        return {"optimizer": adamw(some, *settings)}
+    rest = [p for p in some if not is_kernel(p)]
+    kernels = [p for p in some if is_kernel(p)]
+    return {
+        **({"optimizer": adamw(rest, *settings)} if rest else {}),
+        **({"muon": Muon(kernels, *settings)} if kernels else {}),
+    }
 
+
+class RunState:
+    """Parameters (trained in place), their average, the optimizers, and where the run stands.
+
+    steps: how many the run has in all; 0 where they are not fixed yet (`TrainConfig.minutes`).
     best: the lowest validation so far and its step; skipped: steps that were not finite.
     """
 
     def __init__(self, parameters: dict[str, Parameter], config: TrainConfig) -> None:
         self.parameters = parameters
         self.ema = Ema(parameters, config.ema)
-        self.optimizer = adamw(parameters.values(), config.lr, config.weight_decay)
+        self.optimizers = optimizers(parameters, config)
         self.step, self.skipped = 0, 0
+        self.steps = 0 if config.minutes else config.steps
         self.best: tuple[float, int] = (math.inf, 0)
 
     def averages(self) -> dict[str, Tensor]:
         """The averaged weights, whole; all processes of a group ask together."""
         return {name: whole(value) for name, value in self.ema.average.items()}
 
+    def zero_grad(self) -> None:
+        """Forget gradients."""
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+
+    def update(self, lr: float, not_finite: Tensor) -> None:
+        """One step of all optimizers; nothing changes where `not_finite` (0 or 1) is 1.
+
+        It stays on the parameters' device: nobody waits for it.
+        """
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.found_inf = not_finite  # type: ignore[attr-defined]  # as GradScaler does
+            optimizer.step()
+
     def save(self, folder: Path, group: Group) -> None:
         """Whole, by the main process; `OSError` there where it cannot be written."""
-        optimizer = mapped(self.optimizer.state_dict(), lambda value, number: whole(value))
         state = {
             "step": self.step,
+            "steps": self.steps,
             "best": self.best,
             "skipped": self.skipped,
             "parameters": {name: whole(p) for name, p in self.parameters.items()},
             "average": self.averages(),
-            "optimizer": optimizer,
+            **{
+                name: mapped(optimizer.state_dict(), lambda value, number: whole(value))
+                for name, optimizer in self.optimizers.items()
+            },
         }
         if group.main:
             checkpoint.save(folder, state)
@@ -66,7 +104,7 @@ class RunState:
     def resume(self, folder: Path) -> str:
         """Go on from the last good state of a folder, if it has one; a line to be said, or "".
 
-        `InputError` where the state is of another network, or none can be read.
+        `InputError` where the state is of another network or optimizer, or none can be read.
         """
         state, said = checkpoint.load(folder)
         if state is None:
@@ -77,19 +115,29 @@ class RunState:
                 f"{folder}: the run there trains another network than this recipe's; give another"
                 " --out, or move it away"
             )
+        if ("muon" in state) != ("muon" in self.optimizers):
+            raise InputError(
+                f"{folder}: the run there has another optimizer than this recipe's"
+                " (train.optimizer); give another --out, or start from its weights"
+            )
         self._take(state)
         return said
 
     @torch.no_grad()
     def _take(self, state: dict[str, Any]) -> None:
-        own = list(self.parameters.values())
         for name, parameter in self.parameters.items():
             parameter.copy_(like(state["parameters"][name], parameter))
             self.ema.average[name].copy_(like(state["average"][name], parameter))
-        for group in state["optimizer"]["param_groups"]:
-            group["fused"] = True  # which it was not in states of denovox before this
-        self.optimizer.load_state_dict(
-            mapped(state["optimizer"], lambda value, number: like(value, own[number]))
-        )
+        for name, optimizer in self.optimizers.items():
+            own = [p for group in optimizer.param_groups for p in group["params"]]
+
+            def laid_out(value: Tensor, number: int, own: list[Parameter] = own) -> Tensor:
+                return like(value, own[number])
+
+            for group in state[name]["param_groups"]:
+                if "fused" in group:
+                    group["fused"] = True  # which it was not in states of denovox before this
+            optimizer.load_state_dict(mapped(state[name], laid_out))
         self.step, self.best = int(state["step"]), state.get("best", self.best)
         self.skipped = int(state.get("skipped", 0))
+        self.steps = self.steps or int(state.get("steps", 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,11 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.FloatRange(min=0, min_open=True),
             help="Stop after this long; the same command goes on later.",
         ),
+        click.option(
+            "--minutes",
+            type=click.FloatRange(min=0, min_open=True),
+            help="Make it a run of this long, whose learning rate falls to zero in time.",
+        ),
         click.option("--out", type=FILE, help="Folder of the run; runs/<name> if not given."),
         click.argument("recipe", type=FILE),
     ):
@@ -38,35 +44,39 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @_run_options
-def pretrain(recipe: Path, out: Path | None, max_minutes: float | None, dry_run: bool) -> None:
+def pretrain(recipe: Path, minutes: float | None, **session: Any) -> None:
     """Train a base model as RECIPE (TOML) says, or go on where an earlier run stopped."""
-    plan = _plan(recipe)
+    plan = _plan(recipe, minutes)
     if plan.data.sample.control is not None:
         raise InputError(f"{recipe} tunes a control; that is `denovox finetune {recipe}`")
-    _run(plan, out, max_minutes, dry_run)
+    _run(plan, **session)
 
 
 @click.command()
 @_run_options
-def finetune(recipe: Path, out: Path | None, max_minutes: float | None, dry_run: bool) -> None:
+def finetune(recipe: Path, minutes: float | None, **session: Any) -> None:
     """Tune a control for a base as RECIPE (TOML) says, or go on where an earlier run stopped.
 
     data.sample.control.kind is "lesion" or "low-resolution". The base stays as it is; the control
     is a small file that names it by its sha256 and goes to --control.
     """
-    plan = _plan(recipe)
+    plan = _plan(recipe, minutes)
     if plan.data.sample.control is None:
         raise InputError(
             f"{recipe} has no [data.sample.control]; a base is trained by `denovox pretrain"
             f" {recipe}`"
         )
-    _run(plan, out, max_minutes, dry_run)
+    _run(plan, **session)
 
 
-def _plan(recipe: Path) -> Recipe:
+def _plan(recipe: Path, minutes: float | None) -> Recipe:
     from ...train.config import read_recipe
 
-    return read_recipe(recipe)
+    plan = read_recipe(recipe)
+    if minutes is None:
+        return plan
+    train = plan.train.model_copy(update={"minutes": minutes, "steps": 0})
+    return plan.model_copy(update={"train": train})
 
 
 def _run(plan: Recipe, out: Path | None, max_minutes: float | None, dry_run: bool) -> None:
@@ -84,8 +94,9 @@ def _run(plan: Recipe, out: Path | None, max_minutes: float | None, dry_run: boo
     group = joined(os.environ.get("DENOVOX_DEVICE"))
     folder = out or Path("runs") / plan.name
     tell: Callable[[str], None] = say if group.main else (lambda text: None)
+    began = time.monotonic()
     with progress(plan.name, group.main) as done, stoppable() as stopped:
-        session = Session(max_minutes or float("inf"), stopped, tell, group)
+        session = Session(max_minutes or float("inf"), stopped, tell, group, began=began)
         last, first = None, 0
         for news in run(plan, folder, session):
             if isinstance(news, str):
@@ -93,10 +104,11 @@ def _run(plan: Recipe, out: Path | None, max_minutes: float | None, dry_run: boo
                 continue
             first = news.step - 1 if last is None else first
             last = news
-            done(news.step / plan.train.steps, _note(news, first, plan))
+            share = news.step / news.steps if news.steps else 0.0
+            done(share, _note(news, first, plan))
             if news.validation is not None:
                 tell(f"step {news.step}: loss {news.loss:.4f}, validation {news.validation:.4f}")
-        if last is not None and stopped() and last.step < plan.train.steps:
+        if last is not None and stopped() and last.step != last.steps:
             tell(f"stopped after step {last.step}; the same command goes on from there")
 
 

@@ -1,0 +1,192 @@
+"""Bases against each other on all validation patients, in one evaluation: x0 error and denoising.
+
+    nice python benchmarks/bases.py base runs/white/arm.safetensors runs/grain/arm.safetensors
+
+x0: RMSE in model units on boxes of every validation patient, at each noise level, white noise. The
+boxes are drawn as training draws them (region, fine or coarse, patient in turn). Denoising: the
+central crop of each fine patient with noise of a lower dose (simulated in projections: the noise is
+coloured), or white noise; PSNR in the region's window over the central 12 of 16 slices. The base is
+given the SD that is estimated from the noisy crop, the anatomy by thresholds of the clean crop, and
+one evaluation; values outside of the window are left alone.
+
+Behind a figure: the 95 % interval over patients of its difference to the first weights' (bootstrap
+of patients, paired), and N, the number of patients.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from denovox.core.condition import condition
+from denovox.core.noise import normal
+from denovox.core.regions import REGIONS
+from denovox.core.volume import Volume
+from denovox.data import anatomy, store
+from denovox.data.degrade import LowDoseConfig, photons_of, simulate_low_dose
+from denovox.data.levels import Sample, SampleConfig, in_turn, is_coarse, sample
+from denovox.data.noise_level import estimate_noise_hu
+from denovox.data.noise_model import estimate
+from denovox.evaluate.bootstrap import bootstrap
+from denovox.model import weights
+from denovox.model.denoiser import Denoiser
+from denovox.tasks import change, noisy_input
+
+SIGMAS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+CROP, INNER = (112, 96, 16), slice(2, 14)
+WHITE_HU = {"headneck": 27.0, "chest": 45.0, "abdomen": 27.0}
+OWN_NOISE_HU = 12.0  # of the full dose, in soft tissue: what the lower doses are counted from
+DOSES = (0.25, 0.1)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A clean crop, a noisy one, and what was done to it."""
+
+    patient: str
+    region: str
+    kind: str
+    clean: Volume
+    noisy: Volume
+
+
+@dataclass
+class Column:
+    """A figure of each patient, for each weights; better: 1 where more is, else -1."""
+
+    name: str
+    patients: list[str]
+    values: list[list[float]]
+
+    def cells(self) -> list[str]:
+        """The means, and the intervals of the differences to the first."""
+        first, *rest = (np.array(row) for row in self.values)
+        cells = [f"{first.mean():.4g} (N {len(set(self.patients))})"]
+        for row in rest:
+            off = row - first
+            span = bootstrap(self.patients, lambda drawn, off=off: float(off[drawn].mean()))
+            low, high = (np.nan if end is None else end for end in (span.low, span.high))
+            cells.append(f"{row.mean():.4g} ({off.mean():+.3g} [{low:+.3g}, {high:+.3g}])")
+        return cells
+
+
+def boxes(held: list[store.Case], count: int, patch: int) -> tuple[list[Sample], list[str]]:
+    """Boxes of all levels, and whose each is."""
+    config = SampleConfig(patch=patch, levels=(0.2, 0.3, 0.5), mirror=0, drop=0)
+    cases = in_turn(held, config, count)
+    drawn = [sample(case, config, np.random.default_rng([77, n])) for n, case in enumerate(cases)]
+    return drawn, [case.facts.patient for case in cases]
+
+
+@torch.no_grad()
+def x0_errors(ask: Denoiser, some: list[Sample], sigma: float) -> list[float]:
+    """The root mean square error of each box."""
+    found = []
+    for one in some:
+        x0 = ask(one.x0 + sigma * one.noise, sigma, one.condition).clamp(-1, 1)
+        found.append(float((x0 - one.x0).square().mean().sqrt()))
+    return found
+
+
+def crops(held: list[store.Case]) -> list[Crop]:
+    """The middle of each fine patient's scan, with every kind of noise."""
+    found = []
+    for case in held:
+        size = [min(n, c) for n, c in zip(case.facts.shape, CROP, strict=True)]
+        if is_coarse(case) or size[2] < CROP[2]:
+            continue
+        even = [n - n % 16 for n in size]
+        cut = tuple(
+            slice((n - m) // 2, (n - m) // 2 + m)
+            for n, m in zip(case.facts.shape, even, strict=True)
+        )
+        # The dose is simulated on whole slices: rays cross the whole body.
+        slab = np.asarray(case.voxels("ct")[:, :, cut[2]]).astype(np.float32)
+        whole = Volume(slab, np.diag([*case.facts.spacing_mm, 1.0]))
+        square = Volume(slab, np.diag([case.facts.spacing_mm[0]] * 2 + [whole.spacing_mm[2], 1]))
+        clean = whole.with_hu(slab)
+        inner = (cut[0], cut[1], slice(None))
+
+        def crop(hu: np.ndarray, like: Volume = clean, at: tuple[slice, ...] = inner) -> Volume:
+            return Volume(np.ascontiguousarray(hu[at], np.float32), like.affine)
+
+        kinds: dict[str, np.ndarray] = {}
+        sd = WHITE_HU[case.facts.region]
+        white = normal(9, 0, (slab.shape[0], slab.shape[1], slab.shape[2]))[0, 0].numpy()
+        kinds[f"white, {case.facts.region}"] = slab + sd * white
+        config = LowDoseConfig()
+        config = config.model_copy(update={"photons": photons_of(square, OWN_NOISE_HU, config)})
+        for dose in DOSES:
+            low = config.model_copy(update={"dose": dose})
+            kinds[f"dose {dose:g}"] = simulate_low_dose(square, low).hu
+        for kind, hu in kinds.items():
+            name = "white" if kind.startswith("white") else kind
+            found.append(Crop(case.facts.patient, case.facts.region, name, crop(slab), crop(hu)))
+    return found
+
+
+@torch.no_grad()
+def psnr(ask: Denoiser, of: Crop) -> tuple[float, float]:
+    """(before, after), dB in the window of the region."""
+    window = REGIONS[of.region].window
+    coarse = anatomy.coarse(of.clean)
+    noise_hu = (
+        estimate_noise_hu(of.noisy, coarse)
+        if of.kind == "white"
+        else estimate(of.noisy, coarse).sd_hu
+    )
+    sigma = window.sigma(noise_hu)
+    unit = torch.from_numpy(window.unit(of.noisy.hu))[None, None]
+    shape = (unit.shape[2], unit.shape[3], unit.shape[4])
+    known = condition(shape, of.clean.spacing_mm, REGIONS[of.region].id, torch.from_numpy(coarse))
+    x = noisy_input(unit, sigma, lambda stream: normal(5, stream, shape))
+    restored = unit + change(unit, ask(x, sigma, known).clamp(-1, 1), sigma)
+    truth = torch.from_numpy(window.unit(of.clean.hu)).clamp(-1, 1)[..., INNER]
+
+    def decibel(made: torch.Tensor) -> float:
+        wrong = made[0, 0].clamp(-1, 1)[..., INNER] - truth
+        return float(20 * torch.log10(2 / wrong.square().mean().sqrt()))
+
+    return decibel(unit), decibel(restored)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("weights", nargs="+")
+    parser.add_argument("--store", default=".denovox/store")
+    parser.add_argument("--boxes", type=int, default=96)
+    parser.add_argument("--patch", type=int, default=32)
+    parser.add_argument("--no-denoising", action="store_true")
+    given = parser.parse_args()
+    _, held = store.split(store.cases(given.store), ())
+    asked = [weights.load(weights.locate(name), precision="auto")[0] for name in given.weights]
+    some, whose = boxes(held, given.boxes, given.patch)
+    columns = [
+        Column(f"x0 RMSE, sigma {sigma:g}", whose, [x0_errors(ask, some, sigma) for ask in asked])
+        for sigma in SIGMAS
+    ]
+    noisy = [] if given.no_denoising else crops(held)
+    before: dict[str, float] = {}
+    for kind in dict.fromkeys(crop.kind for crop in noisy):
+        mine = [crop for crop in noisy if crop.kind == kind]
+        pairs = [[psnr(ask, crop) for crop in mine] for ask in asked]
+        before[kind] = float(np.mean([a for a, _ in pairs[0]]))
+        after = [[b for _, b in row] for row in pairs]
+        columns.append(Column(f"{kind}, dB", [crop.patient for crop in mine], after))
+        for region in REGIONS:
+            which = [i for i, crop in enumerate(mine) if crop.region == region]
+            some_of = [[row[i] for i in which] for row in after]
+            columns.append(Column(f"  {region}", [mine[i].patient for i in which], some_of))
+    print("input, dB: " + ", ".join(f"{kind} {value:.2f}" for kind, value in before.items()))
+    names = [Path(name).parent.name + "/" + Path(name).stem for name in given.weights]
+    print("\n| figure | " + " | ".join(names) + " |\n|---" * 1 + "|---" * len(names) + "|")
+    for column in columns:
+        print(f"| {column.name} | " + " | ".join(column.cells()) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
