@@ -27,10 +27,12 @@ from denovox.core.noise import normal
 from denovox.core.regions import REGIONS
 from denovox.core.volume import Volume
 from denovox.data import anatomy, store
+from denovox.data.batch import Sample
 from denovox.data.degrade import LowDoseConfig, photons_of, simulate_low_dose
-from denovox.data.levels import Sample, SampleConfig, in_turn, is_coarse, sample
+from denovox.data.levels import sample
 from denovox.data.noise_level import estimate_noise_hu
 from denovox.data.noise_model import estimate
+from denovox.data.sample_choice import SampleConfig, in_turn, is_coarse
 from denovox.evaluate.bootstrap import bootstrap
 from denovox.model import weights
 from denovox.model.denoiser import Denoiser

@@ -28,6 +28,7 @@ from denovox.app.api import Model, Running
 from denovox.app.editing import Edit, around, edit
 from denovox.app.validation import fixed_samples, validation
 from denovox.data import store
+from denovox.data.batch import batches, collate
 from denovox.data.levels import sampler
 from denovox.evaluate.lesions import dice, distance, looks
 from denovox.model import weights

@@ -17,8 +17,10 @@ from collections.abc import Callable
 import torch
 
 from denovox.data import store
-from denovox.data.levels import Draw, SampleConfig, batches, sampler
+from denovox.data.batch import Draw, batches
+from denovox.data.levels import sampler
 from denovox.data.resident import Resident, bytes_of
+from denovox.data.sample_choice import SampleConfig
 
 LAW = {"levels": (0.15, 0.25, 0.6), "zoom": (0.8, 1.25), "shift_hu": 15, "gain": 0.03, "drop": 0.2}
 

@@ -27,8 +27,9 @@ import numpy as np
 
 from denovox.core.resample import nearest, resize
 from denovox.data import anatomy, nifti, store
-from denovox.data.levels import SampleConfig, crop_box
+from denovox.data.levels import crop_box
 from denovox.data.manifest import CaseFacts
+from denovox.data.sample_choice import SampleConfig
 
 PATCH, NOISE_HU, MM = 128, 12.0, 1.0
 GRID = (PATCH,) * 3

@@ -35,7 +35,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from denovox.data import store
-from denovox.data.levels import SampleConfig, batches, sampler
+from denovox.data.batch import batches
+from denovox.data.levels import sampler
+from denovox.data.sample_choice import SampleConfig
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig, place
 from denovox.train import cost

@@ -29,7 +29,8 @@ from torch import Tensor
 
 from denovox.app.memory import resident_mb
 from denovox.core.condition import condition
-from denovox.data.levels import Sample, SampleConfig, collate
+from denovox.data.batch import Sample, collate
+from denovox.data.sample_choice import SampleConfig
 from denovox.model.presets import PRESETS
 from denovox.model.recompute import recompute
 from denovox.model.weights import ModelConfig, place

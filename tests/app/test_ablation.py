@@ -20,8 +20,8 @@ from denovox.app.cli import main
 from denovox.core.errors import InputError
 from denovox.core.labels import ID
 from denovox.data import phantom, store
-from denovox.data.levels import SampleConfig
 from denovox.data.manifest import CaseFacts
+from denovox.data.sample_choice import SampleConfig
 from denovox.model.presets import PRESETS
 from denovox.model.segmenter import SegmenterConfig
 from denovox.model.weights import ModelConfig
@@ -128,9 +128,7 @@ def test_steps_are_of_equal_compute(recipe, monkeypatch):
     monkeypatch.setattr(ablation, "ARMS", tuple(arm for arm in ARMS if arm.key in few))
     steps = steps_of(long)
     assert steps["embedding"] == steps["v-l2"] == 1000
-    draw = ablation.batches(
-        ablation.sampler(store.cases(recipe.data.store), recipe.data.sample, 0)
-    )
+    draw = ablation.batches(ablation.sampler(store.cases(recipe.data.store), recipe.data.sample, 0))
     costs = {}
     for arm in ARMS:
         if arm.key in few[:2]:

@@ -13,7 +13,7 @@ import pytest
 from denovox.app import run_log
 from denovox.app.run_log import COLUMNS, RunLog
 from denovox.core.errors import InputError
-from denovox.data.levels import SampleConfig
+from denovox.data.sample_choice import SampleConfig
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig
 from denovox.train.config import DataConfig, Recipe, TrainConfig

@@ -5,9 +5,9 @@ import pytest
 import torch
 from skimage.io import imread
 
-from denovox.app import validation, samples
+from denovox.app import samples, validation
 from denovox.data import store
-from denovox.data.levels import SampleConfig
+from denovox.data.sample_choice import SampleConfig
 from denovox.model.net import Net
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig

@@ -19,17 +19,10 @@ from denovox.core.errors import InputError
 from denovox.core.labels import ID
 from denovox.core.noise import normal
 from denovox.core.regions import REGIONS
-from denovox.data.levels import (
-    Sample,
-    SampleConfig,
-    chooser,
-    grouped,
-    in_turn,
-    is_coarse,
-    plan,
-    sampler,
-)
+from denovox.data.batch import Sample
+from denovox.data.levels import plan, sampler
 from denovox.data.manifest import CaseFacts
+from denovox.data.sample_choice import SampleConfig, chooser, grouped, in_turn, is_coarse
 from denovox.data.store import Case, add, cases, index
 
 SHAPE = (40, 33, 28)
@@ -297,6 +290,7 @@ MANY = {
     "chest": {False: {"c1": 3, "c2": 1, "b": 2}},
     "abdomen": {True: {"b": 1, "a1": 1}, False: {"a1": 2, "a2": 1, "a3": 1, "a4": 1, "a5": 4}},
 }
+COARSE = (3.5, 1.0, 2.0), (1.0, 3.5, 2.0)
 WHOLE, CROPS = SampleConfig(levels=(1, 1, 1)), SampleConfig(levels=(0, 0, 1))
 
 
@@ -305,7 +299,7 @@ def many() -> list[Case]:
     return [
         Case("nowhere", CaseFacts(
             id=f"{region}-{coarse}-{patient}-{n}", patient=patient, region=region, shape=SHAPE,
-            spacing_mm=((3.5, 1.0), (1.0, 3.5))[n % 2] + (2.0,) if coarse else (3.0, 3.0, 9.0),
+            spacing_mm=(COARSE[ord(patient[-1]) % 2] if coarse else (3.0, 3.0, 9.0)),
         ))
         for region, kinds in MANY.items()
         for coarse, patients in kinds.items()

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from denovox.core.errors import InputError
 from denovox.core.regions import REGIONS
 from denovox.data import manifest, packed, store
-from denovox.data.levels import COARSE_MM, SampleConfig, chooser, is_coarse, sampler
+from denovox.data.levels import sampler
+from denovox.data.sample_choice import COARSE_MM, SampleConfig, chooser, is_coarse
 
 CONFIG = SampleConfig(patch=16, shift_hu=15, gain=0.03, zoom=(0.8, 1.25))
 EVERY = np.arange(-3000, 5000, dtype=np.int16).reshape(20, 20, 20)

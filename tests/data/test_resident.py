@@ -15,9 +15,11 @@ import torch
 
 from denovox.core.labels import ID
 from denovox.core.noise import normal, normals
-from denovox.data.levels import Batch, SampleConfig, batches, sampler
+from denovox.data.batch import Batch, batches
+from denovox.data.levels import sampler
 from denovox.data.manifest import CaseFacts
 from denovox.data.resident import Resident, bytes_of
+from denovox.data.sample_choice import SampleConfig
 from denovox.data.store import Case, add, cases, index, pyramid
 
 PATCH = 8

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from denovox.core.errors import InputError
-from denovox.data.levels import SampleConfig, sampler
+from denovox.data.levels import sampler
 from denovox.data.manifest import CaseFacts
+from denovox.data.sample_choice import SampleConfig
 from denovox.data.store import add, cases, index
 
 fsspec = pytest.importorskip("s3fs", reason="the [s3] extra is not installed")

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from toy import toy
 
-from denovox.data.levels import Batch, batches
+from denovox.data.batch import Batch, batches
 from denovox.train import budget, checkpoint, loop, step
 from denovox.train.config import TrainConfig
 from denovox.train.loop import Progress, Session, learning_rate, train
@@ -177,7 +177,7 @@ def test_steps_are_the_most_that_there_are(tmp_path, clock, most):
 
 
 def test_more_steps_than_there_is_time_for_are_not_taken(tmp_path, clock):
-    config = CONFIG.model_copy(update={"steps": 10**6})
+    config = CONFIG.model_copy(update={"steps": 10**4})
     assert go(tmp_path, clock, config=config).said[-1].step == expected(0.25)[0]
     go(tmp_path / "parts", clock, config=config, stop_after=40)
     assert go(tmp_path / "parts", clock, config=config).said[-1].step == expected(0.25)[0]

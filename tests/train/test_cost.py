@@ -12,7 +12,7 @@ from torch import nn
 from denovox.core.condition import batch, condition
 from denovox.core.errors import InputError
 from denovox.data.control import ControlConfig
-from denovox.data.levels import SampleConfig
+from denovox.data.sample_choice import SampleConfig
 from denovox.model.presets import PRESETS
 from denovox.model.recompute import recompute
 from denovox.model.weights import ModelConfig
@@ -254,6 +254,23 @@ def test_steps_samples_and_hours():
     assert several.step_s == 1.5  # one of them has two samples
     alone = cost.cost(recipe(samples=4, batch=8), device())
     assert alone.work.batch == 4
+
+
+def test_all_at_once_is_each_devices_share(monkeypatch):
+    seen = []
+    monkeypatch.setattr(cost, "trace", lambda of, size, *more: seen.append(size) or work_of())
+    for size, gpus in ((0, 1), (0, 2), (0, 3), (9, 1), (2, 2)):
+        cost.work(recipe(samples=7, batch=size), on_gpu=True, gpus=gpus)
+    assert seen == [7, 4, 3, 7, 2]
+
+
+def test_the_steps_of_a_run_of_minutes():
+    by_time = cost.cost(recipe(steps=0, minutes=10), device())  # of 2.5 s
+    assert (by_time.steps, by_time.hours) == (240, pytest.approx(1 / 6))
+    assert "0.167 for 240 steps" in cost.table(by_time)[-1]
+    assert cost.cost(recipe(steps=100, minutes=10), device()).steps == 100
+    assert cost.cost(recipe(steps=1000, minutes=10), device()).steps == 240
+    assert cost.cost(recipe(steps=1000), device()).steps == 1000
 
 
 def test_shards_share_what_is_fixed():

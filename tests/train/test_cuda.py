@@ -12,8 +12,9 @@ import pytest
 import torch
 from tiny_store import make_store
 
-from denovox.data.levels import Batch, SampleConfig
+from denovox.data.batch import Batch
 from denovox.data.resident import Resident
+from denovox.data.sample_choice import SampleConfig
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig, place
 from denovox.train.config import TrainConfig

@@ -6,7 +6,7 @@ import pytest
 import torch
 from toy import toy
 
-from denovox.data.levels import collate
+from denovox.data.batch import collate
 from denovox.train.ledger import Ledger
 
 

@@ -10,7 +10,7 @@ from torch.nn import Parameter
 from toy import toy
 
 from denovox.core.errors import InputError
-from denovox.data.levels import batches
+from denovox.data.batch import batches
 from denovox.train import checkpoint
 from denovox.train.config import TrainConfig
 from denovox.train.ema import Ema

@@ -12,7 +12,7 @@ from torch.nn import Parameter
 from toy import toy
 
 from denovox.core.errors import InputError
-from denovox.data.levels import Batch, batches
+from denovox.data.batch import Batch, batches
 from denovox.train import checkpoint, muon
 from denovox.train.config import TrainConfig
 from denovox.train.loop import Progress, train

@@ -15,7 +15,7 @@ from toy import toy
 
 from denovox.core.condition import condition
 from denovox.core.errors import InputError
-from denovox.data.levels import Batch, Sample, batches, collate
+from denovox.data.batch import Batch, Sample, batches, collate
 from denovox.train.config import TrainConfig
 from denovox.train.group import Group
 from denovox.train.loop import Progress, Session, train

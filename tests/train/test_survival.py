@@ -17,7 +17,9 @@ from toy import toy
 
 from denovox.core.errors import InputError
 from denovox.data import store
-from denovox.data.levels import SampleConfig, batches, sampler
+from denovox.data.batch import batches
+from denovox.data.levels import sampler
+from denovox.data.sample_choice import SampleConfig
 from denovox.train import ahead, checkpoint
 from denovox.train.config import TrainConfig
 from denovox.train.loop import Session, train

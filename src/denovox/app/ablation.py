@@ -23,7 +23,8 @@ from pydantic import Field
 from ..core.errors import InputError, ensure
 from ..core.settings import Settings
 from ..data import store
-from ..data.levels import batches, sampler
+from ..data.batch import batches
+from ..data.levels import sampler
 from ..data.prepare import prepare
 from ..model import weights
 from ..model.net import NetConfig

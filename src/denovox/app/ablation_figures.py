@@ -22,7 +22,9 @@ from ..core.labels import ID, NAMES, path
 from ..core.noise import field
 from ..core.regions import REGIONS
 from ..core.settings import Settings
-from ..data.levels import Sample, SampleConfig, batches, sample, sampler
+from ..data.batch import Sample, batches
+from ..data.levels import sample, sampler
+from ..data.sample_choice import SampleConfig
 from ..data.store import Case
 from ..evaluate.realism import frechet
 from ..evaluate.texture import texture

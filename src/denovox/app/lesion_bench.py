@@ -22,9 +22,11 @@ from ..core.regions import REGIONS
 from ..core.settings import Settings
 from ..core.volume import Volume
 from ..data import store
+from ..data.batch import batches
 from ..data.control import ControlConfig
-from ..data.levels import SampleConfig, batches, sampler
+from ..data.levels import sampler
 from ..data.placing import Wanted, place
+from ..data.sample_choice import SampleConfig
 from ..data.store import Case
 from ..model.segmenter import Segmenter, SegmenterConfig, lesion_share
 from ..train.config import TrainConfig

@@ -12,7 +12,8 @@ from torch import nn
 
 from ..core.errors import InputError, line
 from ..data import store
-from ..data.levels import Draw, batches, collate, sampler
+from ..data.batch import Draw, batches, collate
+from ..data.levels import sampler
 from ..data.resident import Resident, bytes_of
 from ..model import weights
 from ..model.control import Control, ControlConfig, Controlled

@@ -15,7 +15,7 @@ from ..core.condition import Condition
 from ..core.noise import field
 from ..core.regions import REGIONS
 from ..core.volume import Volume
-from ..data.levels import Sample
+from ..data.batch import Sample
 from ..model.denoiser import Denoiser, denoiser
 from ..model.weights import ModelConfig
 from ..tasks import synthesis

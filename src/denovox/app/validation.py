@@ -8,7 +8,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ..data.levels import Batch, SampleConfig, in_turn, sample
+from ..data.batch import Batch
+from ..data.levels import sample
+from ..data.sample_choice import SampleConfig, in_turn
 from ..data.store import Case
 from ..train.group import ALONE, Group
 from ..train.loss import Predict

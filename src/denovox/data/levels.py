@@ -8,202 +8,27 @@ read. `sample` reads the voxels from a store; `resident.py` draws whole batches 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
-from pydantic import Field
+from jaxtyping import Float
 from torch import Tensor
 
 from ..core import labels
 from ..core.box import Shape, coordinates
 from ..core.condition import Condition
-from ..core.condition import batch as batch_of
-from ..core.errors import InputError
 from ..core.noise import normal
 from ..core.regions import REGIONS, UNKNOWN_REGION
-from ..core.settings import Settings
-from .control import ControlConfig, loss_weight, low_resolution, onto_lesion
+from .batch import Sample
+from .control import loss_weight, low_resolution, onto_lesion
 from .grain import Grain, coloured, random_grain
+from .sample_choice import SampleConfig, chooser, is_coarse
 from .store import Case
 
 # Twice the patch begins on a voxel of the pyramid's next level: nothing is to be resized.
 PACE = (1, 2, 1)
-# In plane. A coarser scan shows whole volumes and 2x crops; it has no detail for crops to learn.
-COARSE_MM = 3.0
 MIRROR = labels.mirror_table().astype(np.uint8)
-
-
-class SampleConfig(Settings):
-    """How samples are drawn.
-
-    patch: edge in voxels. levels: relative frequency of whole volume, 2x crop, crop.
-    zoom: the crop's edge is patch times a factor drawn log-uniformly from this range.
-    shift_hu, gain: HU jitter, uniform within +-shift and 1 +- gain.
-    mirror: how often left and right are swapped, labels with them.
-    drop: how often region and anatomy, each on its own, are withheld.
-    grain: how often the noise is coloured as a CT's is (data/grain.py), and not white.
-    control: what a control is told (data/control.py); None: samples for a base.
-    """
-
-    patch: int = 32
-    levels: tuple[float, float, float] = (1, 1, 1)
-    zoom: tuple[float, float] = (1, 1)
-    shift_hu: float = Field(0, ge=0)
-    gain: float = Field(0, ge=0, lt=1)
-    mirror: float = Field(0.5, ge=0, le=1)
-    drop: float = Field(0.1, ge=0, le=1)
-    grain: float = Field(0, ge=0, le=1)
-    control: ControlConfig | None = None
-
-    @property
-    def grid(self) -> Shape:
-        """The shape of a sample."""
-        return (self.patch,) * 3
-
-
-@dataclass(frozen=True)
-class Sample:
-    """x0: 1 1 p p p, model units, clipped to [-1, 1]. noise: of the same shape, SD about 1.
-
-    u: a uniform number for the loss to choose a noise level with. weight: of each voxel in the
-    loss; None: all alike. start: what noise is added to, where that is not x0. case: whose it is.
-    """
-
-    x0: Float[Tensor, "1 1 p p p"]
-    noise: Float[Tensor, "1 1 p p p"]
-    u: float
-    condition: Condition
-    level: int
-    weight: Float[Tensor, "1 1 p p p"] | None = None
-    start: Float[Tensor, "1 1 p p p"] | None = None
-    case: str = ""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Several samples in one: the fields of `Sample`, with b in place of 1."""
-
-    x0: Float[Tensor, "b 1 p p p"]
-    noise: Float[Tensor, "b 1 p p p"]
-    u: Float64[np.ndarray, " b"]
-    condition: Condition
-    level: tuple[int, ...]
-    weight: Float[Tensor, "b 1 p p p"] | None = None
-    start: Float[Tensor, "b 1 p p p"] | None = None
-    case: tuple[str, ...] = ()
-
-    def part(self, first: int, stop: int) -> Batch:
-        """Samples [first, stop) of it."""
-
-        def cut(of: Tensor | None) -> Tensor | None:
-            return None if of is None else of[first:stop]
-
-        known = self.condition
-        told: dict[str, Any] = {f.name: cut(getattr(known, f.name)) for f in fields(known)}
-        return replace(
-            self,
-            x0=self.x0[first:stop],
-            noise=self.noise[first:stop],
-            u=self.u[first:stop],
-            condition=replace(known, **told),
-            level=self.level[first:stop],
-            weight=cut(self.weight),
-            start=cut(self.start),
-            case=self.case[first:stop],
-        )
-
-
-Draw = Callable[[Sequence[int]], Batch]  # numbers -> those samples
-
-
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples of one shape as a batch.
-
-    All or none have a weight; where some have a start, those without begin at x0.
-    """
-    weights = [s.weight for s in samples if s.weight is not None]
-    starts = [s.x0 if s.start is None else s.start for s in samples]
-    return Batch(
-        torch.cat([s.x0 for s in samples]),
-        torch.cat([s.noise for s in samples]),
-        np.array([s.u for s in samples], np.float64),
-        batch_of([s.condition for s in samples]),
-        tuple(s.level for s in samples),
-        torch.cat(weights) if weights else None,
-        torch.cat(starts) if any(s.start is not None for s in samples) else None,
-        tuple(s.case for s in samples),
-    )
-
-
-def batches(draw: Callable[[int], Sample]) -> Draw:
-    """The same samples, several at a time."""
-    return lambda numbers: collate([draw(n) for n in numbers])
-
-
-# ---- which case ---------------------------------------------------------------------------------
-
-
-def is_coarse(case: Case) -> bool:
-    """Whether its voxels are larger than `COARSE_MM` in plane."""
-    return max(case.facts.spacing_mm[:2]) > COARSE_MM
-
-
-def grouped(cases: Sequence[Case], config: SampleConfig) -> list[list[list[list[Case]]]]:
-    """Cases by region, then fine and coarse, then patient; in one order, however they came.
-
-    Where `config` has crops alone, coarse cases are left out; `InputError` where none is left.
-    """
-    tree: dict[str, dict[bool, dict[str, list[Case]]]] = {}
-    for case in cases:
-        coarse = is_coarse(case)
-        if not coarse or any(config.levels[:2]):
-            kinds = tree.setdefault(case.facts.region, {})
-            kinds.setdefault(coarse, {}).setdefault(case.facts.patient, []).append(case)
-    if not cases:
-        raise InputError("no case is left to draw samples from")
-    if not tree:
-        raise InputError(
-            f"all {len(cases)} cases have voxels of more than {COARSE_MM:g} mm in plane, which is"
-            " too coarse for crops; give whole volumes or 2x crops a share in data.sample.levels"
-        )
-    return [
-        [
-            [sorted(scans, key=lambda case: case.facts.id) for _, scans in sorted(of_kind.items())]
-            for _, of_kind in sorted(kinds.items())
-        ]
-        for _, kinds in sorted(tree.items())
-    ]
-
-
-def chooser(cases: Sequence[Case], config: SampleConfig) -> Callable[[np.random.Generator], Case]:
-    """How a case is drawn: region first, then fine or coarse, then patient; each choice is even.
-
-    So seventy coarse heads weigh no more than one fine one.
-    """
-    regions = grouped(cases, config)
-
-    def choose(rng: np.random.Generator) -> Case:
-        kinds = regions[rng.integers(len(regions))]
-        patients = kinds[rng.integers(len(kinds))]
-        mine = patients[rng.integers(len(patients))]
-        return mine[rng.integers(len(mine))]
-
-    return choose
-
-
-def in_turn(cases: Sequence[Case], config: SampleConfig, count: int) -> list[Case]:
-    """`count` cases, as evenly as `chooser` on average: regions in turn, then kinds, patients."""
-    regions = grouped(cases, config)
-    chosen = []
-    for n in range(count):
-        k, kinds = n // len(regions), regions[n % len(regions)]
-        k, patients = k // len(kinds), kinds[k % len(kinds)]
-        k, mine = k // len(patients), patients[k % len(patients)]
-        chosen.append(mine[k % len(mine)])
-    return chosen
 
 
 def sampler(cases: Sequence[Case], config: SampleConfig, seed: int) -> Callable[[int], Sample]:

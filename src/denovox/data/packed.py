@@ -29,8 +29,8 @@ from ..core.regions import REGIONS
 from ..core.resample import nearest, resize
 from ..core.volume import Window
 from . import manifest, store
-from .levels import COARSE_MM, SampleConfig, is_coarse
 from .manifest import CaseFacts
+from .sample_choice import COARSE_MM, SampleConfig, is_coarse
 from .store import Case
 
 BEYOND_HU = 32
@@ -148,7 +148,7 @@ def regridded(facts: CaseFacts, shape: Shape) -> CaseFacts:
 
 
 def draws(cases: Sequence[Case]) -> dict[str, float]:
-    """id -> how often levels.chooser draws a case: regions, fine or coarse, patients are even."""
+    """id -> how often sample_choice.chooser draws a case: regions, fine or coarse, patients are even."""
     share = dict.fromkeys((case.facts.id for case in cases), 1.0)
 
     def even(groups: Callable[[Case], tuple[object, ...]]) -> dict[tuple[object, ...], int]:

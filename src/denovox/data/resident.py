@@ -24,19 +24,11 @@ from ..core.box import Shape
 from ..core.condition import Condition
 from ..core.noise import normals
 from ..core.regions import REGIONS
+from .batch import Batch
 from .control import low_resolution
 from .grain import coloured
-from .levels import (
-    MIRROR,
-    Batch,
-    Plan,
-    SampleConfig,
-    chooser,
-    places,
-    plan,
-    region_id,
-    spacing_mm,
-)
+from .levels import MIRROR, Plan, places, plan, region_id, spacing_mm
+from .sample_choice import SampleConfig, chooser
 from .store import Case, Kind, pyramid
 
 STEP = 16  # boxes whose edges are alike, rounded up to this, are read together
@@ -143,7 +135,7 @@ class _Places:
 
 
 class Resident:
-    """A `levels.Draw` on a device: numbers -> samples, the same as `levels.sampler` has."""
+    """A `batch.Draw` on a device: numbers -> samples, the same as `levels.sampler` has."""
 
     def __init__(
         self, cases: Sequence[Case], config: SampleConfig, seed: int, device: str = "cpu"

@@ -10,8 +10,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from ..core.errors import InputError
 from ..core.settings import Settings
-from ..data.levels import SampleConfig
 from ..data.prepare_config import PrepareConfig
+from ..data.sample_choice import SampleConfig
 from ..model.denoiser import Precision
 from ..model.weights import ModelConfig, describe, locate
 

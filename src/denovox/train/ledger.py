@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.levels import Batch
+from ..data.batch import Batch
 from .loss import Predict
 
 LEVELS = ("whole", "double", "crop")  # of METHOD 1, by Batch.level

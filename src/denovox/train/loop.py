@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from ..core.errors import InputError, line
-from ..data.levels import Draw
+from ..data.batch import Draw
 from .ahead import ahead, patiently
 from .budget import Budget
 from .config import TrainConfig

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import InputError
-from ..data.levels import Batch
+from ..data.batch import Batch
 from .compiling import Compiling
 from .config import TrainConfig
 from .group import Group, quiet, whole
