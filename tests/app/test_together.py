@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from tiny_store import RECIPE, make_store
 
 from denovox.app import pretrain
 from denovox.core.errors import InputError
-from denovox.train import checkpoint, muon
+from denovox.train import checkpoint
 from denovox.train.config import TrainConfig, read_recipe
 from denovox.train.group import Group
 from denovox.train.loop import Session, train
@@ -60,11 +59,11 @@ def single(recipe, tmp_path_factory):
     return out
 
 
-def torchrun(path, out, *options, program=("-m", "denovox")):
+def torchrun(path, out, *options):
     """Two processes, on one core each."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", *options]
     ports = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    work = [*program, "pretrain", str(path), "--out", str(out)]
+    work = ["-m", "denovox", "pretrain", str(path), "--out", str(out)]
     told = os.environ | {"DENOVOX_DEVICE": "cpu", "OMP_NUM_THREADS": "1", "TMPDIR": str(out.parent)}
     return subprocess.Popen([*launcher, *ports, *work], env=told, stderr=subprocess.PIPE, text=True)
 
@@ -154,33 +153,24 @@ def test_shards_go_on_from_one_process_and_one_process_from_shards(recipe, singl
     agree(single, out)
 
 
-EXACT = str(Path(__file__).parents[1] / "support" / "exact_muon.py")
 MUON = 'optimizer = "muon"\n'
-
-
-@pytest.fixture
-def exact(monkeypatch):
-    """As in tests/support/exact_muon.py, for this process."""
-    monkeypatch.setattr(muon, "use_bfloat16", lambda *_: False)
 
 
 @pytest.fixture(scope="module")
 def single_muon(recipe, tmp_path_factory):
     """Six steps by one process, kernels by Muon."""
     out = tmp_path_factory.mktemp("muon")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(muon, "use_bfloat16", lambda *_: False)
-        alone(recipe(6, MUON), out)
+    alone(recipe(6, MUON), out)
     return out
 
 
 @pytest.mark.parametrize("more", ["", "shard = true\n"])
 def test_two_processes_are_one_whose_kernels_go_by_muon(
-    recipe, single, single_muon, exact, tmp_path, more
+    recipe, single, single_muon, tmp_path, more
 ):
     out = tmp_path / "run"
     alone(recipe(2, MUON), out)
-    launched = torchrun(recipe(6, MUON + more), out, program=(EXACT,))
+    launched = torchrun(recipe(6, MUON + more), out)
     _, said = launched.communicate(timeout=300)
     assert launched.returncode == 0, said
     agree(single_muon, out)

@@ -210,6 +210,10 @@ def _plan(recipe: Recipe, measures: Measures) -> Plan:
         recipe.start is None and recipe.data.sample.control is None,
         "an ablation trains bases from nothing; leave out start and data.sample.control",
     )
+    ensure(
+        recipe.train.steps and not recipe.train.minutes,
+        "an ablation compares arms at equal compute, which is counted in steps; give train.steps",
+    )
     return Plan(recipe=recipe, measures=measures, steps=steps_of(recipe))
 
 

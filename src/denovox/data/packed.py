@@ -148,7 +148,7 @@ def regridded(facts: CaseFacts, shape: Shape) -> CaseFacts:
 
 
 def draws(cases: Sequence[Case]) -> dict[str, float]:
-    """id -> how often sample_choice.chooser draws a case: regions, fine or coarse, patients are even."""
+    """id -> how often a case is drawn (sample_choice.py `chooser`), as a share of all samples."""
     share = dict.fromkeys((case.facts.id for case in cases), 1.0)
 
     def even(groups: Callable[[Case], tuple[object, ...]]) -> dict[tuple[object, ...], int]:

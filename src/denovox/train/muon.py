@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Parameter
 
-from ..model.denoiser import use_bfloat16
+from ..model.denoiser import Precision, use_bfloat16
 from .group import like, whole
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan's: singular values end between .68 and 1.14
@@ -30,11 +30,12 @@ def is_kernel(parameter: Tensor) -> bool:
     return parameter.dim() == 5 and parameter.shape[0] > 1 and parameter.shape[1] > 2
 
 
-def orthogonal(matrices: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n rows columns"]:
+def orthogonal(
+    matrices: Float[Tensor, "n rows columns"], bfloat16: bool = False
+) -> Float[Tensor, "n rows columns"]:
     """Matrices with the same singular vectors and singular values near 1 (Newton-Schulz)."""
     x = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + 1e-7)
-    if use_bfloat16("auto", x.device.type):
-        x = x.bfloat16()
+    x = x.bfloat16() if bfloat16 else x
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
     a, b, c = COEFFICIENTS
@@ -48,7 +49,8 @@ class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised, with decoupled weight decay; for 5-dimensional kernels.
 
     found_inf: as torch's fused optimizers have it, a number on the parameters' device; where it is
-    not 0, `step` changes nothing. None: gradients are known to be finite.
+    not 0, `step` changes nothing. None: gradients are known to be finite. precision: of the
+    iteration that makes updates orthogonal.
     """
 
     found_inf: Tensor | None = None
@@ -59,7 +61,9 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         weight_decay: float = 0.0,
         momentum: float = 0.95,
+        precision: Precision = "auto",
     ) -> None:
+        self.precision = precision
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
@@ -89,7 +93,8 @@ class Muon(torch.optim.Optimizer):
             updates.append(_flat(whole(gradient.lerp(average, group["momentum"]))))
         rows, columns = updates[0].shape
         size = group["lr"] * RMS * math.sqrt(max(rows, columns))
-        for kernel, update in zip(kernels, orthogonal(torch.stack(updates)), strict=True):
+        bfloat16 = use_bfloat16(self.precision, updates[0].device.type)
+        for kernel, update in zip(kernels, orthogonal(torch.stack(updates), bfloat16), strict=True):
             kernel.mul_(1 - group["lr"] * group["weight_decay"] * keep)
             kernel.add_(like(_kernel(update, kernel), kernel) * keep, alpha=-size)
 

@@ -45,7 +45,7 @@ def optimizers(
     kernels = [p for p in some if is_kernel(p)]
     return {
         **({"optimizer": adamw(rest, *settings)} if rest else {}),
-        **({"muon": Muon(kernels, *settings)} if kernels else {}),
+        **({"muon": Muon(kernels, *settings, precision=config.precision)} if kernels else {}),
     }
 
 
