@@ -66,13 +66,15 @@ def pack(
         raise InputError(
             f"{weights_of}: these weights are of another network than {recipe} asks for"
         )
-    cases = [case for part in _split(plan) for case in part]
+    training, validating = _split(plan)
     beside = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     try:
         (beside / "wheels").mkdir(parents=True)
         wheels.own_wheel(beside / "wheels")
         wheels.collect(carried, target.python, beside / "wheels", target.wheels)
-        notes = packed.pack(cases, beside / "store", plan.data.sample, target.store_mb, say)
+        cases, held = [*training, *validating], [case.facts.id for case in validating]
+        place, sample = beside / "store", plan.data.sample
+        notes = packed.pack(cases, place, sample, target.store_mb, say, held)
         if state is not None:
             checkpoint.save(beside / "state", state)
         if weights_of is not None:

@@ -3,10 +3,11 @@
 What training cannot see is spent first: no jitter of the recipe brings values far outside a
 region's window back into it, so these are rounded to `BEYOND_HU`. They are not clipped, though that
 would save more: a sample that averages voxels (a whole volume, a 2x crop) mixes them with those
-inside. Then HU in the window are rounded to a power of two, 2 HU in the abdomen and 8 in the chest:
-an error of at most 0.004 (SD) in model units. What is still too much is resampled to coarser
-voxels, one rung of `GRIDS` at a time; next is always the case that takes most bytes for how often
-it is drawn.
+inside. Then HU in the window are rounded to a power of two, 2 HU in the abdomen and 8 in the chest,
+an error of at most 0.004 (SD) in model units. Then cases that only validate are resampled to
+coarser voxels, one rung of `GRIDS` at a time; then HU are rounded to twice as much; and what is
+still too much is taken from the voxels of training cases: next is always the one that takes most
+bytes for how often it is drawn.
 
 zarr's codec stays the store's own: measured on eight cases of five scans, levels 7 to 9 of zstd
 save 1 to 4 % for 2 to 20 times the time, and shuffled bits take 2 to 20 % more than shuffled bytes.
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,16 +35,16 @@ from .sample_choice import COARSE_MM, SampleConfig, is_coarse
 from .store import Case
 
 BEYOND_HU = 32
-STEPS_A_WINDOW = 180  # at least, where HU are rounded
+STEPS_A_WINDOW = (180, 90)  # at least, where HU are rounded, and where they are rounded more
 GRIDS = (1.0, 1.15, 1.3, 1.5, 1.75, 2.0)  # smallest voxel edge, in units of the case's own
 MB = 1e6
 
 
 @dataclass(frozen=True)
 class Packing:
-    """How a case is packed. steps: whether HU in its window are rounded. rung: of `GRIDS`."""
+    """How a case is packed. rounding: of HU in its window, 0 (none) to 2. rung: of `GRIDS`."""
 
-    steps: bool = False
+    rounding: int = 0
     rung: int = 0
 
 
@@ -53,8 +54,11 @@ def pack(
     config: SampleConfig,
     limit_mb: float,
     say: Callable[[str], None] = lambda text: None,
+    held: Collection[str] = (),
 ) -> list[str]:
     """Write the cases to a new store `target` of at most `limit_mb` MB; gives what that took.
+
+    held: ids of those that only validate.
 
     A line for what became of all HU, and one for each case that is coarser than it was. `say` hears
     how it goes. `InputError` where even the coarsest packing is too large.
@@ -63,14 +67,14 @@ def pack(
     target.mkdir(parents=True)
     tries = _Tries(target / ".tries", config)
     try:
-        how = _fitting(cases, tries, limit_mb * MB, say)
+        how = _fitting(cases, held, tries, limit_mb * MB, say)
         rows = [tries.keep(case, how[case.facts.id], target) for case in cases]
     finally:
         shutil.rmtree(tries.folder, ignore_errors=True)
     manifest.write_packed(target, rows)
-    within = "kept as they are within it"
-    if any(one.steps for one in how.values()):
-        steps = [f"{step_hu(region.window)} ({region.name})" for region in REGIONS.values()]
+    within, most = "kept as they are within it", max(one.rounding for one in how.values())
+    if most:
+        steps = [f"{step_hu(of.window, most)} ({of.name})" for of in REGIONS.values()]
         within = f"within it to {', '.join(steps)}"
     lines = [f"HU are rounded to {BEYOND_HU} far outside of each region's window, and {within}"]
     for case, row in zip(cases, rows, strict=True):
@@ -86,9 +90,11 @@ def kept_hu(window: Window, config: SampleConfig) -> tuple[float, float]:
     return low, max((window.high_hu + shift) / gain for gain in gains)
 
 
-def step_hu(window: Window) -> int:
-    """The power of two that divides a window into `STEPS_A_WINDOW` steps or more."""
-    return int(2 ** max(0, np.floor(np.log2(window.width_hu / STEPS_A_WINDOW))))
+def step_hu(window: Window, rounding: int) -> int:
+    """The power of two that divides a window into `STEPS_A_WINDOW` steps or more; 1 for none."""
+    if not rounding:
+        return 1
+    return int(2 ** max(0, np.floor(np.log2(window.width_hu / STEPS_A_WINDOW[rounding - 1]))))
 
 
 def rounded(
@@ -219,13 +225,17 @@ class _Tries:
                     facts.model_copy(update={"lesions": (), "lesion_ml": 0.0}), lesion
                 )
         window = REGIONS[facts.region].window
-        hu = rounded(ct, kept_hu(window, self.config), step_hu(window) if how.steps else 1)
+        hu = rounded(ct, kept_hu(window, self.config), step_hu(window, how.rounding))
         store.write_case(path, hu, anatomy, lesion if facts.lesions else None)
         return facts
 
 
 def _fitting(
-    cases: Sequence[Case], tries: _Tries, limit: float, say: Callable[[str], None]
+    cases: Sequence[Case],
+    held: Collection[str],
+    tries: _Tries,
+    limit: float,
+    say: Callable[[str], None],
 ) -> dict[str, Packing]:
     """How each case is packed so that all of them fit; `InputError` where they cannot."""
     how: dict[str, Packing] = {}
@@ -233,28 +243,45 @@ def _fitting(
 
     def settle(case: Case, packing: Packing) -> None:
         sizes[case.facts.id] = tries.size(case, packing)
-        if case.facts.id in how:
+        if how.get(case.facts.id, packing) != packing:
             tries.drop(case, how[case.facts.id])
         how[case.facts.id] = packing
 
-    for steps in (False, True):
+    def rounded_to(rounding: int) -> bool:
+        """All HU rounded; whether that does."""
         for case in cases:
-            settle(case, Packing(steps))
-        own = "HU rounded" if steps else "HU as they are"
-        say(f"{len(cases)} cases on their own grids, {own}: {sum(sizes.values()) / MB:.1f} MB")
-        if sum(sizes.values()) <= limit:
-            return how
-    often = draws(cases)
-    left = list(cases)
-    while sum(sizes.values()) > limit:
-        left = [case for case in left if how[case.facts.id].rung + 1 < len(GRIDS)]
-        if not left:
-            raise InputError(
-                f"the store takes {sum(sizes.values()) / MB:.1f} MB at its coarsest, more than the"
-                f" kit's limit of {limit / MB:g} MB; pack a store of fewer cases"
-            )
-        dearest = max(left, key=lambda case: sizes[case.facts.id] / often[case.facts.id])
-        settle(dearest, Packing(True, how[dearest.facts.id].rung + 1))
+            rung = how[case.facts.id].rung if case.facts.id in how else 0
+            settle(case, Packing(rounding, rung))
+        own = f"HU rounded ({rounding} of 2)" if rounding else "HU as they are"
+        say(f"{len(cases)} cases, {own}: {sum(sizes.values()) / MB:.1f} MB")
+        return sum(sizes.values()) <= limit
+
+    def coarser(some: Sequence[Case], often: dict[str, float]) -> bool:
+        """Some cases on coarser grids, the dearest first; whether that does."""
+        left = list(some)
+        while sum(sizes.values()) > limit:
+            left = [case for case in left if how[case.facts.id].rung + 1 < len(GRIDS)]
+            if not left:
+                return False
+            dearest = max(left, key=lambda case: sizes[case.facts.id] / often[case.facts.id])
+            now = how[dearest.facts.id]
+            settle(dearest, Packing(now.rounding, now.rung + 1))
+        return True
+
+    training = [case for case in cases if case.facts.id not in held]
+    validating = [case for case in cases if case.facts.id in held]
+    even = dict.fromkeys((case.facts.id for case in validating), 1.0)
+    if not (
+        rounded_to(0)
+        or rounded_to(1)
+        or coarser(validating, even)
+        or rounded_to(2)
+        or coarser(training, draws(training))
+    ):
+        raise InputError(
+            f"the store takes {sum(sizes.values()) / MB:.1f} MB at its coarsest, more than the"
+            f" kit's limit of {limit / MB:g} MB; pack a store of fewer cases"
+        )
     return how
 
 
