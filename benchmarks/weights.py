@@ -18,8 +18,6 @@ from denovox.app.ablation_figures import Measures, bench_of, measure
 from denovox.data import store
 from denovox.model import weights
 
-PATIENTS = ("CRLM-1006", "ACRIN-013")  # held back by recipes/base.toml
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -28,7 +26,7 @@ def main() -> None:
     parser.add_argument("--boxes", type=int, default=20, help="of each level")
     told = parser.parse_args()
     measures = Measures(boxes=told.boxes)
-    training, held = store.split(store.cases(told.store), PATIENTS)
+    training, held = store.split(store.cases(told.store), ())
     with tempfile.TemporaryDirectory() as scratch:
         bench = bench_of(training, held, 32, measures, Path(scratch))
     levels = ("whole", "2x crop", "crop")

@@ -24,7 +24,7 @@ from ..core.regions import REGIONS
 from ..core.settings import Settings
 from ..data.batch import Sample, batches
 from ..data.levels import sample, sampler
-from ..data.sample_choice import SampleConfig
+from ..data.sample_choice import SampleConfig, in_turn
 from ..data.store import Case
 from ..evaluate.realism import frechet
 from ..evaluate.texture import texture
@@ -122,12 +122,12 @@ def boxes_of(held: Sequence[Case], patch: int, count: int, stream: int) -> list[
     """`count` boxes of each level, of the cases in turn, half of them mirrored, conditions told."""
     found = []
     for level in range(len(LEVELS)):
-        only = tuple(float(level == other) for other in range(len(LEVELS)))
-        for n in range(count):
-            mirror = n // len(held) % 2
-            config = SampleConfig(patch=patch, levels=only, mirror=mirror, drop=0)
+        whole, double, crop = (float(level == other) for other in range(len(LEVELS)))
+        config = SampleConfig(patch=patch, levels=(whole, double, crop), mirror=0, drop=0)
+        for n, case in enumerate(in_turn(held, config, count)):
+            mirrored = config.model_copy(update={"mirror": n // len(held) % 2})
             rng = np.random.default_rng([stream, level, n])
-            found.append(sample(held[n % len(held)], config, rng))
+            found.append(sample(case, mirrored, rng))
     return found
 
 
