@@ -8,7 +8,7 @@ import torch
 
 from denovox.app import api
 from denovox.app.api import Model, Running
-from denovox.app.grid import working_grid
+from denovox.app.frame import working_grid
 from denovox.core.errors import InputError
 from denovox.core.labels import ID
 from denovox.core.resample import noise_gain

@@ -18,7 +18,7 @@ from ..core.labels import OUTSIDE, with_lesion
 from ..core.noise import field
 from ..core.noise_operators import Spectrum
 from ..core.regions import region as region_named
-from ..core.resample import nearest, noise_gain
+from ..core.resample import noise_gain
 from ..core.volume import Volume
 from ..data import anatomy as anatomy_of
 from ..data.regions_along import Slab, region_along
@@ -39,7 +39,7 @@ from ..tasks import (
     noisy_input,
     synthesis,
 )
-from .grid import spacing_on, working_grid
+from .frame import Frame, tensor, working_grid
 from .handover import Part, handover
 from .scan_noise import ScanNoise, noise_in
 
@@ -106,11 +106,11 @@ class Model:
         if grid != volume.shape:
             shown = " x ".join(map(str, grid))
             running.say(f"grid: worked on {shown} voxels, within the spacings the model knows")
-        anatomy = nearest(known.coarse, grid)
         added_hu = np.zeros(volume.shape, np.float32)
         for number, (part, found) in enumerate(zip(parts, known.found, strict=True)):
             share = share_of(running, number, parts)
-            added = self._added_hu(volume, part, found, method, anatomy, share)
+            frame = Frame.of_slices(volume, grid, region_named(part.slab.region), part.z)
+            added = self._added_hu(volume, frame, part.z, found, method, known.coarse, share)
             added_hu[..., part.z] += part.weight * added
         return volume.with_hu((volume.hu + added_hu).astype(volume.hu.dtype))
 
@@ -126,33 +126,20 @@ class Model:
     def _added_hu(
         self,
         volume: Volume,
-        part: Part,
+        frame: Frame,
+        z: slice,
         noise_of: tuple[float, Spectrum],
         method: Method,
-        anatomy: UInt8[np.ndarray, "u v w"],
+        ids: UInt8[np.ndarray, "x y z"],
         running: Running,
-    ) -> Float[np.ndarray, "x y z"]:
-        """What to add to the slices of a part, in the window of its region.
-
-        anatomy: of the whole working grid, of which the part is a box. The part's coordinates are
-        its own, from -1 to 1, as in training, where a region is a volume of its own (METHOD 1).
-        """
-        grid: Shape = (anatomy.shape[0], anatomy.shape[1], anatomy.shape[2])
+    ) -> Float[np.ndarray, "x y z2"]:
+        """What to add to slices z, whose frame this is, in the window of its region."""
         noise_hu, spectrum = noise_of
-        region, box = region_named(part.slab.region), part.box(volume.shape, grid)
-        unit = region.window.unit(volume.hu[..., part.z].astype(np.float32))
-        work = part.to_grid(unit, volume.shape, grid)
-        sigma = region.window.sigma(noise_hu) * noise_gain(volume.shape, grid)
-        whole = field(running.seed, grid, self.device)
-
-        def noise(stream: int) -> Float[torch.Tensor, "1 1 x y z"]:
-            return whole(stream)[(..., *box.slices)]
-
-        measured = torch.from_numpy(np.ascontiguousarray(work))[None, None].to(self.device)
-        y = noisy_input(measured, sigma, noise)
-        ids = torch.from_numpy(np.ascontiguousarray(anatomy[box.slices]))
-        told = condition(box.size, spacing_on(grid, volume), region.id, ids)
-        psd = spectrum.on(box.size, spacing_on(grid, volume)).to(self.device)
+        window, noise = frame.region.window, frame.noise(running.seed, self.device)
+        sigma = window.sigma(noise_hu) * noise_gain(volume.shape, frame.grid)
+        measured = tensor(window.unit(frame.to_grid(volume.hu.astype(np.float32)))).to(self.device)
+        y, told = noisy_input(measured, sigma, noise), frame.condition(ids)
+        psd = spectrum.on(frame.box.size, frame.spacing_mm).to(self.device)
         schedule = self.config.noise_schedule
         if method == "diffpir":
             x0 = self.run(denoising_diffpir(y, sigma, schedule), told, noise, running)
@@ -169,11 +156,11 @@ class Model:
                 last = running.nth(count - 1, count)
                 x0 = self.run(denoising(x0, AGAIN * sigma), told, noise, last)
         added = change(measured, x0, sigma)[0, 0].cpu().numpy()
-        if grid != volume.shape:
+        if not frame.own_grid:
             # Interpolated, a change would reach into what must come back untouched.
-            far = np.abs(unit) > 1 + 3 * region.window.sigma(noise_hu)
-            added = np.where(far, 0, part.from_grid(added, volume.shape, grid))
-        return added * (region.window.width_hu / 2)
+            far = np.abs(window.unit(volume.hu[..., z])) > 1 + 3 * window.sigma(noise_hu)
+            added = np.where(far, 0, frame.from_grid(added, z))
+        return added * (window.width_hu / 2)
 
     def synthesize(
         self,

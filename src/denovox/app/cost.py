@@ -20,6 +20,7 @@ import torch
 
 from ..core.box import Shape
 from ..core.condition import condition
+from ..core.regions import region as region_named
 from ..core.settings import Settings
 from ..core.volume import Volume
 from ..data.nifti_file import NiftiSource
@@ -27,7 +28,7 @@ from ..data.regions_along import Slab
 from ..sampling.phases import STEP
 from ..tasks import denoising, denoising_diffpir
 from .api import Model, Running
-from .grid import working_grid
+from .frame import Frame, working_grid
 from .handover import handover
 from .memory import resident_mb
 
@@ -118,7 +119,7 @@ def plan(
     parts = handover(slabs, volume.spacing_mm[2])
     several = [method == "mean" and each for each in coloured or (False,) * len(parts)]
     for part, grain in zip(parts, several, strict=True):
-        size = part.box(volume.shape, grid).size
+        size = Frame.of_slices(volume, grid, region_named(part.slab.region), part.z).box.size
         whole = [(size, call) for call in range(task.evaluations)]
         for shape, call in [(each, 0) for each in _coloured_calls(size)] if grain else whole:
             shifts = np.random.default_rng([0, call]).uniform(-1, 1, 3)

@@ -18,7 +18,7 @@ from ..data.checkup import Finding, Severity
 from ..data.dicom.geometry import TILT_DEGREES
 from ..data.regions_along import Slab, region_along
 from .cost import METHODS, Cost, Trial, cost
-from .grid import working_grid
+from .frame import working_grid
 from .scan_noise import noise_in
 
 MARKS: dict[Severity, str] = {"ok": "ok", "note": "note", "doubt": "DOUBT", "refuse": "REFUSED"}

@@ -5,7 +5,7 @@ Only boxes around the hole are worked on, and nothing outside the hole changes, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,19 +13,15 @@ from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 
 from ..core.box import Box, Shape
-from ..core.condition import Condition, condition
 from ..core.errors import ensure
 from ..core.labels import OUTSIDE, with_lesion
-from ..core.noise import normal
-from ..core.regions import Region
 from ..core.regions import region as region_named
-from ..core.resample import nearest, resize
 from ..core.volume import Volume
 from ..data import anatomy as anatomy_of
 from ..data.regions_along import Slab
 from ..tasks import inpainting
 from .api import Model, Running, slabs_of
-from .grid import spacing_on, working_grid
+from .frame import Frame, tensor, working_grid
 
 CONTEXT = 16  # voxels around a hole that the model sees
 AROUND_MM = 4.0  # of a lesion: as far as it changes what is around it
@@ -83,9 +79,10 @@ def edit(model: Model, volume: Volume, what: Edit, running: Running | None = Non
     places = boxes(what.hole, grid)
     hu = volume.hu.copy()
     for number, box in enumerate(places):
-        site = _site(volume, box, grid, slabs, what.hole)
-        new = _anew(model, volume, site, what, (ids, lesion), running.nth(number, len(places)))
-        hu[site.voxels] = np.where(what.hole[site.voxels], new, hu[site.voxels])
+        frame, voxels = _frame(volume, box, grid, slabs, what.hole)
+        share = running.nth(number, len(places))
+        new = _anew(model, volume, frame, voxels, what, (ids, lesion), share)
+        hu[voxels] = np.where(what.hole[voxels], new, hu[voxels])
     return volume.with_hu(hu)
 
 
@@ -111,22 +108,10 @@ def _as_box(start: np.ndarray, size: np.ndarray) -> Box:
     return Box(tuple(map(int, start)), tuple(map(int, size)))  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
-class Site:
-    """Where a part of a scan is made anew.
-
-    grid: the scan's working grid; box: of it. voxels: the scan's that lie in the box. slab: first
-    and last of the working grid's slices that the model takes for the whole region.
-    """
-
-    region: Region
-    grid: Shape
-    box: Box
-    voxels: tuple[slice, slice, slice]
-    slab: tuple[int, int]
-
-
-def _site(volume: Volume, box: Box, grid: Shape, slabs: tuple[Slab, ...], hole: Mask) -> Site:
+def _frame(
+    volume: Volume, box: Box, grid: Shape, slabs: tuple[Slab, ...], hole: Mask
+) -> tuple[Frame, tuple[slice, slice, slice]]:
+    """A box in the region that most of its hole is in, and the voxels of the scan within it."""
     pace = [n / g for n, g in zip(volume.shape, grid, strict=True)]
     x, y, z = (
         slice(int(np.ceil(a * p - 1e-6)), int(np.floor(b * p + 1e-6)))
@@ -136,85 +121,39 @@ def _site(volume: Volume, box: Box, grid: Shape, slabs: tuple[Slab, ...], hole: 
     of_slice[: z.start] = of_slice[z.stop :] = 0
     slab = max(slabs, key=lambda each: int(of_slice[each.start : each.stop].sum()))
     first = min(box.start[2], int(np.floor(slab.start / pace[2])))
-    last = max(box.stop[2], int(np.ceil(slab.stop / pace[2])))
-    return Site(region_named(slab.region), grid, box, (x, y, z), (first, min(last, grid[2])))
+    last = min(max(box.stop[2], int(np.ceil(slab.stop / pace[2]))), grid[2])
+    region = region_named(slab.region)
+    return Frame(region, volume.shape, volume.spacing_mm, grid, box, (first, last)), (x, y, z)
 
 
 def _anew(
     model: Model,
     volume: Volume,
-    site: Site,
+    frame: Frame,
+    voxels: tuple[slice, slice, slice],
     what: Edit,
     told: tuple[UInt8[np.ndarray, "x y z"], Mask],
     running: Running,
 ) -> Float[np.ndarray, "u v w"]:
-    """HU of the site's voxels as the model makes them; only those of the hole are of use.
+    """HU of the box's voxels as the model makes them; only those of the hole are of use.
 
     told: anatomy, and where lesions are to be.
     """
     ids, lesion = told
-    window = site.region.window
-    unit = _to(site, window.unit(volume.hu.astype(np.float32)))
+    window, noise = frame.region.window, frame.noise(running.seed, model.device)
+    unit = window.unit(frame.to_grid(volume.hu.astype(np.float32)))
     # Whatever is partly in the hole is unknown, and a lesion is where most of a voxel is.
-    unknown = _to(site, what.hole.astype(np.float32)) > 1e-6
-    marked = _to(site, lesion.astype(np.float32)) >= 0.5
-    y = _tensor(np.clip(unit, -1, 1)).to(model.device)
-    known = torch.from_numpy(~unknown)[None, None].to(model.device)
-
-    def noise(stream: int) -> Float[torch.Tensor, "1 1 u v w"]:
-        return normal(running.seed, stream, site.grid, site.box, model.device)
-
+    unknown = frame.to_grid(what.hole.astype(np.float32)) > 1e-6
+    marked = frame.to_grid(lesion.astype(np.float32)) >= 0.5
+    y, known = (tensor(each).to(model.device) for each in (np.clip(unit, -1, 1), ~unknown))
     task = inpainting(y, known, noise, model.config.noise_schedule, what.steps, what.jumps)
-    where = _condition(volume, site, ids)
+    where = frame.condition(ids)
     if what.lesion is not None:
         where = model.steered(where, torch.from_numpy(marked.astype(np.float32)))
     x0 = model.run(task, where, noise, running)[0, 0].cpu().numpy()
-    new = _from(site, x0, volume.shape)
-    was = window.unit(volume.hu[site.voxels])
+    new, was = frame.from_grid(x0, voxels), window.unit(volume.hu[voxels])
     beyond = ((new > 1 - END) & (was > 1)) | ((new < END - 1) & (was < -1))
-    return np.where(beyond, volume.hu[site.voxels], window.hu(new))
-
-
-def _condition(volume: Volume, site: Site, ids: UInt8[np.ndarray, "x y z"]) -> Condition:
-    """Of the site's box in the slab of its region, which is a volume of its own (METHOD 1)."""
-    first, last = site.slab
-    x, y, z = site.box.start
-    spacing = spacing_on(site.grid, volume)
-    whole = condition((*site.grid[:2], last - first), spacing, site.region.id)
-    part = whole.crop(Box((x, y, z - first), site.box.size))
-    start, size = _reach(site, ids.shape)
-    return replace(part, anatomy=torch.from_numpy(nearest(ids, site.box.size, start, size))[None])
-
-
-def _reach(site: Site, shape: tuple[int, ...]) -> tuple[list[float], list[float]]:
-    """(start, size) of the site's box in voxels of the scan."""
-    pace = [n / g for n, g in zip(shape, site.grid, strict=True)]
-    return (
-        [a * p for a, p in zip(site.box.start, pace, strict=True)],
-        [n * p for n, p in zip(site.box.size, pace, strict=True)],
-    )
-
-
-def _to(site: Site, values: Float[np.ndarray, "x y z"]) -> Float[np.ndarray, "u v w"]:
-    """Values of a scan in the site's box, on the working grid."""
-    start, size = _reach(site, values.shape)
-    near = [
-        slice(max(0, int(a) - 2), int(np.ceil(a + n)) + 2) for a, n in zip(start, size, strict=True)
-    ]
-    inside = [a - s.start for a, s in zip(start, near, strict=True)]
-    return resize(values[tuple(near)], site.box.size, inside, size)
-
-
-def _from(
-    site: Site, values: Float[np.ndarray, "u v w"], shape: Shape
-) -> Float[np.ndarray, "u2 v2 w2"]:
-    """The way back: values of the box at the scan's voxels in it."""
-    start, size, target = [], [], []
-    for s, a, n, g in zip(site.voxels, site.box.start, shape, site.grid, strict=True):
-        start.append(s.start * g / n - a)
-        size.append((s.stop - s.start) * g / n)
-        target.append(s.stop - s.start)
-    return resize(values, target, start, size)
+    return np.where(beyond, volume.hu[voxels], window.hu(new))
 
 
 def _without(ids: UInt8[np.ndarray, "x y z"], hole: Mask) -> UInt8[np.ndarray, "x y z"]:
@@ -246,8 +185,3 @@ def _check(volume: Volume, what: Edit, coarse: UInt8[np.ndarray, "x y z"]) -> No
     if what.lesion is not None:
         over = int(np.count_nonzero(what.lesion & ~what.hole))
         ensure(not over, f"{over} voxels of the lesion's mask lie outside the hole; widen the hole")
-
-
-def _tensor(array: np.ndarray) -> torch.Tensor:
-    """x y z -> 1 1 x y z."""
-    return torch.from_numpy(np.ascontiguousarray(array))[None, None]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
-from ..core.box import Box, Shape
-from ..core.resample import resize
 from ..data.regions_along import Slab
 
 HANDOVER_MM = 20.0
@@ -33,32 +30,6 @@ class Part:
     def z(self) -> slice:
         """Ready to index the last axis."""
         return slice(self.start, self.stop)
-
-    def box(self, shape: Shape, grid: Shape) -> Box:
-        """The least box of a working grid over the scan's `shape` that holds these slices."""
-        first = math.floor(self.start * grid[2] / shape[2])
-        last = math.ceil(self.stop * grid[2] / shape[2])
-        return Box((0, 0, first), (grid[0], grid[1], last - first))
-
-    def to_grid(
-        self, values: Float[np.ndarray, "x y z"], shape: Shape, grid: Shape
-    ) -> Float[np.ndarray, "x2 y2 z2"]:
-        """Values of these slices of a scan of `shape`, on their box of the working grid."""
-        if grid == shape:
-            return values
-        box = self.box(shape, grid)
-        first, count = (n * shape[2] / grid[2] for n in (box.start[2], box.size[2]))
-        return resize(values, box.size, (0, 0, first - self.start), (*shape[:2], count))
-
-    def from_grid(
-        self, values: Float[np.ndarray, "x y z"], shape: Shape, grid: Shape
-    ) -> Float[np.ndarray, "x2 y2 z2"]:
-        """The way back."""
-        if grid == shape:
-            return values
-        slices, below = self.stop - self.start, self.box(shape, grid).start[2]
-        first, count = (n * grid[2] / shape[2] for n in (self.start, slices))
-        return resize(values, (*shape[:2], slices), (0, 0, first - below), (*grid[:2], count))
 
 
 def handover(slabs: Sequence[Slab], z_mm: float) -> list[Part]:

@@ -16,18 +16,16 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 
-from ..core.box import Box, Shape
-from ..core.condition import condition
+from ..core.box import Box
 from ..core.labels import AIRWAY, BONE, LUNG, OUTSIDE
-from ..core.noise import normal
 from ..core.regions import region as region_named
-from ..core.resample import nearest, resize
+from ..core.resample import resize
 from ..core.volume import Volume
 from ..data.calibration import Calibration, Method, classes_of, measured, places_of
-from ..sampling.sample import Vol
+from ..sampling.sample import Noise, Vol
 from ..tasks import anomaly
 from .api import Model, Running
-from .grid import spacing_on, working_grid
+from .frame import Frame, bounding_box, tensor, working_grid
 
 CONTEXT_MM = 18.0  # around the region of interest, which the network sees and nobody keeps
 LUNG_MM = 12.0  # what the lung encloses, up to twice as wide, has the lung for surroundings
@@ -85,31 +83,27 @@ def _split(
     running: Running,
 ) -> tuple[Float[np.ndarray, "u v w"], Float[np.ndarray, "u v w"]]:
     """The scan in the ROI's box, and what of it the healthy estimate leaves; model units."""
-    row, box = region_named(region), around(roi, volume.spacing_mm)
-    scan = np.clip(row.window.unit(volume.hu.astype(np.float32)), -1, 1)
-    grid = working_grid(volume, model.config.spacing_mm)
-    own = _on(box, volume.shape, grid)
-    anatomy = nearest(coarse, grid) if method.anatomy else np.zeros(grid, np.uint8)
-    told = condition(grid, spacing_on(grid, volume), row.id, torch.from_numpy(anatomy)).crop(own)
-    known = torch.from_numpy(~nearest(roi, grid)[own.slices])[None, None].to(model.device)
-    work = np.ascontiguousarray(resize(scan, grid)[own.slices])
-    y = torch.from_numpy(work)[None, None].to(model.device)
+    grid, box = working_grid(volume, model.config.spacing_mm), around(roi, volume.spacing_mm)
+    frame = Frame.of_box(volume, grid, region_named(region), box)
+    scan = np.clip(frame.region.window.unit(volume.hu.astype(np.float32)), -1, 1)
+    told = frame.condition(coarse if method.anatomy else np.zeros_like(coarse))
+    known = torch.from_numpy(~frame.labels(roi))[None, None].to(model.device)
+    work = frame.to_grid(scan)
+    y = tensor(work).to(model.device)
     total = torch.zeros_like(y)
     for number in range(method.seeds):
+        drawn = frame.noise(running.seed + number // 2, model.device)
 
-        def noise(stream: int, number: int = number) -> Vol:
+        def noise(stream: int, number: int = number, drawn: Noise = drawn) -> Vol:
             # In pairs of opposite sign: what the noise does to an estimate in first order cancels.
-            drawn = normal(running.seed + number // 2, stream, grid, own, model.device)
-            return -drawn if number % 2 else drawn
+            return -drawn(stream) if number % 2 else drawn(stream)
 
         task = anomaly(y, method.sigma_star, method.steps, known, noise)
         total += model.run(task, told, noise, running.nth(number, method.seeds))
     left = work - (total / method.seeds)[0, 0].cpu().numpy()
-    if grid != volume.shape:
+    if not frame.own_grid:
         # What is left is brought back, not the estimate: what a coarser grid lost is no finding.
-        ratio = np.array(grid) / volume.shape
-        start, size = np.array(box.start) * ratio - own.start, np.array(box.size) * ratio
-        left = resize(left, box.size, start.tolist(), size.tolist())
+        left = frame.from_grid(left, box.slices)
     return scan[box.slices], left
 
 
@@ -192,20 +186,5 @@ def shown(seen: Evidence, coarse: Labels, keep: Mask, like: Calibration) -> Cali
 
 def around(roi: Mask, spacing_mm: tuple[float, float, float]) -> Box:
     """The bounding box of a mask and `CONTEXT_MM` around it, within the scan."""
-    start, size = [], []
-    for axis, (mm, count) in enumerate(zip(spacing_mm, roi.shape, strict=True)):
-        others = tuple(a for a in range(3) if a != axis)
-        inside = np.flatnonzero(roi.any(others))
-        margin = round(CONTEXT_MM / mm)
-        first, last = max(0, inside[0] - margin), min(count, inside[-1] + 1 + margin)
-        start.append(int(first))
-        size.append(int(last - first))
-    return Box((start[0], start[1], start[2]), (size[0], size[1], size[2]))
-
-
-def _on(box: Box, shape: Shape, grid: Shape) -> Box:
-    """The least box of a working grid that holds a box of the scan."""
-    first = [a * m // n for a, n, m in zip(box.start, shape, grid, strict=True)]
-    last = [-(-b * m // n) for b, n, m in zip(box.stop, shape, grid, strict=True)]
-    x, y, z = (b - a for a, b in zip(first, last, strict=True))
-    return Box((first[0], first[1], first[2]), (x, y, z))
+    x, y, z = (CONTEXT_MM / mm for mm in spacing_mm)
+    return bounding_box(roi, (x, y, z))

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, UInt8
 
-from ..core.box import Shape
-from ..core.condition import condition
 from ..core.errors import InputError, ensure
-from ..core.noise import field
 from ..core.regions import region as region_named
-from ..core.resample import nearest, resize
 from ..core.slab_operator import SlabAverage, interpolation
 from ..core.slabs import Profile, slab_centres_mm, slab_matrix
 from ..core.volume import Volume
 from ..data import anatomy as anatomy_of
 from ..tasks import change, super_resolution
 from .api import Model, Running, share_of, slabs_of
-from .grid import spacing_on, working_grid
+from .frame import Frame, tensor, working_grid
 from .handover import Part, handover
 
 # What sticks out of a window by less than three of these (model units) may change; farther out
@@ -65,7 +60,7 @@ class Thin:
 
     def compare(self, thin: Volume, thick: Volume) -> Consistency:
         """`thin`, averaged back, against `thick`."""
-        seen = self.operator.A(_tensor(thin.hu))[0, 0].numpy()
+        seen = self.operator.A(tensor(thin.hu))[0, 0].numpy()
         off = np.abs(seen - thick.hu)
         return Consistency(float(off.max()), float(np.sqrt(np.mean(off**2, dtype=np.float64))))
 
@@ -175,17 +170,17 @@ def _added_hu(
     if grid != base.shape:
         shown = " x ".join(map(str, grid))
         running.say(f"grid: worked on {shown} voxels, within the spacings the model knows")
-    anatomy = nearest(ids, grid)
     parts = handover(slabs, fine.spacing_mm)
     added = np.zeros(base.shape, np.float32)
     free = np.zeros(base.shape, bool)
     for number, part in enumerate(parts):
         share = share_of(running, number, parts)
-        of_part, near = _part(model, base, fine, part, anatomy[..., part.z], evaluations, share)
+        frame = Frame.of_slices(base, grid, region_named(part.slab.region), part.z)
+        of_part, near = _part(model, base, fine, part, frame, ids, evaluations, share)
         added[..., part.z] += part.weight * of_part
         free[..., part.z] |= near & (part.weight > 0)
     # Windows, their ends and hand-overs left traces in the averages: the exact step, in HU.
-    return fine.operator.unseen(_tensor(added), _tensor(free))[0, 0].numpy()
+    return fine.operator.unseen(tensor(added), tensor(free))[0, 0].numpy()
 
 
 def _part(
@@ -193,45 +188,23 @@ def _part(
     base: Volume,
     fine: Thin,
     part: Part,
-    anatomy: UInt8[np.ndarray, "u v z"],
+    frame: Frame,
+    ids: UInt8[np.ndarray, "x y z"],
     evaluations: int,
     running: Running,
-) -> tuple[Float[np.ndarray, "x y z"], Bool[np.ndarray, "x y z"]]:
+) -> tuple[Float[np.ndarray, "x y z2"], Bool[np.ndarray, "x y z2"]]:
     """The change of a part's slices in its region's window, HU, and where it may change."""
-    region = region_named(part.slab.region)
-    unit = region.window.unit(base.hu[..., part.z])
-    near = np.abs(unit) <= 1 + 3 * REACH
-    grid: Shape = (anatomy.shape[0], anatomy.shape[1], anatomy.shape[2])
-    start = _tensor(resize(unit, grid)).to(model.device)
+    window, noise = frame.region.window, frame.noise(running.seed, model.device)
+    near = np.abs(window.unit(base.hu[..., part.z])) <= 1 + 3 * REACH
+    start = tensor(window.unit(frame.to_grid(base.hu))).to(model.device)
     seeing = fine.operator.matrix[:, part.z]
     operator = SlabAverage(seeing[seeing.any(1)])
-    clipped = start.clamp(-1, 1)
-    whole = field(running.seed, (*grid[:2], fine.count), model.device)
-
-    def noise(stream: int) -> Float[torch.Tensor, "1 1 x y z"]:
-        return whole(stream)[..., part.z]
-
     # The averages of a saturated tissue are not what the window shows of the averages: the data
     # of the sampler are those of the clipped interpolation.
-    task = super_resolution(
-        operator.A(clipped),
-        operator,
-        clipped,
-        noise,
-        model.config.noise_schedule,
-        evaluations,
-    )
-    told = condition(
-        grid, spacing_on(grid, Volume(base.hu[..., part.z], base.affine)), region.id,
-        torch.from_numpy(np.ascontiguousarray(anatomy)),
-    )  # fmt: skip
-    if model.control is not None:
-        told = replace(told, control=clipped.cpu())
+    clipped = start.clamp(-1, 1)
+    seen, schedule = operator.A(clipped), model.config.noise_schedule
+    task = super_resolution(seen, operator, clipped, noise, schedule, evaluations)
+    told = frame.condition(ids, None if model.control is None else clipped[0, 0].cpu().numpy())
     x0 = model.run(task, told, noise, running)
-    added = resize(change(start, x0, REACH)[0, 0].cpu().numpy(), unit.shape)
-    return np.where(near, added, 0) * (region.window.width_hu / 2), near
-
-
-def _tensor(array: np.ndarray) -> torch.Tensor:
-    """x y z -> 1 1 x y z."""
-    return torch.from_numpy(np.ascontiguousarray(array))[None, None]
+    added = frame.from_grid(change(start, x0, REACH)[0, 0].cpu().numpy(), part.z)
+    return np.where(near, added, 0) * (window.width_hu / 2), near
