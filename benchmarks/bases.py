@@ -23,19 +23,20 @@ import numpy as np
 import torch
 
 from denovox.core.condition import condition
-from denovox.core.noise import normal
+from denovox.core.random_field import normal
 from denovox.core.regions import REGIONS
 from denovox.core.volume import Volume
-from denovox.data import anatomy, store
-from denovox.data.batch import Sample
-from denovox.data.degrade import LowDoseConfig, photons_of, simulate_low_dose
-from denovox.data.levels import sample
-from denovox.data.noise_level import estimate_noise_hu
-from denovox.data.noise_model import estimate
-from denovox.data.sample_choice import SampleConfig, in_turn, is_coarse
-from denovox.evaluate.bootstrap import bootstrap
+from denovox.datasets import store
+from denovox.datasets.samples.batch import Sample
+from denovox.datasets.samples.choice import SampleConfig, in_turn, is_coarse
+from denovox.datasets.samples.multilevel import sample
+from denovox.metrics.bootstrap import bootstrap
 from denovox.model import weights
 from denovox.model.denoiser import Denoiser
+from denovox.scan import anatomy
+from denovox.scan.noise import estimate
+from denovox.scan.noise_level import estimate_noise_hu
+from denovox.simulate.dose import LowDoseConfig, photons_of, simulate_low_dose
 from denovox.tasks import change, noisy_input
 
 SIGMAS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from denovox.app import cli
+from denovox.cli import main as cli
 
 HERE = Path(__file__).resolve().parent
 SCANS = (

@@ -24,22 +24,22 @@ import nibabel
 import numpy as np
 import torch
 from baselines import COMPETITORS
+from denovox.core.operators.coloured_noise import Coloured, Spectrum
 
 import denovox
-from denovox.app.api import Model
 from denovox.core.condition import Condition, condition
-from denovox.core.noise import field
-from denovox.core.noise_operators import Coloured, Spectrum
+from denovox.core.random_field import field
 from denovox.core.regions import REGIONS
 from denovox.core.volume import Volume
-from denovox.data import anatomy
-from denovox.data.noise_level import estimate_noise_hu
-from denovox.data.noise_model import NoiseModel, estimate
-from denovox.evaluate.fidelity import fidelity, named
-from denovox.sampling.correct import clip, prox, then
-from denovox.sampling.phases import interleaved, phase, topped_up
-from denovox.sampling.sample import Denoise, Vol, diffpir, sample
+from denovox.inference.model import Model
+from denovox.metrics.fidelity import fidelity, named
+from denovox.sampling.corrections import clip, prox, then
+from denovox.sampling.interleaved import interleaved, phase, topped_up
+from denovox.sampling.sampler import Denoise, Vol, diffpir, sample
 from denovox.sampling.windowed import windowed
+from denovox.scan import anatomy
+from denovox.scan.noise import NoiseModel, estimate
+from denovox.scan.noise_level import estimate_noise_hu
 from denovox.tasks import change, noisy_input
 
 HERE = Path(__file__).resolve().parent

@@ -5,7 +5,7 @@
     python benchmarks/denoising.py --noise dose:soft white:27
 
 One noisy volume in HU a case, made before anything is cut and the same for every method.
-`dose:KERNEL`: noise inserted in the projection domain (data/degrade.py) at the photons that the
+`dose:KERNEL`: noise inserted in the projection domain (simulate/dose.py) at the photons that the
 scan's own noise tells, and a detector's of 10 photons on top. `white:HU`: white noise of that SD.
 Competitors get the volume in model units, cut to [-1.6, 1.6], so that air and bone far beyond the
 window do not trouble them, and the true SD in soft tissue (BM4D for coloured noise: its true
@@ -13,7 +13,7 @@ spectrum); their strengths are chosen for them with the clean volume at hand (`b
 model gets the noisy volume and is told the region; "ours-told" is told the SD, too. All are
 compared under the convention `window:<region>`: both volumes cut to the window, peak its width.
 Biases are in flat tissue of the clean volume, structure is the correlation of what was taken with
-detail (evaluate/report.py).
+detail (reports/faithfulness.py).
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from baselines import COMPETITORS, bm4d_coloured
 from denovox.core.labels import OUTSIDE
 from denovox.core.regions import REGIONS
 from denovox.core.volume import Volume
-from denovox.data import anatomy
-from denovox.data.degrade import LowDoseConfig, photons_of, simulate_low_dose
-from denovox.data.noise_model import estimate
-from denovox.evaluate.fidelity import Fidelity, fidelity, named
-from denovox.evaluate.report import tissues
-from denovox.evaluate.residual import residual
+from denovox.metrics.fidelity import Fidelity, fidelity, named
+from denovox.metrics.residual import residual
+from denovox.reports.faithfulness import tissues
+from denovox.scan import anatomy
+from denovox.scan.noise import estimate
+from denovox.simulate.dose import LowDoseConfig, photons_of, simulate_low_dose
 
 OURS = {"ours": "mean", "ours-told": "mean", "ours-diffpir": "diffpir"}
 METHODS = ("input", *COMPETITORS, "bm4d-coloured", *OURS)

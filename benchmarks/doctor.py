@@ -1,4 +1,4 @@
-"""How true `denovox.app.cost` is: the memory it expects of a run, and what the run took.
+"""How true `denovox.inference.cost` is: the memory it expects of a run, and what the run took.
 
     python benchmarks/doctor.py [EDGE ...]
 
@@ -19,10 +19,11 @@ from pathlib import Path
 
 def expected(path: Path, method: str) -> dict[str, float]:
     """What the model says, in this process."""
-    from denovox.app import cost
-    from denovox.app.api import load
-    from denovox.data import anatomy, nifti
-    from denovox.data.regions_along import region_along
+    from denovox.inference import cost
+    from denovox.inference.model import load
+    from denovox.io import nifti
+    from denovox.scan import anatomy
+    from denovox.scan.body_regions import region_along
 
     trial = cost.try_window(load())
     volume = nifti.read(path)
@@ -39,8 +40,8 @@ def expected(path: Path, method: str) -> dict[str, float]:
 
 def taken(path: Path, method: str) -> dict[str, float]:
     """What it took, in this process."""
-    from denovox.app.api import load
-    from denovox.data import nifti
+    from denovox.inference.model import load
+    from denovox.io import nifti
 
     volume = nifti.read(path)
     model = load()
@@ -58,7 +59,8 @@ def main() -> None:
         what = expected if sys.argv[1] == "expected" else taken
         print(json.dumps(what(Path(sys.argv[2]), sys.argv[3])))
         return
-    from denovox.data import nifti, phantom
+    from denovox.io import nifti
+    from denovox.simulate import phantom
 
     edges = [int(arg) for arg in sys.argv[1:]] or [48, 96, 160]
     for edge in edges:

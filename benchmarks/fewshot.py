@@ -23,20 +23,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from denovox.app import lesion_bench
-from denovox.app.api import Model, Running
-from denovox.app.editing import Edit, around, edit
-from denovox.app.validation import fixed_samples, validation
-from denovox.data import store
-from denovox.data.batch import batches, collate
-from denovox.data.levels import sampler
-from denovox.evaluate.lesions import dice, distance, looks
+from denovox.datasets import store
+from denovox.datasets.samples.batch import batches, collate
+from denovox.datasets.samples.multilevel import sampler
+from denovox.evaluation.lesions import hosts
+from denovox.inference.inpaint import Edit, around, edit
+from denovox.inference.model import Model, Running
+from denovox.metrics.lesions import dice, distance, looks
 from denovox.model import weights
-from denovox.model.control import Control, ControlConfig, Controlled
+from denovox.model.controlnet import Control, ControlConfig, Controlled
 from denovox.model.denoiser import denoiser
 from denovox.train.config import TrainConfig, read_recipe
 from denovox.train.loop import train
 from denovox.train.loss import predictor
+from denovox.train.validation import fixed_samples, validation
 
 HELD = {"real": ("RIDER-0117",), "planted": ("ACRIN-013", "CRLM-1006")}
 JUDGED = {"real": "RIDER-0117", "planted": "ACRIN-013"}
@@ -87,19 +87,17 @@ def main(kind: str, steps: int = 120, seeds: int = 3, root: str = ".denovox/lesi
         }
     )
     cases, held, others = cases_of(kind, root)
-    scan = next(lesion_bench.read(c) for c in held if c.facts.patient == JUDGED[kind]
+    scan = next(hosts.read(c) for c in held if c.facts.patient == JUDGED[kind]
                 and c.facts.region == "chest")  # fmt: skip
     numbers = _in_lung(scan)
     with tempfile.TemporaryDirectory() as folder:
-        bench = lesion_bench.Bench(
-            lesion_bench.LesionTrials(steps=800), Running(), Path(folder), lambda: None
-        )
-        judge = lesion_bench.judge(others, 0, bench, "judge")
+        bench = hosts.Bench(hosts.LesionTrials(steps=800), Running(), Path(folder), lambda: None)
+        judge = hosts.judge(others, 0, bench, "judge")
     told = {"kind": kind, "steps": steps, "seeds": seeds, "train": [c.facts.id for c in cases],
             "held": scan.case.facts.id, "lesions": int(numbers.max()), "arms": {}}  # fmt: skip
     region, spacing = scan.case.facts.region, scan.volume.spacing_mm
     real = looks(scan.volume.hu, numbers, spacing, "held")
-    found = lesion_bench.outline(judge, scan.volume, region)
+    found = hosts.outline(judge, scan.volume, region)
     near = around(numbers > 0, spacing)
     told["judge_on_held_lesions_dice"] = dice(found & near, numbers > 0)
     print(json.dumps(told), file=sys.stderr, flush=True)
@@ -113,9 +111,9 @@ def main(kind: str, steps: int = 120, seeds: int = 3, root: str = ".denovox/lesi
             denoise = denoiser(net, recipe.model.noise_schedule, recipe.model.prediction)
             model = Model(denoise, recipe.model, weights.locate("base"), "cpu", "lesion")
             hole = near
-            empty = lesion_bench.cut_out(scan.volume, hole)
+            empty = hosts.cut_out(scan.volume, hole)
             again = edit(model, empty, Edit(hole, numbers > 0, region=region), Running(seed=seed))
-            there = lesion_bench.outline(judge, again, region)
+            there = hosts.outline(judge, again, region)
             made = looks(again.hu, numbers, spacing, "made")
             figures = {
                 "loss": loss,
@@ -130,7 +128,7 @@ def main(kind: str, steps: int = 120, seeds: int = 3, root: str = ".denovox/lesi
     print(json.dumps(told, indent=1))
 
 
-def _in_lung(scan: lesion_bench.Sick) -> np.ndarray:
+def _in_lung(scan: hosts.Sick) -> np.ndarray:
     """The largest lesions that stand in air, numbered from 1."""
     ring = around(scan.numbers > 0, scan.volume.spacing_mm) & (scan.numbers == 0)
     in_air = []

@@ -3,8 +3,9 @@
     python benchmarks/lesion_data.py [SOURCE] [OUT]      (default: ../shared/ct .denovox/lesions)
 
 OUT gets an index.json as SOURCE has one: every scan whose masks mark lesions as it is, and a copy
-of every scan of a region with planted lesions (`data/lesions.py`), which bear its real ones too.
-Contrasts are of the kind that solid nodules and metastases have; planted lesions are no disease.
+of every scan of a region with planted lesions (`simulate/planted_lesions.py`), which bear its real
+ones too. Contrasts are of the kind that solid nodules and metastases have; planted lesions are no
+disease.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ import numpy as np
 
 from denovox.core.errors import InputError
 from denovox.core.volume import Volume
-from denovox.data import anatomy, bridges, entries, files, lesions, masks, nifti
+from denovox.datasets import label_sets, source_scans
+from denovox.io import formats, label_maps, nifti
+from denovox.scan import anatomy
+from denovox.simulate import planted_lesions
 
 KINDS = (
-    lesions.Lesions(tissues=("lung",), contrast_hu=(400, 850), signs=(1,), number=4),
+    planted_lesions.Lesions(tissues=("lung",), contrast_hu=(400, 850), signs=(1,), number=4),
     # Darker than their surroundings, as most metastases are: told of both signs, a small network
     # learns their mean, which is no lesion at all (docs/log.md).
-    lesions.Lesions(tissues=("liver",), contrast_hu=(30, 90), signs=(-1,), number=4),
-    lesions.Lesions(tissues=("muscle",), contrast_hu=(30, 90), signs=(-1,), number=4),
+    planted_lesions.Lesions(tissues=("liver",), contrast_hu=(30, 90), signs=(-1,), number=4),
+    planted_lesions.Lesions(tissues=("muscle",), contrast_hu=(30, 90), signs=(-1,), number=4),
 )
 
 
@@ -38,7 +42,7 @@ def planted(volume: Volume, real: np.ndarray, seed: int) -> tuple[Volume, np.nda
         for count in range(kind.number, 0, -1):
             fewer = kind.model_copy(update={"number": count})
             try:
-                volume, numbers, found = lesions.plant(volume, labels, fewer, seed + number)
+                volume, numbers, found = planted_lesions.plant(volume, labels, fewer, seed + number)
             except InputError:
                 continue
             mask |= (numbers > 0).astype(np.uint8)
@@ -51,14 +55,14 @@ def main(source: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     table = {row["id"]: row for row in json.loads((source / "index.json").read_text())}
-    for seed, entry in enumerate(entries.indexed(source)):
+    for seed, entry in enumerate(source_scans.indexed(source)):
         row = table[entry.id]
         if row["region"] == "limb":
             continue
-        volume = files.read(entry.scan)
+        volume = formats.read(entry.scan)
         real = np.zeros(volume.shape, bool)
         for mask in entry.masks:
-            real |= bridges.lesion(masks.on_grid(mask.path, volume), mask.bridge)
+            real |= label_sets.lesion(label_maps.on_grid(mask.path, volume), mask.bridge)
             link = out / mask.path.name
             if not link.is_symlink():
                 link.symlink_to(os.path.relpath(mask.path, out))

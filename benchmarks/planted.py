@@ -26,15 +26,16 @@ from denoising import circumstances, weights_file
 from planted_rivals import Case, Group, Map, alone, bases, local_mean, pca
 
 import denovox
-from denovox.app.api import Model, Running
-from denovox.app.detection import scan_score
-from denovox.app.healthy import Evidence, evidence, scored, shown
 from denovox.core.labels import ID, OUTSIDE
 from denovox.core.volume import Volume
-from denovox.data import anatomy, nifti
-from denovox.data.calibration import Method, empty, merge
-from denovox.data.lesions import Lesions, healthy, plant
-from denovox.evaluate.detection import auroc
+from denovox.inference.anomaly.calibration import Method, empty, merge
+from denovox.inference.anomaly.detection import scan_score
+from denovox.inference.anomaly.maps import Evidence, evidence, scored, shown
+from denovox.inference.model import Model, Running
+from denovox.io import nifti
+from denovox.metrics.detection import auroc
+from denovox.scan import anatomy
+from denovox.simulate.planted_lesions import Lesions, healthy, plant
 
 HERE = Path(__file__).resolve().parent
 SIDE, HEIGHT_MM = 40, 72.0  # voxels and mm of the region of interest; context comes around it

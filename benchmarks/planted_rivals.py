@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from denovox.app.healthy import Evidence, around
 from denovox.core.box import Box
 from denovox.core.regions import region
 from denovox.core.resample import resize
 from denovox.core.volume import Volume
-from denovox.data import nifti
+from denovox.inference.anomaly.maps import Evidence, around
+from denovox.io import nifti
 
 BASES_MM, BASES_EDGE, BASES = 4.0, 12, 64  # PCA: patches of 48 mm, 64 components
 

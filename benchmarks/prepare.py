@@ -26,14 +26,16 @@ import numpy as np
 
 from denovox.core.resample import resize
 from denovox.core.volume import Volume
-from denovox.data import anatomy, files, nifti, prepare, store
-from denovox.data.entries import Entry
+from denovox.datasets import prepare, store
+from denovox.datasets.source_scans import Entry
+from denovox.io import formats, nifti
+from denovox.scan import anatomy
 
 GRID = (512, 407, 300)
 NOISE_HU = 12.0
 STEPS = (
     ("hash the file", prepare, "digest"),
-    ("read", files, "read"),
+    ("read", formats, "read"),
     ("coarse anatomy", anatomy, "coarse"),
     ("regions", prepare, "region_along"),
     ("resample", prepare, "on_grid"),

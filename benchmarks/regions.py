@@ -8,7 +8,7 @@ The coarse map is made anew for every crop, as it would be for such a file.
 
 The truth was read, not computed: apex, dome of the diaphragm and deepest recess from organ masks
 where there are any (CCTH-A01, TSexample), else from coronal sections. The border between abdomen
-and chest is half way between dome and recess. The thresholds of `data/regions_along.py` were
+and chest is half way between dome and recess. The thresholds of `scan/body_regions.py` were
 chosen with these scans, whole and in 70 mm windows, at hand, about eight settings compared: the
 figures are not those of unseen patients. Where the dome lies above the scan (ACRIN-001's abdomen,
 TSexample) the truth is the rule itself, lung at a tenth of the section.
@@ -24,8 +24,8 @@ import nibabel
 import numpy as np
 
 from denovox.core.volume import Volume
-from denovox.data.anatomy import coarse
-from denovox.data.regions_along import ORDER, Slab, region_along
+from denovox.scan.anatomy import coarse
+from denovox.scan.body_regions import ORDER, Slab, region_along
 
 NEAR_MM = 20.0
 HERE = Path(__file__).resolve().parent

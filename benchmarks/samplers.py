@@ -16,11 +16,11 @@ from collections.abc import Callable
 
 import torch
 
-from denovox.data import store
-from denovox.data.batch import Draw, batches
-from denovox.data.levels import sampler
-from denovox.data.resident import Resident, bytes_of
-from denovox.data.sample_choice import SampleConfig
+from denovox.datasets import store
+from denovox.datasets.samples.batch import Draw, batches
+from denovox.datasets.samples.choice import SampleConfig
+from denovox.datasets.samples.multilevel import sampler
+from denovox.datasets.samples.resident import Resident, bytes_of
 
 LAW = {"levels": (0.15, 0.25, 0.6), "zoom": (0.8, 1.25), "shift_hu": 15, "gain": 0.03, "drop": 0.2}
 

@@ -26,10 +26,12 @@ import nibabel
 import numpy as np
 
 from denovox.core.resample import nearest, resize
-from denovox.data import anatomy, nifti, store
-from denovox.data.levels import crop_box
-from denovox.data.manifest import CaseFacts
-from denovox.data.sample_choice import SampleConfig
+from denovox.datasets import store
+from denovox.datasets.manifest import CaseFacts
+from denovox.datasets.samples.choice import SampleConfig
+from denovox.datasets.samples.multilevel import crop_box
+from denovox.io import nifti
+from denovox.scan import anatomy
 
 PATCH, NOISE_HU, MM = 128, 12.0, 1.0
 GRID = (PATCH,) * 3

@@ -26,11 +26,11 @@ import numpy as np
 from scipy.interpolate import interp1d, make_interp_spline
 
 import denovox
-from denovox.app.api import Running
-from denovox.app.superres import superres, thin
 from denovox.core.volume import Volume
-from denovox.data import anatomy as anatomy_of
-from denovox.evaluate.fidelity import fidelity, named
+from denovox.inference.model import Running
+from denovox.inference.superres import superres, thin
+from denovox.metrics.fidelity import fidelity, named
+from denovox.scan import anatomy as anatomy_of
 
 SCANS = (
     ("chest_LIDC-0314_1mm-crop_ct.nii.gz", 5, "trained on"),

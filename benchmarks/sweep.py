@@ -20,10 +20,10 @@ import torch
 from coloured import HERE, KERNELS, PATIENTS, Case, cases, psd_of
 
 import denovox
-from denovox.core.noise import field
+from denovox.core.random_field import field
 from denovox.core.regions import REGIONS
-from denovox.evaluate.fidelity import fidelity, named
-from denovox.sampling.sample import Vol
+from denovox.metrics.fidelity import fidelity, named
+from denovox.sampling.sampler import Vol
 from denovox.tasks import change, denoising, denoising_diffpir
 
 FACTORS = (0.7, 0.85, 1.0, 1.15, 1.3)

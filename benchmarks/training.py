@@ -34,15 +34,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from denovox.data import store
-from denovox.data.batch import batches
-from denovox.data.levels import sampler
-from denovox.data.sample_choice import SampleConfig
+from denovox.datasets import store
+from denovox.datasets.samples.batch import batches
+from denovox.datasets.samples.choice import SampleConfig
+from denovox.datasets.samples.multilevel import sampler
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig, place
 from denovox.train import cost
 from denovox.train.config import DataConfig, Recipe, TrainConfig
-from denovox.train.group import Group
+from denovox.train.distributed import Group
 from denovox.train.hardware import gpu
 from denovox.train.loop import Session, train
 from denovox.train.loss import predictor

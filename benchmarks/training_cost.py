@@ -27,18 +27,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import Tensor
 
-from denovox.app.memory import resident_mb
 from denovox.core.condition import condition
-from denovox.data.batch import Sample, collate
-from denovox.data.sample_choice import SampleConfig
+from denovox.core.memory import resident_mb
+from denovox.datasets.samples.batch import Sample, collate
+from denovox.datasets.samples.choice import SampleConfig
+from denovox.model.activation_checkpointing import recompute
 from denovox.model.presets import PRESETS
-from denovox.model.recompute import recompute
 from denovox.model.weights import ModelConfig, place
 from denovox.train import cost
 from denovox.train.config import DataConfig, Recipe, TrainConfig
 from denovox.train.hardware import CPU_ALLOCATOR, CPU_KEPT
 from denovox.train.loss import predictor
-from denovox.train.state import RunState
+from denovox.train.run_state import RunState
 
 CASES = (
     "tiny:4x16",

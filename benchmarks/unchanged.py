@@ -59,14 +59,21 @@ def crops(folder: Path) -> None:
     """The inputs: crops of scans, and masks on them."""
     for name, (file, first, shape, mm) in CROPS.items():
         scan = nib.load(DATA / f"{file}.nii.gz")
-        voxels = np.asarray(scan.dataobj)[tuple(slice(a, a + n) for a, n in zip(first, shape))]
+        box = tuple(slice(a, a + n) for a, n in zip(first, shape, strict=True))
+        voxels = np.asarray(scan.dataobj)[box]
         affine = scan.affine if mm is None else np.diag([mm, mm, 2.0, 1.0])
         nib.save(nib.Nifti1Image(voxels.astype(np.int16), affine), folder / f"in_{name}.nii.gz")
-    for name, like, half in (("hole", "chest", 6), ("lesion", "chest", 4), ("lesionfine", "fine", 8)):
+    for name, like, half in (
+        ("hole", "chest", 6),
+        ("lesion", "chest", 4),
+        ("lesionfine", "fine", 8),
+    ):
         scan = nib.load(folder / f"in_{like}.nii.gz")
         mask = np.zeros(scan.shape, np.uint8)
-        middle = [n // 2 for n in scan.shape]
-        mask[tuple(slice(m - min(half, 3 + k), m + min(half, 3 + k)) for m, k in zip(middle, (9, 9, 0)))] = 1
+        near = [
+            (n // 2, min(half, 3 + more)) for n, more in zip(scan.shape, (9, 9, 0), strict=True)
+        ]
+        mask[tuple(slice(middle - w, middle + w) for middle, w in near)] = 1
         nib.save(nib.Nifti1Image(mask, scan.affine), folder / f"in_{name}.nii.gz")
     labels = np.full((48, 40, 32), 0, np.uint8)
     labels[8:40, 8:32] = 12  # upper lobe of the left lung

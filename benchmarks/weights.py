@@ -14,8 +14,8 @@ import math
 import tempfile
 from pathlib import Path
 
-from denovox.app.ablation_figures import Measures, bench_of, measure
-from denovox.data import store
+from denovox.datasets import store
+from denovox.evaluation.ablation.measure import Measures, bench_of, measure
 from denovox.model import weights
 
 

@@ -33,7 +33,7 @@ def volume(data: Path, shape: tuple[int, ...]) -> torch.Tensor:
     """The middle of a torso at 1.5 mm, in units of the abdomen's window (1 1 x y z)."""
     from denovox.core.regions import region
     from denovox.core.resample import resize
-    from denovox.data import nifti
+    from denovox.io import nifti
 
     scan = nifti.read(data / "torso_CCTH-A01_ct.nii.gz")
     grid = [round(n * mm / 1.5) for n, mm in zip(scan.shape, scan.spacing_mm, strict=True)]
@@ -48,7 +48,7 @@ def side(name: str, options: argparse.Namespace) -> dict[str, float]:
     """Run one side once; a dict of seconds, megabytes and decibels."""
     from denovox.core.box import Tiling
     from denovox.core.condition import condition
-    from denovox.core.noise import field
+    from denovox.core.random_field import field
     from denovox.core.regions import region
     from denovox.model import weights
     from denovox.model.denoiser import denoiser

@@ -122,3 +122,44 @@ def gaussian() -> Gaussian:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let `tests/test_docs.py` write what it otherwise compares."""
     parser.addoption("--write-docs", action="store_true", help="write docs/cli.md, docs/labels.md")
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A weights file of a tiny network, with numbers that are not zero."""
+    from denovox.model import weights
+    from denovox.model.presets import PRESETS
+
+    # A third level: MONAI's middle always attends, and at half of a scan's size takes minutes.
+    third = {"channels": (8, 8, 16), "attention": (False,) * 3}
+    config = weights.ModelConfig(net=PRESETS["tiny"].model_copy(update=third))
+    torch.manual_seed(0)
+    state = {n: torch.randn_like(p) * 0.05 for n, p in config.build().named_parameters()}
+    path = tmp_path / "weights" / "tiny.safetensors"
+    weights.save(path, state, config, {"text": "for tests"})
+    return path
+
+
+def steer(base, path, kind):
+    """A control file for a tiny base, with numbers that are not zero."""
+    from denovox.model import weights
+    from denovox.model.controlnet import Control, ControlConfig
+
+    net = weights.describe(base)[0].build()
+    control = Control(net, ControlConfig(kind=kind, base=weights.sha256(base), width=4))
+    torch.manual_seed(1)
+    state = {n: torch.randn_like(p) * 0.05 for n, p in control.named_parameters()}
+    weights.save(path, state, control.config, {"text": "for tests", "base": "tiny"})
+    return path
+
+
+@pytest.fixture
+def tiny_lesion(tiny):
+    """A control for lesions, beside its base."""
+    return steer(tiny, tiny.with_name("lesion.safetensors"), "lesion")
+
+
+@pytest.fixture
+def tiny_superres(tiny):
+    """A control for super-resolution, beside its base."""
+    return steer(tiny, tiny.with_name("superres.safetensors"), "low-resolution")

@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from denovox.app.cli import main
+from denovox.cli.main import main
 from denovox.core.labels import NAMES, path
 
 ROOT = Path(__file__).parents[1]

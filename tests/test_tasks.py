@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from denovox.core.operators.slab_average import SlabAverage
 from denovox.core.schedule import Schedule
-from denovox.core.slab_operator import SlabAverage
-from denovox.sampling.correct import clip
-from denovox.sampling.sample import ddim, ddpm
+from denovox.sampling.corrections import clip
+from denovox.sampling.sampler import ddim, ddpm
 from denovox.tasks import (
     change,
     denoising,

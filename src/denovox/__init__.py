@@ -12,23 +12,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .app.api import Model, Running, load
     from .core.errors import InputError
     from .core.volume import Volume
-    from .data.files import read
-    from .data.nifti import write
+    from .inference.model import Model, Running, load
+    from .io.formats import read
+    from .io.nifti import write
 
 __version__ = "0.1.0"
 __all__ = ["InputError", "Model", "Running", "Volume", "__version__", "load", "read", "write"]
 
 _HOMES = {
-    "Model": "app.api",
-    "Running": "app.api",
-    "load": "app.api",
+    "Model": "inference.model",
+    "Running": "inference.model",
+    "load": "inference.model",
     "InputError": "core.errors",
     "Volume": "core.volume",
-    "read": "data.files",
-    "write": "data.nifti",
+    "read": "io.formats",
+    "write": "io.nifti",
 }
 
 

@@ -1,6 +1,6 @@
 """`python -m denovox`: the command line, for launchers that want a module (torchrun)."""
 
-from .app.cli import main
+from .cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .core.noise_operators import Coloured
-from .core.operators import Identity, Operator
+from .core.operators.base import Identity, Operator
+from .core.operators.coloured_noise import Coloured
 from .core.schedule import Schedule
-from .sampling.correct import clip, paste, prox, then
-from .sampling.phases import topped_up
-from .sampling.sample import (
+from .sampling.corrections import clip, paste, prox, then
+from .sampling.interleaved import topped_up
+from .sampling.sampler import (
     Correct,
     Denoise,
     Fresh,
@@ -41,7 +41,7 @@ class Task:
 
     x: the start, at sigmas[0]. blend: whether windows need to overlap; where data hold the result
     at every step, moving seams average out by themselves (benchmarks/results). split: whether
-    every second voxel in the slices is to be denoised on its own (sampling/phases.py).
+    every second voxel in the slices is to be denoised on its own (sampling/interleaved.py).
     """
 
     x: Vol
@@ -139,7 +139,7 @@ def denoising_sample(
     white, which forgets some of y; the prox of the noise as it was brings that back. psd: as in
     `denoising_coloured`. strength: lambda of METHOD 3. Few steps draw too narrowly: r of the SD
     where the prior says little, r being the ratio of neighbouring sigmas (.8 from .15 in ten
-    steps), and nothing of detail finer than the last (tests/app/test_posterior.py).
+    steps), and nothing of detail finer than the last (tests/inference/test_posterior.py).
     """
     correct: Correct = clip
     x, level = y, sigma

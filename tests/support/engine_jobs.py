@@ -1,4 +1,4 @@
-"""Jobs for tests/app/test_engines.py: workers of other processes import them from here."""
+"""Jobs for tests/datasets/test_executors.py: workers of other processes import them from here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from denovox.data.entries import Entry
+from denovox.datasets.source_scans import Entry
 
 
 def name(entry: Entry) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from denovox.data import store
+from denovox.datasets import store
 
 
 def make_store(folder: Path, lesions: bool | None = None) -> list[store.Case]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from denovox.core.condition import condition
-from denovox.data.batch import Sample
+from denovox.datasets.samples.batch import Sample
 
 KNOWN = condition((1, 1, 1), (1.0, 1.0, 1.0))
 

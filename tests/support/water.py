@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from denovox.core.volume import Volume
-from denovox.data.calibration import Method
+from denovox.inference.anomaly.calibration import Method
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from toy import toy
 
-from denovox.data.batch import Batch, batches
+from denovox.datasets.samples.batch import Batch, batches
 from denovox.train import budget, checkpoint, loop, step
 from denovox.train.config import TrainConfig
 from denovox.train.loop import Progress, Session, learning_rate, train

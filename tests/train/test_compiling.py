@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from toy import toy
 
-from denovox.data.batch import Batch, batches
+from denovox.datasets.samples.batch import Batch, batches
 from denovox.train import compiling
 from denovox.train.compiling import TIMED, WARMING, Compiling
 from denovox.train.config import TrainConfig

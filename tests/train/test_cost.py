@@ -11,10 +11,10 @@ from torch import nn
 
 from denovox.core.condition import batch, condition
 from denovox.core.errors import InputError
-from denovox.data.control import ControlConfig
-from denovox.data.sample_choice import SampleConfig
+from denovox.datasets.samples.choice import SampleConfig
+from denovox.datasets.samples.control_inputs import ControlConfig
+from denovox.model.activation_checkpointing import recompute
 from denovox.model.presets import PRESETS
-from denovox.model.recompute import recompute
 from denovox.model.weights import ModelConfig
 from denovox.train import cost, hardware
 from denovox.train.config import DataConfig, Recipe, TrainConfig

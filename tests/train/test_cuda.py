@@ -12,16 +12,16 @@ import pytest
 import torch
 from tiny_store import make_store
 
-from denovox.data.batch import Batch
-from denovox.data.resident import Resident
-from denovox.data.sample_choice import SampleConfig
+from denovox.datasets.samples.batch import Batch
+from denovox.datasets.samples.choice import SampleConfig
+from denovox.datasets.samples.resident import Resident
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig, place
 from denovox.train.config import TrainConfig
-from denovox.train.group import Group
+from denovox.train.distributed import Group
 from denovox.train.loop import Session, train
 from denovox.train.loss import Predict, predictor
-from denovox.train.state import RunState
+from denovox.train.run_state import RunState
 from denovox.train.step import Stepper
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

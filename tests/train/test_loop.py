@@ -10,11 +10,11 @@ from torch.nn import Parameter
 from toy import toy
 
 from denovox.core.errors import InputError
-from denovox.data.batch import batches
+from denovox.datasets.samples.batch import batches
 from denovox.train import checkpoint
 from denovox.train.config import TrainConfig
-from denovox.train.ema import Ema
 from denovox.train.loop import Session, learning_rate, train
+from denovox.train.optim.ema import Ema
 
 
 def problem():

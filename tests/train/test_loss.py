@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from denovox.core.condition import condition
 from denovox.core.schedule import Schedule
-from denovox.data.batch import Sample, collate
+from denovox.datasets.samples.batch import Sample, collate
 from denovox.model.denoiser import denoiser, use_bfloat16
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig

@@ -6,7 +6,7 @@ import torch
 
 from denovox.core.condition import condition
 from denovox.core.regions import REGIONS
-from denovox.data.batch import Sample, batches, collate
+from denovox.datasets.samples.batch import Sample, batches, collate
 from denovox.model.segmenter import Segmenter, SegmenterConfig
 from denovox.train.config import TrainConfig
 from denovox.train.loop import train

@@ -15,9 +15,9 @@ from toy import toy
 
 from denovox.core.condition import condition
 from denovox.core.errors import InputError
-from denovox.data.batch import Batch, Sample, batches, collate
+from denovox.datasets.samples.batch import Batch, Sample, batches, collate
 from denovox.train.config import TrainConfig
-from denovox.train.group import Group
+from denovox.train.distributed import Group
 from denovox.train.loop import Progress, Session, train
 
 CONFIG = TrainConfig(steps=5, samples=8, batch=8, lr=0.05, ema=3, workers=1)

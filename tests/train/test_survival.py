@@ -16,11 +16,11 @@ from torch.nn import Parameter
 from toy import toy
 
 from denovox.core.errors import InputError
-from denovox.data import store
-from denovox.data.batch import batches
-from denovox.data.levels import sampler
-from denovox.data.sample_choice import SampleConfig
-from denovox.train import ahead, checkpoint
+from denovox.datasets import store
+from denovox.datasets.samples.batch import batches
+from denovox.datasets.samples.choice import SampleConfig
+from denovox.datasets.samples.multilevel import sampler
+from denovox.train import checkpoint, prefetch
 from denovox.train.config import TrainConfig
 from denovox.train.loop import Session, train
 from denovox.train.step import SKIPPED
@@ -234,7 +234,7 @@ def test_a_store_that_comes_back_while_it_is_read_is_an_error_too(tmp_path, monk
 
 
 def learn(cases, folder, monkeypatch, say, **more):
-    monkeypatch.setattr(ahead, "PAUSE_S", 0.02)
+    monkeypatch.setattr(prefetch, "PAUSE_S", 0.02)
     config = TrainConfig(steps=40, samples=2, lr=0.01, ema=4, precision="float32", **more)
     parameters = {"w": Parameter(torch.zeros(()))}
     draw = batches(sampler(cases, SampleConfig(patch=16), 3))
@@ -369,13 +369,13 @@ def test_samples_come_in_order_whatever_the_threads_do():
         return numbers
 
     batches = [[3 * k, 3 * k + 1, 3 * k + 2] for k in range(20)]
-    assert list(ahead.ahead(slow, iter(batches), workers=4)) == batches
+    assert list(prefetch.ahead(slow, iter(batches), workers=4)) == batches
 
 
 def test_no_more_is_drawn_ahead_than_is_said():
     drawn = []
-    gathered = ahead.ahead(drawn.append, ([n] for n in range(1000)), workers=2)
+    gathered = prefetch.ahead(drawn.append, ([n] for n in range(1000)), workers=2)
     next(gathered)
     time.sleep(0.05)
-    assert len(drawn) <= 2 * ahead.AHEAD + 1
+    assert len(drawn) <= 2 * prefetch.AHEAD + 1
     gathered.close()

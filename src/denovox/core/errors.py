@@ -1,5 +1,8 @@
 """The one error a user is meant to read, and how its sentence is made."""
 
+import difflib
+from collections.abc import Sequence
+
 
 class InputError(Exception):
     """What came in cannot be worked on; the message is one clear sentence.
@@ -19,3 +22,9 @@ def line(error: object) -> str:
     text = " ".join(str(error).split()).rstrip(".")
     printable = "".join(c if c.isprintable() else "?" for c in text)
     return printable if len(printable) < 160 else printable[:157] + "..."
+
+
+def did_you_mean(name: object, among: Sequence[str]) -> str:
+    """ " (did you mean 'liver'?)" for the closest of the known names; "" where none is close."""
+    close = difflib.get_close_matches(str(name).lower().replace(" ", "_"), among, 1)
+    return f" (did you mean '{close[0]}'?)" if close else ""

@@ -1,7 +1,7 @@
 """A CT volume in Hounsfield units, and the window that turns HU into model units and back.
 
 Everywhere in denovox an array's axes are x, y, z of the orientation nearest to RAS: indices
-grow towards the patient's Right, Anterior and Superior. Only `data/nifti.py` knows how a file
+grow towards the patient's Right, Anterior and Superior. Only `io/nifti.py` knows how a file
 stores them.
 """
 

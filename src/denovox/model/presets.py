@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .net import NetConfig
+from .unet import NetConfig
 
 PRESETS: dict[str, NetConfig] = {
     # For tests: a forward in milliseconds.

@@ -11,10 +11,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..core.box import Tiling
+from ..core.config import Settings
 from ..core.regions import REGIONS, Region
-from ..core.settings import Settings
 from ..core.volume import Window
-from .net import depth_to_space, space_to_depth
+from .unet import depth_to_space, space_to_depth
 
 SOFT = Window(400, 40)  # the soft-tissue window: what the chest's leaves 10 HU of, it shows
 PRIOR = 0.01  # about the share of lesion among the voxels of a crop: where training begins

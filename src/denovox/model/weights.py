@@ -13,13 +13,13 @@ from typing import Literal, TypeVar
 import torch
 from torch import nn
 
+from ..core.config import Settings
 from ..core.errors import InputError
 from ..core.schedule import Schedule
-from ..core.settings import Settings
-from .control import Control, ControlConfig, Controlled
+from .controlnet import Control, ControlConfig, Controlled
+from .cpu_kernels import quicken
 from .denoiser import Denoiser, Precision, Prediction, denoiser, use_bfloat16
-from .net import Net, NetConfig
-from .quick import quicken
+from .unet import Net, NetConfig
 
 BUNDLED = "base"
 Placed = TypeVar("Placed", bound=nn.Module)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core.box import Box, Tile, Tiling
 from ..core.condition import Condition, batch
-from .sample import Denoise, Vol
+from .sampler import Denoise, Vol
 
 PatchDenoise = Callable[[Tensor, float, Condition], Tensor]
 

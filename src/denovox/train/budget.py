@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 
 from .config import TrainConfig
-from .group import Group
-from .state import RunState
+from .distributed import Group
+from .run_state import RunState
 
 WARMING = 3  # steps whose time says nothing: caches fill, kernels are chosen
 MEASURED_S, MEASURED_SHARE, MEASURED_STEPS = 5.0, 0.02, 5  # at least so long, all three

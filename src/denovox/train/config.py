@@ -8,10 +8,10 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from ..core.config import Settings
 from ..core.errors import InputError
-from ..core.settings import Settings
-from ..data.prepare_config import PrepareConfig
-from ..data.sample_choice import SampleConfig
+from ..datasets.prepare_config import PrepareConfig
+from ..datasets.samples.choice import SampleConfig
 from ..model.denoiser import Precision
 from ..model.weights import ModelConfig, describe, locate
 
@@ -86,11 +86,11 @@ class TrainConfig(Settings):
 class DataConfig(Settings):
     """Where samples come from.
 
-    source: a folder of scans, brought into the store first; layout: of data/catalog.py, recognised
-    if None. store: a folder, or with no source any URL that fsspec reads. validation_patients: held
-    back beside those that the store's own split holds back, and validated on in their place.
-    resident: whether the cases lie in the training device's memory and samples are drawn there;
-    auto: where they take a third of it at most (data/resident.py).
+    source: a folder of scans, brought into the store first; layout: of datasets/layouts.py,
+    recognised if None. store: a folder, or with no source any URL that fsspec reads.
+    validation_patients: held back beside those that the store's own split holds back, and validated
+    on in their place. resident: whether the cases lie in the training device's memory and samples
+    are drawn there; auto: where they take a third of it at most (datasets/samples/resident.py).
     """
 
     source: Path | None = None
@@ -107,7 +107,7 @@ class Recipe(Settings):
 
     start: weights to begin from, by bundled name or path; their network must be the recipe's, and
     is it where `model` is left out. With data.sample.control it is these weights that are steered:
-    they stay as they are, and a control of `width` (model/control.py) is trained.
+    they stay as they are, and a control of `width` (model/controlnet.py) is trained.
     """
 
     name: str

@@ -16,9 +16,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .ema import Ema
 from .operations import Key, Op, Recorder, TensorSpec
-from .state import adamw
+from .optim.ema import Ema
+from .run_state import adamw
 from .trace import Work
 
 Name = Literal["h200", "a100-80", "rtx3090", "cpu"]

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from ..core.errors import InputError, line
-from ..data.batch import Draw
-from .ahead import ahead, patiently
+from ..datasets.samples.batch import Draw
 from .budget import Budget
 from .config import TrainConfig
-from .group import ALONE, Group
+from .distributed import ALONE, Group
 from .loss import Predict
-from .state import RunState
+from .prefetch import ahead, patiently
+from .run_state import RunState
 from .step import Stepper
 
 

@@ -12,7 +12,7 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from ..core.schedule import Schedule
-from ..data.batch import Batch
+from ..datasets.samples.batch import Batch
 from ..model.denoiser import Answer, Prediction, answer, coefficients, use_bfloat16
 from ..model.weights import ModelConfig
 from .config import NoiseConfig, TrainConfig

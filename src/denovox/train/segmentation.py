@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from ..data.batch import Batch
+from ..datasets.samples.batch import Batch
 from ..model.segmenter import Segmenter
 from .loss import Predict
 

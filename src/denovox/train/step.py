@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import InputError
-from ..data.batch import Batch
+from ..datasets.samples.batch import Batch
 from .compiling import Compiling
 from .config import TrainConfig
-from .group import Group, quiet, whole
+from .distributed import Group, quiet, whole
 from .loss import Predict
-from .state import RunState
+from .run_state import RunState
 
 SKIPPED = "skipped.csv"
 
@@ -63,7 +63,7 @@ class Stepper:
         self.fits = size
         self.loss, self.waited, self.in_a_row = math.nan, 0.0, 0
         self._pending: _Pending | None = None
-        tried = config.compile and group.count == 1  # several compile from the start (app/pretrain)
+        tried = config.compile and group.count == 1  # several compile from the start (train/run.py)
         self.compiling = Compiling(net, self.settle, say) if tried and net is not None else None
 
     @property

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from ..core.condition import Condition
 from ..core.labels import UNKNOWN
 from ..core.regions import UNKNOWN_REGION
-from ..model.control import Control, ControlConfig, Controlled
-from ..model.net import Net
-from ..model.quick import quicken
-from ..model.recompute import recompute
+from ..model.activation_checkpointing import recompute
+from ..model.controlnet import Control, ControlConfig, Controlled
+from ..model.cpu_kernels import quicken
+from ..model.unet import Net
 from ..model.weights import channels_last
 from .config import Recipe
 from .operations import Op, Recorder, storage

@@ -1,0 +1,226 @@
+"""Published data sets and own folders on disk -> cases: scan, masks, patient, region.
+
+A layout is one or more rows of `bridges.toml` (patterns for paths, no class a data set). Two
+layouts are not rows: "index" (a folder with an index.json) and "folder" (your own scans). Paths
+are looked at, no voxel is read. What a layout does not know is named in `Survey.left_out`;
+files whose names begin with a dot are not looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from posixpath import normpath
+
+from ..core.config import Settings
+from ..core.errors import InputError
+from . import label_sets
+from .source_scans import PAPERS, Entry, LeftOut, Mask, indexed, own, walk
+
+__all__ = ["LAYOUTS", "LOOKS", "Entry", "Mask", "Survey", "find", "survey"]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a folder holds: its layout, the cases, and (path, why) of all that is no case."""
+
+    layout: str
+    entries: tuple[Entry, ...]
+    left_out: tuple[LeftOut, ...]
+
+    def notes(self, most: int = 5) -> Iterator[str]:
+        """One line a reason, with the first `most` names: what was left out, what is missing."""
+        reasons: dict[str, list[str]] = {}
+        for name, why in self.left_out:
+            reasons.setdefault(f"left out, {why}", []).append(name)
+        for entry in self.entries:
+            for note in entry.notes:
+                reasons.setdefault(note, []).append(entry.id)
+        for why, found in reasons.items():
+            more = f" and {len(found) - most} more" if len(found) > most else ""
+            yield f"{len(found)} {why}: {', '.join(found[:most])}{more}"
+
+
+class MaskRow(Settings):
+    """Where a mask lies, and its bridge; or, with a `*` in the path, a table of `organs`."""
+
+    path: str
+    bridge: str = ""
+    organs: str = ""
+
+
+class SkipRow(Settings):
+    """Paths that are known, and why they are no case."""
+
+    scan: str
+    why: str
+
+
+class Row(Settings):
+    """One layout of files; see the comment above the rows in `bridges.toml`."""
+
+    look: str
+    scan: str
+    id: str
+    patient: str = ""
+    masks: tuple[MaskRow, ...] = ()
+    partner: tuple[str, ...] = ()
+    skip: tuple[SkipRow, ...] = ()
+    regions: tuple[str, ...] | None = None
+    dicom: bool = False
+    refuse: str = ""
+    source: str
+    licence: str
+
+
+LAYOUTS: dict[str, tuple[Row, ...]] = {
+    name: tuple(Row(**row) for row in rows) for name, rows in label_sets.tables()["layout"].items()
+}
+LOOKS = {  # layout -> what is looked for
+    **{name: rows[0].look for name, rows in LAYOUTS.items()},
+    "index": "index.json, a list of cases",
+    "folder": "any CT (NIfTI, or a folder with a DICOM series); never chosen unless named",
+}
+
+
+def find(source: Path, layout: str | None = None) -> list[Entry]:
+    """The cases below a folder, in order of id; see `survey`."""
+    return list(survey(source, layout).entries)
+
+
+def survey(source: Path, layout: str | None = None) -> Survey:
+    """The cases below a folder, and what is none; `layout` None is recognised from the names.
+
+    `InputError` where the folder or the layout is not there, no layout or several fit, two scans
+    would be one case, or the set cannot be read at all.
+    """
+    source = Path(source)
+    if not source.is_dir():
+        raise InputError(f"{source} is not a folder; give the folder of a data set")
+    if layout is not None and layout not in LOOKS:
+        raise InputError(f"layout '{layout}' is not known; choose one of {', '.join(LOOKS)}")
+    files, series = walk(source)
+    layout = layout or _recognised(source, files, series)
+    left: list[LeftOut] = []
+    if layout == "index":
+        found = indexed(source)
+    elif layout == "folder":
+        found, left = own(source, files, series)
+    else:
+        found, left = _published(source, LAYOUTS[layout], files, series)
+    if not found:
+        raise InputError(f"{source} has no case of layout '{layout}': looked for {LOOKS[layout]}")
+    entries: dict[str, Entry] = {}
+    for entry in found:
+        entry = replace(entry, id=_safe(entry.id), patient=_safe(entry.patient))
+        if entry.id in entries:
+            both = f"{entries[entry.id].scan} and {entry.scan}"
+            raise InputError(f"{both} would both be case '{entry.id}'; leave one of them out")
+        entries[entry.id] = entry
+    return Survey(layout, tuple(entries[name] for name in sorted(entries)), tuple(sorted(left)))
+
+
+def _recognised(source: Path, files: list[str], series: dict[str, int]) -> str:
+    fits = [name for name, rows in LAYOUTS.items() if any(_scans(r, files, series) for r in rows)]
+    if "index.json" in files:
+        fits.insert(0, "index")
+    if len(fits) == 1:
+        return fits[0]
+    what = f"several layouts fit ({', '.join(fits)})" if fits else "no known layout fits"
+    looks = "".join(f"\n  {name}: {look}" for name, look in LOOKS.items())
+    raise InputError(f"{source}: {what}; name one with --layout. Looked for:{looks}")
+
+
+def _scans(row: Row, files: list[str], series: dict[str, int]) -> dict[str, Mapping[str, str]]:
+    """Path of every scan that the row's pattern fits -> the groups it found."""
+    fits = ((name, _pattern(row.scan).fullmatch(name)) for name in (series if row.dicom else files))
+    return {name: fit.groupdict(default="") for name, fit in fits if fit}
+
+
+@cache
+def _pattern(text: str) -> re.Pattern[str]:
+    return re.compile(text)
+
+
+def _published(
+    source: Path, rows: tuple[Row, ...], files: list[str], series: dict[str, int]
+) -> tuple[list[Entry], list[LeftOut]]:
+    scans = [_scans(row, files, series) for row in rows]
+    every = {name for found in scans for name in found}
+    entries: list[Entry] = []
+    left: list[LeftOut] = []
+    known: set[str] = set()
+    for row, found in zip(rows, scans, strict=True):
+        if row.refuse and found:
+            raise InputError(f"{source}: {row.refuse}")
+        taken: set[str] = set()
+        for name in sorted(found, key=lambda name: (-series.get(name, 0), name)):
+            number = row.id.format_map(found[name])
+            if name in known:  # an earlier row's
+                continue
+            known.add(name)
+            if row.dicom and number in taken:  # a segmentation or a scout beside the CT
+                left.append((name, "a smaller series of the same case"))
+                continue
+            taken.add(number)
+            masks, strange = _masks(source, row, found[name], every)
+            partner = _first(source, row.partner, found[name])
+            lacks = ["mask"] * bool(row.masks and not masks)
+            lacks += ["partner"] * bool(row.partner and not partner)
+            entries.append(
+                Entry(
+                    id=number,
+                    patient=row.patient.format_map(found[name]) or number,
+                    scan=source / name,
+                    masks=tuple(Mask(source / path, by) for path, by in masks.items()),
+                    regions=row.regions,
+                    source=row.source,
+                    licence=row.licence,
+                    partner=source / partner if partner else None,
+                    notes=tuple(f"without a {what}" for what in lacks),
+                )
+            )
+            known |= {*masks, *strange, partner or name}
+            left += [(path, "no organ of this set has that name") for path in strange]
+    reasons = [skip for row in rows for skip in row.skip]
+    for name in sorted({*files, *series} - known):
+        why = next((s.why for s in reasons if _pattern(s.scan).fullmatch(name)), "")
+        if why or not PAPERS.fullmatch(name):
+            left.append((name, why or "not part of this layout"))
+    return entries, left
+
+
+def _first(source: Path, templates: tuple[str, ...], groups: Mapping[str, str]) -> str | None:
+    """The first path that is there, as one below the source."""
+    paths = (normpath(text.format_map(groups)) for text in templates)
+    return next((path for path in paths if (source / path).exists()), None)
+
+
+def _masks(
+    source: Path, row: Row, groups: Mapping[str, str], scans: set[str]
+) -> tuple[dict[str, label_sets.Bridge], list[str]]:
+    """(path -> bridge of a scan's masks, paths of organs that are not known)."""
+    for mask in row.masks:
+        if not mask.organs:
+            if path := _first(source, (mask.path,), groups):
+                return {path: label_sets.bridge(mask.bridge)}, []
+            continue
+        start, end = normpath(mask.path.format_map(groups)).split("*")
+        folder = os.path.dirname(start)
+        there = sorted(os.listdir(source / folder)) if (source / folder).is_dir() else []
+        paths = [normpath(f"{folder}/{name}") for name in there if name[0] != "."]
+        fits = [p for p in paths if p.startswith(start) and p.endswith(end) and p not in scans]
+        by = label_sets.organs(mask.organs)
+        stems = {path: path[len(start) : len(path) - len(end)] for path in fits}
+        if good := {path: by[stem] for path, stem in stems.items() if stem in by}:
+            return good, [path for path in fits if path not in good]
+    return {}, []
+
+
+def _safe(text: str) -> str:
+    """A name that is a file's on every system, and no hidden one."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace("/", "_")).strip("-.") or "case"

@@ -1,0 +1,146 @@
+"""The manifest of a store: one Parquet table, a row for each case and each scan put aside.
+
+A store packed to travel (datasets/packed.py) has the same rows as JSON: Parquet's reader is larger
+than such a store, and is loaded only for Parquet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..core.box import Shape
+from ..core.config import Settings
+from ..core.errors import InputError, line
+
+if TYPE_CHECKING:
+    import pyarrow
+
+NAME, PACKED = "manifest.parquet", "manifest.json"
+Split = Literal["train", "validation", "test"]
+
+
+class CaseFacts(Settings):
+    """What is known of a case beside its voxels: a row of the manifest.
+
+    id: its place in the store. patient: the unit by which data is split. region: a name of
+    core/regions, and region_why found so. affine: 4x4 by rows, voxel -> mm in RAS+. covers:
+    classes that its masks speak of, and labelled, the share of voxels that they name. lesions: the
+    box of each that its masks mark (first x y z, last x y z; voxels), and lesion_ml, what they hold
+    in all; a case without has no lesion array. file, sha256: the scan it was made from. settings:
+    of the run that made it, as JSON. notes: what was decided on the way. aside: why it is no case
+    after all; then it has no voxels.
+    """
+
+    id: str
+    patient: str
+    region: str = ""
+    region_why: str = ""
+    split: Split = "train"
+    shape: Shape = (0, 0, 0)
+    spacing_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    affine: tuple[float, ...] = ()
+    covers: tuple[str, ...] = ()
+    labelled: float = 0.0
+    lesions: tuple[tuple[int, ...], ...] = ()
+    lesion_ml: float = 0.0
+    source: str = ""
+    licence: str = ""
+    file: str = ""
+    sha256: str = ""
+    settings: str = ""
+    notes: tuple[str, ...] = ()
+    aside: str = ""
+
+
+def split_of(patient: str) -> Split:
+    """90/5/5 by a hash of the patient's name: the same in every run, whoever else is in the set."""
+    place = int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], "big") / 2**64
+    return "train" if place < 0.9 else "validation" if place < 0.95 else "test"
+
+
+def _schema() -> pyarrow.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            *((name, pa.string()) for name in ("id", "patient", "region", "region_why", "split")),
+            ("shape", pa.list_(pa.int32(), 3)),
+            ("spacing_mm", pa.list_(pa.float64(), 3)),
+            ("affine", pa.list_(pa.float64())),
+            ("covers", pa.list_(pa.string())),
+            ("labelled", pa.float64()),
+            ("lesions", pa.list_(pa.list_(pa.int32(), 6))),
+            ("lesion_ml", pa.float64()),
+            *((name, pa.string()) for name in ("source", "licence", "file", "sha256", "settings")),
+            ("notes", pa.list_(pa.string())),
+            ("aside", pa.string()),
+        ]
+    )
+
+
+def write(store: Path, rows: Iterable[CaseFacts]) -> None:
+    """All rows, in order of id; readers see the old manifest or the new one."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    told = [row.model_dump() for row in sorted(rows, key=lambda row: row.id)]
+    beside = store / f".{uuid.uuid4().hex}.parquet"
+    try:
+        pq.write_table(pa.Table.from_pylist(told, _schema()), beside)
+        os.replace(beside, store / NAME)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_packed(store: Path, rows: Iterable[CaseFacts]) -> None:
+    """The same rows as JSON, for a store that is read where there is no Parquet."""
+    (store / PACKED).write_text(packed_text(rows))
+
+
+def packed_text(rows: Iterable[CaseFacts]) -> str:
+    """What `write_packed` writes."""
+    told = [row.model_dump(mode="json") for row in sorted(rows, key=lambda row: row.id)]
+    return json.dumps(told, indent=1)
+
+
+def read(store: str | Path) -> list[CaseFacts]:
+    """The rows; `InputError` where there is no manifest, or it is no store's."""
+    packed = Path(store, PACKED)
+    rows = _packed(packed) if packed.is_file() else _parquet(f"{store}/{NAME}", store)
+    return [CaseFacts(**row) for row in rows]
+
+
+def _packed(path: Path) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} cannot be read ({line(error)})") from error
+    known = set(CaseFacts.model_fields)
+    if not isinstance(rows, list) or any(set(row) != known for row in rows):
+        raise InputError(f"{path} is not a manifest of this version of denovox; pack it again")
+    return rows
+
+
+def _parquet(url: str, store: str | Path) -> list[dict[str, Any]]:
+    import fsspec
+    import pyarrow.parquet as pq
+
+    try:
+        with fsspec.open(url, "rb") as file:
+            table = pq.read_table(file)
+    except FileNotFoundError:
+        raise InputError(
+            f"{store}: no store here (no {NAME}); `denovox prepare SOURCE --out {store}` makes one,"
+            " and finishes one that was cut short"
+        ) from None
+    except (ImportError, ValueError, OSError) as error:
+        raise InputError(f"{url} cannot be read ({line(error)})") from error
+    if table.schema.names != _schema().names:
+        raise InputError(f"{url} is not a manifest of this version of denovox; prepare it again")
+    return table.to_pylist()

@@ -1,0 +1,94 @@
+"""What training learns from: samples, and batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from ...core.condition import Condition
+from ...core.condition import batch as batch_of
+
+
+@dataclass(frozen=True)
+class Sample:
+    """x0: 1 1 p p p, model units, clipped to [-1, 1]. noise: of the same shape, SD about 1.
+
+    u: a uniform number for the loss to choose a noise level with. weight: of each voxel in the
+    loss; None: all alike. start: what noise is added to, where that is not x0. case: whose it is.
+    """
+
+    x0: Float[Tensor, "1 1 p p p"]
+    noise: Float[Tensor, "1 1 p p p"]
+    u: float
+    condition: Condition
+    level: int
+    weight: Float[Tensor, "1 1 p p p"] | None = None
+    start: Float[Tensor, "1 1 p p p"] | None = None
+    case: str = ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Several samples in one: the fields of `Sample`, with b in place of 1."""
+
+    x0: Float[Tensor, "b 1 p p p"]
+    noise: Float[Tensor, "b 1 p p p"]
+    u: Float64[np.ndarray, " b"]
+    condition: Condition
+    level: tuple[int, ...]
+    weight: Float[Tensor, "b 1 p p p"] | None = None
+    start: Float[Tensor, "b 1 p p p"] | None = None
+    case: tuple[str, ...] = ()
+
+    def part(self, first: int, stop: int) -> Batch:
+        """Samples [first, stop) of it."""
+
+        def cut(of: Tensor | None) -> Tensor | None:
+            return None if of is None else of[first:stop]
+
+        known = self.condition
+        told: dict[str, Any] = {f.name: cut(getattr(known, f.name)) for f in fields(known)}
+        return replace(
+            self,
+            x0=self.x0[first:stop],
+            noise=self.noise[first:stop],
+            u=self.u[first:stop],
+            condition=replace(known, **told),
+            level=self.level[first:stop],
+            weight=cut(self.weight),
+            start=cut(self.start),
+            case=self.case[first:stop],
+        )
+
+
+Draw = Callable[[Sequence[int]], Batch]  # numbers -> those samples
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Samples of one shape as a batch.
+
+    All or none have a weight; where some have a start, those without begin at x0.
+    """
+    weights = [s.weight for s in samples if s.weight is not None]
+    starts = [s.x0 if s.start is None else s.start for s in samples]
+    return Batch(
+        torch.cat([s.x0 for s in samples]),
+        torch.cat([s.noise for s in samples]),
+        np.array([s.u for s in samples], np.float64),
+        batch_of([s.condition for s in samples]),
+        tuple(s.level for s in samples),
+        torch.cat(weights) if weights else None,
+        torch.cat(starts) if any(s.start is not None for s in samples) else None,
+        tuple(s.case for s in samples),
+    )
+
+
+def batches(draw: Callable[[int], Sample]) -> Draw:
+    """The same samples, several at a time."""
+    return lambda numbers: collate([draw(n) for n in numbers])

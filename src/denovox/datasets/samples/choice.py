@@ -1,0 +1,105 @@
+"""Which cases are sampled how often, and the settings of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from pydantic import Field
+
+from ...core.box import Shape
+from ...core.config import Settings
+from ...core.errors import InputError
+from ..store import Case
+from .control_inputs import ControlConfig
+
+# In plane. A coarser scan shows whole volumes and 2x crops; it has no detail for crops to learn.
+COARSE_MM = 3.0
+
+
+class SampleConfig(Settings):
+    """How samples are drawn.
+
+    patch: edge in voxels. levels: relative frequency of whole volume, 2x crop, crop.
+    zoom: the crop's edge is patch times a factor drawn log-uniformly from this range.
+    shift_hu, gain: HU jitter, uniform within +-shift and 1 +- gain.
+    mirror: how often left and right are swapped, labels with them.
+    drop: how often region and anatomy, each on its own, are withheld.
+    grain: how often the noise is coloured as a CT's is (simulate/fbp_noise.py), and not white.
+    control: what a control is told (datasets/samples/control_inputs.py); None: samples for a base.
+    """
+
+    patch: int = 32
+    levels: tuple[float, float, float] = (1, 1, 1)
+    zoom: tuple[float, float] = (1, 1)
+    shift_hu: float = Field(0, ge=0)
+    gain: float = Field(0, ge=0, lt=1)
+    mirror: float = Field(0.5, ge=0, le=1)
+    drop: float = Field(0.1, ge=0, le=1)
+    grain: float = Field(0, ge=0, le=1)
+    control: ControlConfig | None = None
+
+    @property
+    def grid(self) -> Shape:
+        """The shape of a sample."""
+        return (self.patch,) * 3
+
+
+def is_coarse(case: Case) -> bool:
+    """Whether its voxels are larger than `COARSE_MM` in plane."""
+    return max(case.facts.spacing_mm[:2]) > COARSE_MM
+
+
+def grouped(cases: Sequence[Case], config: SampleConfig) -> list[list[list[list[Case]]]]:
+    """Cases by region, then fine and coarse, then patient; in one order, however they came.
+
+    Where `config` has crops alone, coarse cases are left out; `InputError` where none is left.
+    """
+    tree: dict[str, dict[bool, dict[str, list[Case]]]] = {}
+    for case in cases:
+        coarse = is_coarse(case)
+        if not coarse or any(config.levels[:2]):
+            kinds = tree.setdefault(case.facts.region, {})
+            kinds.setdefault(coarse, {}).setdefault(case.facts.patient, []).append(case)
+    if not cases:
+        raise InputError("no case is left to draw samples from")
+    if not tree:
+        raise InputError(
+            f"all {len(cases)} cases have voxels of more than {COARSE_MM:g} mm in plane, which is"
+            " too coarse for crops; give whole volumes or 2x crops a share in data.sample.levels"
+        )
+    return [
+        [
+            [sorted(scans, key=lambda case: case.facts.id) for _, scans in sorted(of_kind.items())]
+            for _, of_kind in sorted(kinds.items())
+        ]
+        for _, kinds in sorted(tree.items())
+    ]
+
+
+def chooser(cases: Sequence[Case], config: SampleConfig) -> Callable[[np.random.Generator], Case]:
+    """How a case is drawn: region first, then fine or coarse, then patient; each choice is even.
+
+    So seventy coarse heads weigh no more than one fine one.
+    """
+    regions = grouped(cases, config)
+
+    def choose(rng: np.random.Generator) -> Case:
+        kinds = regions[rng.integers(len(regions))]
+        patients = kinds[rng.integers(len(kinds))]
+        mine = patients[rng.integers(len(patients))]
+        return mine[rng.integers(len(mine))]
+
+    return choose
+
+
+def in_turn(cases: Sequence[Case], config: SampleConfig, count: int) -> list[Case]:
+    """`count` cases, as evenly as `chooser` on average: regions in turn, then kinds, patients."""
+    regions = grouped(cases, config)
+    chosen = []
+    for n in range(count):
+        k, kinds = n // len(regions), regions[n % len(regions)]
+        k, patients = k // len(kinds), kinds[k % len(kinds)]
+        k, mine = k // len(patients), patients[k % len(patients)]
+        chosen.append(mine[k % len(mine)])
+    return chosen

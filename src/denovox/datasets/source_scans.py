@@ -1,0 +1,208 @@
+"""A case on disk, and cases that are no published set: an index.json, or any folder of CT.
+
+Paths are looked at, no voxel is read. `catalog.py` knows the published sets.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import InputError
+from ..core.labels import ID, UNKNOWN
+from ..io import dicom
+from . import label_sets
+from .label_sets import Bridge
+from .manifest import Split
+
+# What an index.json says of a case's use -> its part of the split; "evaluate" never trains.
+USES: dict[str, Split] = {"train": "train", "validate": "validation", "evaluate": "test"}
+LeftOut = tuple[str, str]  # (path below SOURCE or id, why)
+SPANNING = ("torso", "whole body")  # no regions of the model's, but scans that show several
+_SCAN = re.compile(r"(?P<stem>.+)\.(?:nii(?:\.gz)?|nrrd|nhdr|mha|mhd|zip)", re.IGNORECASE)
+_MASK_ENDS = ("_seg", "_labels", ".seg")
+LESION_ENDS = ("_lesion", "_lesions")
+LESIONS = ("lesion", "tumour", "tumor", "nodule", "metastas", "lymph_node")
+PAPERS = re.compile(  # what comes along with scans and is none
+    r"(?:.*/)?(?:[^/]+\.(?:json|csv|tsv|xlsx?|md|txt|pdf|html|py|toml|ya?ml|pkl)"
+    r"|(?:LICEN[CS]E|README|DICOMDIR)[^/]*)",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A label map of a scan, and what its values mean. A file of one organ is one with {1: it}."""
+
+    path: Path
+    bridge: Bridge
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A case on disk.
+
+    id: unique in its set, safe as a file name. patient: the unit by which data is split. scan: a
+    file, or the folder of a DICOM series. masks: all on the scan's grid. regions: names of
+    core/regions; None: to be found from the image. series: which, where a DICOM folder holds
+    several. partner: the measured scan of the same acquisition (quarter dose, thick slices).
+    notes: what is missing, if anything. split: the set's own; None: by a hash of the patient.
+    """
+
+    id: str
+    patient: str
+    scan: Path
+    masks: tuple[Mask, ...] = ()
+    regions: tuple[str, ...] | None = None
+    source: str = ""
+    licence: str = ""
+    series: str | None = None
+    partner: Path | None = None
+    notes: tuple[str, ...] = ()
+    split: Split | None = None
+
+
+# What is done for each entry gives a line to show; an engine (datasets/executors.py) does it for
+# many.
+Job = Callable[[Entry], str]
+Engine = Callable[[Job, list[Entry]], Iterator[str]]
+
+
+def indexed(source: Path) -> list[Entry]:
+    """The cases of an index.json: `id`, `file`, `patient`, and maybe `region`, `masks` (file stem
+    -> a bridge's name, or {value: class}), `source`, `licence`, `use` (train, validate or
+    evaluate: one for all scans of a patient)."""
+    index = source / "index.json"
+    try:
+        rows = json.loads(index.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{index} cannot be read as JSON ({error}); check it") from error
+    entries: list[Entry] = []
+    use_of: dict[str, str | None] = {}
+    for number, row in enumerate(rows if isinstance(rows, list) else [None]):
+        if not isinstance(row, dict) or not {"id", "file", "patient"} <= set(row):
+            raise InputError(f"{index}: entry {number} lacks one of 'id', 'file' and 'patient'")
+        region = row.get("region")
+        regions = (region,) if region and region not in SPANNING else None
+        masks = tuple(
+            Mask(source / f"{stem}.nii.gz", _index_bridge(table, f"{index}, {stem}"))
+            for stem, table in row.get("masks", {}).items()
+        )
+        paths = (source / row["file"], *(mask.path for mask in masks))
+        if gone := [path for path in paths if not path.exists()]:
+            raise InputError(f"{index}: {gone[0]} of case '{row['id']}' does not exist")
+        texts = row.get("source", ""), row.get("licence", "")
+        who, use = (str(row["id"]), str(row["patient"])), row.get("use")
+        if use is not None and use not in USES:
+            raise InputError(
+                f"{index}: use '{use}' of case '{who[0]}' is none of {', '.join(USES)}"
+            )
+        if use_of.setdefault(who[1], use) != use:
+            raise InputError(f"{index}: the scans of patient '{who[1]}' have different uses")
+        split = None if use is None else USES[use]
+        entries.append(Entry(*who, paths[0], masks, regions, *texts, split=split))
+    return entries
+
+
+def _index_bridge(table: Any, where: str) -> Bridge:
+    """A table of an index; classes without a name in the vocabulary stay unknown, by design, and
+    those named as `LESIONS` are lesions."""
+    if isinstance(table, str):
+        if table != "TotalSegmentator v2 total ids":
+            return label_sets.bridge(table)
+        own = label_sets.bridge("totalsegmentator_v2")
+        # One published map has a 118, a number that TotalSegmentator's final list does not use.
+        return replace(own, values={**own.values, 118: UNKNOWN})
+    of_values = {v: of if of in ID else "unknown" for v, of in table.items()}
+    sick = tuple(int(v) for v, of in table.items() if str(of).lower().startswith(LESIONS))
+    return replace(label_sets.from_table(of_values, where), lesions=sick)
+
+
+def own(
+    source: Path, files: list[str], series: dict[str, int]
+) -> tuple[list[Entry], list[LeftOut]]:
+    """Every CT file and DICOM series as a case; a mask has the vocabulary's own values and lies
+    beside as <stem>_seg or <stem>_labels, or with the scan's name in labels/ beside it, or with its
+    path in labels/ below the source. <stem>_lesion marks lesions with any value above 0."""
+    stems = {name: fit["stem"] for name in files if (fit := _SCAN.fullmatch(name))}
+    masks = {stem: name for name, stem in stems.items() if _is_mask(stem)}
+    left = [(n, "not a CT file") for n in files if n not in stems and not PAPERS.fullmatch(n)]
+    entries, used = [], set()
+    for name in sorted([n for n in stems if n not in masks.values()] + [*series]):
+        stem = stems.get(name, name) if name != "." else source.resolve().name
+        folder, _, last = stem.rpartition("/")
+        short = [last, re.sub(r"(?i)_(?:ct|0000)$", "", last)]
+
+        def beside(ends: tuple[str, ...], last: list[str] = short, at: str = folder) -> list[str]:
+            return [f"{at}/{s}{end}".lstrip("/") for s in last for end in ends]
+
+        within = [f"{folder}/labels/{s}".lstrip("/") for s in short] + [f"labels/{stem}"]
+        own: tuple[Mask, ...] = ()
+        for places, bridge in (
+            (beside(_MASK_ENDS) + within, label_sets.bridge("denovox")),
+            (beside(LESION_ENDS), label_sets.LESION),
+        ):
+            mask = next((masks[stem] for stem in places if stem in masks), None)
+            used.add(mask)
+            own += (Mask(source / mask, bridge),) if mask else ()
+        patient = stem.split("/")[0] if "/" in stem else short[1]
+        whole = Entry(stem, patient, source / name, own, None, "own data")
+        several = _several(source / name) if name in series else []
+        entries += [
+            replace(whole, id=f"{stem}_{one.uid[-12:]}", patient=who or patient, series=one.uid)
+            for one in several
+            for who in [one.facts.patient_id]
+        ] or [whole]
+    left += [(n, "a mask without its scan") for n in masks.values() if n not in used]
+    return entries, left
+
+
+def _several(folder: Path) -> list[dicom.Series]:
+    """The CT series of a folder, where there is more than one: each is a case, and its PatientID
+    says whose, since a folder that mixes series may mix patients."""
+    try:
+        found = [one for one in dicom.series_in(folder) if not one.aside]
+    except InputError:  # reading it will say why
+        return []
+    return found if len(found) > 1 else []
+
+
+def _is_mask(stem: str) -> bool:
+    return "labels" in stem.split("/")[:-1] or stem.endswith((*_MASK_ENDS, *LESION_ENDS))
+
+
+def walk(source: Path) -> tuple[list[str], dict[str, int]]:
+    """Below a folder, in order: files, and folders with a DICOM series -> how many files it has."""
+    files: list[str] = []
+    series: dict[str, int] = {}
+    seen = {os.path.realpath(source)}
+    for at, folders, names in os.walk(source, followlinks=True):
+        # Links are followed, but not into a folder already seen: they may form a ring.
+        real = {name: os.path.realpath(os.path.join(at, name)) for name in sorted(folders)}
+        folders[:] = [name for name in real if name[0] != "." and real[name] not in seen]
+        seen |= {real[name] for name in folders}
+        below = Path(at).relative_to(source)
+        dicom = [n for n in sorted(names) if n[0] != "." and _is_dicom(Path(at, n))]
+        if dicom:
+            series[below.as_posix()] = len(dicom)
+        files += [(below / n).as_posix() for n in sorted(set(names) - set(dicom)) if n[0] != "."]
+    return files, series
+
+
+def _is_dicom(path: Path) -> bool:
+    """By its suffix, or, of a file without one, by the mark after 128 bytes."""
+    suffix = path.suffix.lower()
+    if suffix in (".dcm", ".ima"):
+        return True
+    if suffix and not suffix[1:].isdigit():  # a UID ends in digits
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False

@@ -1,0 +1,267 @@
+"""What healthy scans show: mean and covariance of a few maps by tissue and place, in JSON.
+
+What a scan has beside its surroundings and a healthy estimate (`inference/anomaly/maps.py`, HU) is
+not noise of one level: organs' edges, vessels and bowel have more than the middle of a liver. A
+calibration holds what healthy scans showed, and turns the maps of another into one z-score (METHOD
+3). Cells hold sums over volume in mL: calibrations of single scans, whatever their spacing, add up.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from pydantic import Field, ValidationError
+from scipy import ndimage
+
+from ...core.config import Settings
+from ...core.errors import InputError, ensure, line
+from ...core.labels import AIRWAY, BONE, LUNG, OUTSIDE
+from ...core.volume import Volume
+
+# Each tissue has an inside and a rim (within RIM_MM of another tissue): 2 i and 2 i + 1.
+TISSUES = ("outside", "gas", "lung", "fat", "soft", "bone")
+CLASSES = 2 * len(TISSUES)
+MAPS = 2  # the scan less its surroundings, and less the healthy estimate
+GAS_HU, FAT_HU = -200.0, -20.0  # below: gas; fat between; in what is labelled body
+SMOOTH_MM, RIM_MM = 2.0, 4.0
+PRIOR_ML = 50.0  # what a tissue shows everywhere counts as much as this in a cell of its own
+LEAST_HU = 0.5  # spreads below this are too good to be true
+
+Cells = tuple[float, ...]
+
+
+class Method(Settings):
+    """How the maps were made; figures of one method say nothing of another's.
+
+    sigma_star: noise put on the scan, model units. steps: evaluations on the way back; 1 is the
+    posterior mean. seeds: results averaged, in pairs of opposite noise. anatomy: whether the
+    model is told the coarse label map. reach_mm: SD of the Gaussian that makes the surroundings.
+    clip_hu: a difference from them larger than this counts as this. smooth_mm: SD of the Gaussian
+    that smooths the maps.
+    """
+
+    sigma_star: float = Field(default=0.1, gt=0)
+    steps: int = Field(default=1, ge=1)
+    seeds: int = Field(default=2, ge=1)
+    anatomy: bool = False
+    reach_mm: float = Field(default=25.0, gt=0)
+    clip_hu: float = Field(default=150.0, gt=0)
+    smooth_mm: float = Field(default=3.0, gt=0)
+
+
+class Calibration(Settings):
+    """Sums over healthy voxels of one region in cells of class x place, class slowest.
+
+    weights: sha256 of the model's file. bins: places along x, y, z of the body's bounding box.
+    millilitres, sums, products: volume seen; sums of HU mL of each map; sums of HU^2 mL of each
+    pair of maps. scans: how many.
+    """
+
+    region: str
+    method: Method
+    weights: str = ""
+    bins: tuple[int, int, int] = (2, 2, 2)
+    millilitres: Cells
+    sums: Cells
+    products: Cells
+    scans: int = Field(default=1, ge=1)
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Classes and places."""
+        return CLASSES, int(np.prod(self.bins))
+
+    def moments(
+        self,
+    ) -> tuple[Float[np.ndarray, "classes places k"], Float[np.ndarray, "classes places k k"]]:
+        """Mean and covariance of the maps in every cell, HU and HU^2.
+
+        A cell with little volume leans on its class in all places, a class on all classes: each
+        is joined with `PRIOR_ML` of the coarser one (empirical Bayes by pseudo-counts).
+        """
+        ml = np.reshape(self.millilitres, self.cells)
+        ensure(ml.sum() > 0, "the calibration has seen no voxel; make it again from whole scans")
+
+        def joined(sums: Cells, count: int) -> Float[np.ndarray, "classes places n"]:
+            cells = np.reshape(sums, (*self.cells, count))
+            everything = cells.sum((0, 1)) / ml.sum()
+            by_class = cells.sum(1) + PRIOR_ML * everything
+            by_class /= ml.sum(1)[:, None] + PRIOR_ML
+            return (cells + PRIOR_ML * by_class[:, None]) / (ml[..., None] + PRIOR_ML)
+
+        mean = joined(self.sums, MAPS)
+        second = joined(self.products, MAPS**2).reshape(*self.cells, MAPS, MAPS)
+        least = LEAST_HU**2 * np.eye(MAPS)
+        return mean, second - mean[..., None] * mean[..., None, :] + least
+
+    def z(
+        self,
+        maps_hu: Float[np.ndarray, "x y z k"],
+        classes: UInt8[np.ndarray, "x y z"],
+        places: UInt8[np.ndarray, "x y z"],
+    ) -> Float[np.ndarray, "x y z"]:
+        """How far the maps are off what healthy scans show: Mahalanobis' distance.
+
+        Divided by the root of the number of maps, so that healthy voxels have an RMS of 1; its sign
+        is the first map's, the scan's own contrast: below 0 is darker than the surroundings.
+        """
+        mean, covariance = self.moments()
+        white = np.linalg.cholesky(np.linalg.inv(covariance)).astype(np.float32)
+        centre = mean.astype(np.float32)
+        out = np.empty(classes.shape, np.float32)
+        for k in range(classes.shape[2]):  # slice by slice: matrices of all voxels would be large
+            cell = classes[..., k], places[..., k]
+            off = maps_hu[..., k, :] - centre[cell]
+            far = np.einsum("xyi,xyij->xyj", off, white[cell])
+            size = np.sqrt(np.square(far).sum(-1) / MAPS)
+            out[..., k] = np.copysign(size, off[..., 0])
+        return out
+
+
+def measured(
+    maps_hu: Float[np.ndarray, "x y z k"],
+    classes: UInt8[np.ndarray, "x y z"],
+    places: UInt8[np.ndarray, "x y z"],
+    keep: Bool[np.ndarray, "x y z"],
+    voxel_ml: float,
+    like: Calibration,
+) -> Calibration:
+    """The calibration of one healthy scan; keep: voxels that count (no known illness).
+
+    like: gives region, method, weights and bins (see `empty`).
+    """
+    cell = (classes.astype(np.int64) * like.cells[1] + places)[keep]
+    value = maps_hu[keep].astype(np.float64)
+    count = like.cells[0] * like.cells[1]
+
+    def add(*weights: Float[np.ndarray, " n"]) -> Cells:
+        found = [np.bincount(cell, each * voxel_ml, minlength=count) for each in weights]
+        return tuple(np.stack(found, -1).ravel().tolist())
+
+    pairs = [value[:, i] * value[:, j] for i in range(MAPS) for j in range(MAPS)]
+    sums = {"millilitres": add(np.ones(len(value))), "sums": add(*value.T), "products": add(*pairs)}
+    return like.model_copy(update={**sums, "scans": 1})
+
+
+def empty(
+    region: str, method: Method, weights: str = "", bins: tuple[int, int, int] = (2, 2, 2)
+) -> Calibration:
+    """A calibration that has seen nothing, for `measured` to be like."""
+    none = (0.0,) * (CLASSES * int(np.prod(bins)))
+    return Calibration(
+        region=region,
+        method=method,
+        weights=weights,
+        bins=bins,
+        millilitres=none,
+        sums=none * MAPS,
+        products=none * MAPS**2,
+    )
+
+
+def merge(calibrations: Sequence[Calibration]) -> Calibration:
+    """One calibration of all the scans; `InputError` where they are not of one kind."""
+    ensure(calibrations, "no calibration to merge: give those of one scan or more")
+    first = calibrations[0]
+    for other in calibrations[1:]:
+        for name in ("region", "method", "weights", "bins"):
+            here, there = getattr(first, name), getattr(other, name)
+            ensure(
+                here == there,
+                f"calibrations of two kinds cannot be merged: {name} is {here} in one and {there}"
+                " in another; make them again in one run",
+            )
+
+    def add(name: str) -> Cells:
+        return tuple(np.sum([getattr(each, name) for each in calibrations], 0).tolist())
+
+    names = ("millilitres", "sums", "products")
+    scans = sum(each.scans for each in calibrations)
+    return first.model_copy(update={**{name: add(name) for name in names}, "scans": scans})
+
+
+def write(calibration: Calibration, path: str | Path) -> None:
+    """To JSON, whole or not at all; `InputError` where the file cannot be written."""
+    target = Path(path)
+    beside = target.with_name(f".{uuid.uuid4().hex}.json")
+    try:
+        beside.write_text(calibration.model_dump_json() + "\n")
+        os.replace(beside, target)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read(path: str | Path) -> Calibration:
+    """From JSON; `InputError` where it is no calibration, or of another version's cells."""
+    try:
+        found = Calibration.model_validate_json(Path(path).read_text())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path} is no calibration ({line(error)}); make one with denovox calibrate"
+        ) from None
+    count = found.cells[0] * found.cells[1]
+    for name, each in (("millilitres", 1), ("sums", MAPS), ("products", MAPS**2)):
+        has = len(getattr(found, name))
+        ensure(
+            has == count * each,
+            f"{path}: {name} has {has} numbers where {count * each} belong; make it again with"
+            " denovox calibrate",
+        )
+    return found
+
+
+def bundled() -> tuple[Calibration, ...]:
+    """Those that come with denovox, one a region; `weights` tells which model they are for."""
+    folder = Path(str(files("denovox"))) / "calibrations"
+    return tuple(read(path) for path in sorted(folder.glob("*.json")))
+
+
+# -- where a voxel belongs
+
+
+def classes_of(estimate: Volume, coarse: UInt8[np.ndarray, "x y z"]) -> UInt8[np.ndarray, "x y z"]:
+    """Tissue class of every voxel, its rim apart, from the *healthy* estimate in HU.
+
+    Not from the scan: a lesion must not choose what it is compared with. The coarse map (core/
+    labels ids) tells lung from gas and the room; body is split by the estimate's HU.
+    """
+    spacing = estimate.spacing_mm
+    steps = [SMOOTH_MM / mm for mm in spacing]
+    hu = ndimage.gaussian_filter(estimate.hu.astype(np.float32), steps, mode="nearest")
+    tissue = np.digitize(hu, [GAS_HU, FAT_HU]).astype(np.uint8)  # 0 gas, 1 fat, 2 soft
+    tissue = np.array([1, 3, 4], np.uint8)[tissue]
+    tissue[(coarse == LUNG) | (coarse == AIRWAY)] = 2
+    tissue[coarse == BONE] = 5
+    tissue[coarse == OUTSIDE] = 0
+    steps_in = [max(1, round(RIM_MM / mm)) for mm in spacing]
+    size = tuple(2 * n + 1 for n in steps_in)
+    same = ndimage.minimum_filter(tissue, size) == ndimage.maximum_filter(tissue, size)
+    return np.asarray(2 * tissue + ~same, np.uint8)
+
+
+def places_of(
+    coarse: UInt8[np.ndarray, "x y z"], bins: tuple[int, int, int]
+) -> UInt8[np.ndarray, "x y z"]:
+    """Number of the place of every voxel, x slowest: equal parts of the body's bounding box."""
+    place = np.zeros(coarse.shape, np.int64)
+    body = coarse != OUTSIDE
+    for axis, (count, parts) in enumerate(zip(coarse.shape, bins, strict=True)):
+        others = tuple(a for a in range(3) if a != axis)
+        inside = np.flatnonzero(body.any(others))
+        first, last = (inside[0], inside[-1] + 1) if inside.size else (0, count)
+        way = (np.arange(count) + 0.5 - first) / (last - first)
+        number = np.clip((way * parts).astype(int), 0, parts - 1)
+        shape = [1, 1, 1]
+        shape[axis] = -1
+        place = place * parts + number.reshape(shape)
+    return place.astype(np.uint8)

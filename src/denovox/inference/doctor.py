@@ -1,0 +1,227 @@
+"""What `denovox doctor` tells of a scan before anything is done to it: facts, doubts and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ..core.config import Settings
+from ..core.errors import InputError
+from ..core.operators.coloured_noise import WHITE
+from ..core.volume import Volume
+from ..io import dicom, formats
+from ..io.dicom.geometry import TILT_DEGREES
+from ..scan import anatomy, geometry_checks, hu_checks
+from ..scan.body_regions import Slab, region_along
+from ..scan.hu_checks import Finding, Severity
+from .cost import METHODS, Cost, Trial, cost
+from .frame import working_grid
+from .scan_context import noise_in
+
+MARKS: dict[Severity, str] = {"ok": "ok", "note": "note", "doubt": "DOUBT", "refuse": "REFUSED"}
+
+
+class Region(Settings):
+    """Slices [start, stop) along z (inferior to superior), their region, why, and their noise."""
+
+    region: str
+    start: int
+    stop: int
+    reason: str
+    noise_hu: float | None  # SD; None where there is too little soft tissue
+    coloured: bool
+
+
+class Stacking(Settings):
+    """How the slices of a DICOM series lie, as scanned."""
+
+    series_uid: str
+    slices: int
+    tilt_degrees: float
+    gaps_mm: tuple[tuple[float, int], ...]  # each distinct gap, and how often it occurs
+    kernel: str
+    thickness_mm: float | None
+
+
+class Report(Settings):
+    """Everything found in one file or folder. verdict: the worst of the findings.
+
+    Parts are None, or empty, where the scan did not get as far: one that cannot be read has
+    findings only, one that is not in HU has no view, regions and costs.
+    """
+
+    path: str
+    verdict: Severity
+    findings: tuple[Finding, ...]
+    values: hu_checks.Values | None = None
+    geometry: geometry_checks.Geometry | None = None
+    stacking: tuple[Stacking, ...] = ()
+    view: geometry_checks.View | None = None
+    regions: tuple[Region, ...] = ()
+    costs: tuple[Cost, ...] = ()
+
+
+def _report(
+    path: Path,
+    findings: list[Finding],
+    stacking: tuple[Stacking, ...] = (),
+    values: hu_checks.Values | None = None,
+    geometry: geometry_checks.Geometry | None = None,
+    view: geometry_checks.View | None = None,
+    regions: tuple[Region, ...] = (),
+    costs: tuple[Cost, ...] = (),
+) -> Report:
+    worst = max((one.severity for one in findings), key=hu_checks.ORDER.index)
+    return Report(
+        path=str(path),
+        verdict=worst,
+        findings=tuple(findings),
+        values=values,
+        geometry=geometry,
+        stacking=stacking,
+        view=view,
+        regions=regions,
+        costs=costs,
+    )
+
+
+def examine(
+    path: str | Path,
+    *,
+    series: str | None = None,
+    straighten: bool = False,
+    trial: Trial | None = None,
+) -> Report:
+    """Look at a scan of any format that `io/formats` reads; what cannot be read is a finding.
+
+    series, straighten: of `io/formats.read`. trial: of `cost.try_window`, made once and before;
+    without it nothing is said of costs.
+    """
+    path = Path(path)
+    notes: list[str] = []
+    stacking: tuple[Stacking, ...] = ()
+    try:
+        stacking = _stacking(path, series)
+        volume = formats.read(
+            path, series=series, straighten=straighten, hu=False, say=notes.append
+        )
+    except InputError as error:
+        found = [
+            *_of_stacking(stacking),
+            Finding(code="read", severity="refuse", sentence=str(error)),
+        ]
+        return _report(path, found, stacking=stacking)
+    found = [Finding(code="reader", severity="note", sentence=note) for note in notes]
+    found += _of_stacking(stacking)
+    geometry, more = geometry_checks.check_geometry(volume)
+    found += more
+    values, more = hu_checks.check_values(volume)
+    if any(one.severity == "refuse" for one in more):
+        return _report(path, [*found, *more], stacking=stacking, values=values, geometry=geometry)
+    coarse = anatomy.coarse(volume)
+    values, more = hu_checks.check_values(volume, coarse)
+    found += more
+    view, more = geometry_checks.check_view(volume, coarse)
+    found += more
+    slabs = region_along(volume, coarse)
+    regions = tuple(_region(volume, coarse, slab) for slab in slabs)
+    grain = tuple(region.coloured for region in regions)
+    costs = (
+        ()
+        if trial is None
+        else tuple(cost(trial, volume, slabs, way, coloured=grain) for way in METHODS)
+    )
+    found += () if trial is None else _resampled(trial, volume)
+    return _report(
+        path,
+        found,
+        stacking=stacking,
+        values=values,
+        geometry=geometry,
+        view=view,
+        regions=regions,
+        costs=costs,
+    )
+
+
+def prose(report: Report) -> str:
+    """A report for people; one line for each finding, the gravest last of all."""
+    lines = [f"{report.path}: {MARKS[report.verdict]}"]
+    for one in sorted(report.findings, key=lambda one: hu_checks.ORDER.index(one.severity)):
+        advice = f"; {one.advice}" if one.advice else ""
+        lines.append(f"  {MARKS[one.severity]:8}{one.sentence}{advice}")
+    for part in report.regions:
+        noise = "noise unknown" if part.noise_hu is None else f"noise {part.noise_hu:.1f} HU"
+        noise += ", coloured" * part.coloured
+        where = f"slices {part.start} to {part.stop - 1}"
+        lines.append(f"  region  {part.region}, {where}, {noise} ({part.reason})")
+    for run in report.costs:
+        seconds = f"{run.seconds:.0f} s" if run.seconds < 120 else f"{run.seconds / 60:.0f} min"
+        gpu = f" and {run.device_mb:.0f} MB of GPU memory" if run.device_mb else ""
+        lines.append(
+            f"  cost    denoise, {run.method}: {run.windows} windows"
+            f" ({run.evaluations} evaluations), about {seconds}, {run.memory_mb:.0f} MB{gpu}"
+        )
+    return "\n".join(lines)
+
+
+def _region(volume: Volume, coarse: UInt8[np.ndarray, "x y z"], slab: Slab) -> Region:
+    """A slab with its noise, as `Model.denoise` would take it to be."""
+    noise_hu, coloured = None, False
+    with suppress(InputError):
+        noise_hu, spectrum = noise_in(volume, coarse, slab, None, lambda line: None)
+        coloured = spectrum is not WHITE
+    return Region(
+        region=slab.region,
+        start=slab.start,
+        stop=slab.stop,
+        reason=slab.reason,
+        noise_hu=noise_hu,
+        coloured=coloured,
+    )
+
+
+def _resampled(trial: Trial, volume: Volume) -> Iterator[Finding]:
+    """Whether the model works on another grid."""
+    limits = trial.model.config.spacing_mm
+    grid = working_grid(volume, limits)
+    if grid != volume.shape:
+        low, high = limits
+        said = (
+            f"worked on {' x '.join(map(str, grid))} voxels: the model knows {low:g} to {high:g} mm"
+        )
+        yield Finding(code="resampled", severity="note", sentence=said)
+
+
+def _stacking(path: Path, series: str | None) -> tuple[Stacking, ...]:
+    """The series of a DICOM path that are CT volumes, or the one asked for."""
+    if formats.kind_of(path) != "dicom":
+        return ()
+    return tuple(
+        Stacking(
+            series_uid=one.uid,
+            slices=one.count,
+            tilt_degrees=one.tilt_degrees,
+            gaps_mm=one.gaps_mm,
+            kernel=one.facts.kernel,
+            thickness_mm=one.facts.thickness_mm,
+        )
+        for one in dicom.series_in(path)
+        if one.stack is not None and (series is None or one.uid.endswith(series))
+    )
+
+
+def _of_stacking(series: tuple[Stacking, ...]) -> Iterator[Finding]:
+    """Tilts and uneven gaps, series by series."""
+    for one in series:
+        if one.tilt_degrees > TILT_DEGREES:
+            said = f"the gantry was tilted by {one.tilt_degrees:.1f} degrees"
+            yield Finding(code="tilt", severity="note", sentence=said)
+        if len(one.gaps_mm) > 1:
+            gaps = ", ".join(f"{mm:g} mm x {count}" for mm, count in one.gaps_mm)
+            said = f"{one.slices} slices lie unevenly, {gaps} apart"
+            yield Finding(code="gaps", severity="note", sentence=said)

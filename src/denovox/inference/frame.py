@@ -1,0 +1,152 @@
+"""A piece of a scan as the network sees it, and the way back.
+
+Every task works the same way: take a box of the scan, resample it to a grid whose voxel size the
+model knows, window it, tell the network where it lies, and carry the answer back. A `Frame` is that
+box. What differs between tasks is which box they take and what they make of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped, UInt8
+from torch import Tensor
+
+from ..core.box import Box, Shape
+from ..core.condition import Condition, condition
+from ..core.random_field import field, normal
+from ..core.regions import Region
+from ..core.resample import nearest, resize
+from ..core.volume import Volume
+
+Spacing = tuple[float, float, float]
+
+
+def working_grid(volume: Volume, limits_mm: tuple[float, float]) -> Shape:
+    """The scan's own grid where the model knows its spacing; else the nearest one it knows.
+
+    Finer axes are coarsened to the smallest spacing, coarser ones refined to the largest.
+    """
+    low, high = limits_mm
+    x, y, z = (
+        max(1, round(n * mm / float(np.clip(mm, low, high))))
+        for n, mm in zip(volume.shape, volume.spacing_mm, strict=True)
+    )
+    return x, y, z
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A box of the working grid over a scan, in one region.
+
+    shape, scan_mm: voxels and voxel size of the scan. grid: its working grid; box: of that grid.
+    slab: the grid's slices [first, last) that count as the whole region: the network is told
+    positions from -1 to 1 across them.
+    """
+
+    region: Region
+    shape: Shape
+    scan_mm: Spacing
+    grid: Shape
+    box: Box
+    slab: tuple[int, int]
+
+    @classmethod
+    def of_slices(cls, volume: Volume, grid: Shape, region: Region, z: slice) -> Frame:
+        """All of slices z, taken as a volume of their own."""
+        pace = volume.shape[2] / grid[2]
+        first, last = math.floor(z.start / pace), math.ceil(z.stop / pace)
+        box = Box((0, 0, first), (grid[0], grid[1], last - first))
+        return cls(region, volume.shape, volume.spacing_mm, grid, box, (first, last))
+
+    @classmethod
+    def of_box(cls, volume: Volume, grid: Shape, region: Region, box: Box) -> Frame:
+        """A box of the scan, told its place in the whole of it."""
+        ends = zip(box.start, box.stop, volume.shape, grid, strict=True)
+        (x, u), (y, v), (z, w) = ((a * m // n, -(-b * m // n)) for a, b, n, m in ends)
+        own = Box((x, y, z), (u - x, v - y, w - z))
+        return cls(region, volume.shape, volume.spacing_mm, grid, own, (0, grid[2]))
+
+    @property
+    def spacing_mm(self) -> Spacing:
+        """Voxel size of the working grid."""
+        x, y, z = (mm * n / m for mm, n, m in zip(self.scan_mm, self.shape, self.grid, strict=True))
+        return x, y, z
+
+    @property
+    def own_grid(self) -> bool:
+        """Whether the scan is worked on as it is."""
+        return self.grid == self.shape
+
+    @property
+    def reach(self) -> tuple[list[float], list[float]]:
+        """(start, size) of the box in voxels of the scan."""
+        pace = [n / g for n, g in zip(self.shape, self.grid, strict=True)]
+        start = [a * p for a, p in zip(self.box.start, pace, strict=True)]
+        return start, [n * p for n, p in zip(self.box.size, pace, strict=True)]
+
+    def to_grid(self, values: Float[np.ndarray, "x y z"]) -> Float[np.ndarray, "u v w"]:
+        """The scan's values in the box."""
+        start, size = self.reach
+        near = [
+            slice(max(0, int(a) - 2), int(np.ceil(a + n)) + 2)
+            for a, n in zip(start, size, strict=True)
+        ]
+        inside = [a - s.start for a, s in zip(start, near, strict=True)]
+        return resize(values[tuple(near)], self.box.size, inside, size)
+
+    def labels(self, ids: Shaped[np.ndarray, "x y z"]) -> Shaped[np.ndarray, "u v w"]:
+        """The same of label ids, or of a mask."""
+        return nearest(ids, self.box.size, *self.reach)
+
+    def from_grid(
+        self, values: Float[np.ndarray, "u v w"], voxels: tuple[slice, slice, slice] | slice
+    ) -> Float[np.ndarray, "x2 y2 z2"]:
+        """The way back: values of the box at the scan's `voxels` in it, or at whole slices."""
+        if isinstance(voxels, slice):
+            voxels = (slice(0, self.shape[0]), slice(0, self.shape[1]), voxels)
+        pace = [g / n for n, g in zip(self.shape, self.grid, strict=True)]
+        at = zip(voxels, self.box.start, pace, strict=True)
+        start = [s.start * p - a for s, a, p in at]
+        count = [s.stop - s.start for s in voxels]
+        return resize(values, count, start, [n * p for n, p in zip(count, pace, strict=True)])
+
+    def condition(
+        self,
+        ids: UInt8[np.ndarray, "x y z"] | None = None,
+        control: Float[np.ndarray, "u v w"] | None = None,
+    ) -> Condition:
+        """What the network is told of the box; ids: of the scan; control: of the box."""
+        (x, y, z), (first, last) = self.box.start, self.slab
+        whole = condition((*self.grid[:2], last - first), self.spacing_mm, self.region.id)
+        told = whole.crop(Box((x, y, z - first), self.box.size))
+        if ids is not None:
+            told = replace(told, anatomy=torch.from_numpy(self.labels(ids))[None])
+        return told if control is None else replace(told, control=tensor(control))
+
+    def noise(self, seed: int, device: str) -> Callable[[int], Float[Tensor, "1 1 u v w"]]:
+        """stream -> the working grid's noise in the box."""
+        if self.box.size[:2] == self.grid[:2]:
+            whole = field(seed, self.grid, device)  # faster than by voxel, where it is most of it
+            return lambda stream: whole(stream)[(..., *self.box.slices)]
+        return lambda stream: normal(seed, stream, self.grid, self.box, device)
+
+
+def tensor(array: np.ndarray) -> Tensor:
+    """x y z -> 1 1 x y z."""
+    return torch.from_numpy(np.ascontiguousarray(array))[None, None]
+
+
+def bounding_box(mask: np.ndarray, margin: tuple[float, ...] = (0, 0, 0)) -> Box:
+    """The smallest box about a mask that is not empty, `margin` voxels wider, within the array."""
+    start, stop = [], []
+    for axis, more in enumerate(margin):
+        inside = np.flatnonzero(mask.any(tuple(a for a in range(3) if a != axis)))
+        start.append(max(0, int(inside[0]) - round(more)))
+        stop.append(min(mask.shape[axis], int(inside[-1]) + 1 + round(more)))
+    (x, y, z), (u, v, w) = start, stop
+    return Box((x, y, z), (u - x, v - y, w - z))

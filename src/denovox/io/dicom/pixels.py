@@ -1,0 +1,186 @@
+"""DICOM's stored values -> HU, a plane at a time (PS3.5 8; PS3.3 C.7.5.1.1.2 for padding).
+
+pydicom's plugins unpack what is compressed; bits, signs, padding and rescale are dealt with here.
+"""
+
+# mypy: allow-untyped-calls
+# (pydicom's functions carry no types)
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from pydicom import Dataset
+from pydicom.encaps import generate_frames
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+)
+
+from ...core.errors import InputError, line
+from .files import DAMAGE, Part
+from .geometry import AIR_HU
+from .header import Plane
+from .values import dataset, numbers, quiet, text
+
+_SOF = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # frame headers of JPEG and JPEG-LS
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How values are stored. bits: of a word, and of these the low ones used. padding: inclusive,
+    as stored values after the sign is taken; None where there is none."""
+
+    allocated: int
+    stored: int
+    signed: bool
+    padding: tuple[int, int] | None
+
+    def values(self, words: Shaped[np.ndarray, "*s"]) -> Shaped[np.ndarray, "*s"]:
+        """Words as stored -> numbers: bits above those used are nobody's (old overlays)."""
+        return self._numbers(words, self.stored)
+
+    def padded(self, words: Shaped[np.ndarray, "*s"]) -> Shaped[np.ndarray, "*s"] | None:
+        """Where a plane says that it has no pixel."""
+        if self.padding is None:
+            return None
+        low, high = self.padding
+        sign = 1 << (self.stored - 1)
+        least, most = (-sign, sign - 1) if self.signed else (0, 2 * sign - 1)
+        # Padding that the bits used cannot hold is written in those above, too.
+        within = least <= low and high <= most
+        values = self._numbers(words, self.stored if within else self.allocated)
+        return (values >= low) & (values <= high)
+
+    def _numbers(self, words: Shaped[np.ndarray, "*s"], bits: int) -> Shaped[np.ndarray, "*s"]:
+        wide = np.int64 if words.itemsize > 2 else np.int32
+        plain = np.bitwise_and(words.astype(wide), (1 << bits) - 1)
+        return (plain ^ (1 << (bits - 1))) - (1 << (bits - 1)) if self.signed else plain
+
+
+def planes_hu(
+    part: Part, wanted: Sequence[Plane]
+) -> Iterator[tuple[Plane, Float[np.ndarray, "columns rows"]]]:
+    """HU of planes of one file, in the file's order; `InputError` naming the file."""
+    by_frame = {plane.frame: plane for plane in wanted}
+    with quiet():
+        try:
+            with part.open() as file:
+                found = dataset(file)
+            layout = _layout(found)
+            size = wanted[0].size
+            for frame, words in zip(count(), _words(found, layout, size), strict=False):
+                plane = by_frame.pop(frame, None)
+                if plane is not None:
+                    yield plane, _hu(words, layout, plane)
+            if by_frame:
+                raise InputError(f"lacks the pixels of {len(by_frame)} frames")
+        except InputError as error:
+            raise InputError(f"{part.name} {error}; copy or export it again") from None
+        except DAMAGE as error:
+            raise InputError(
+                f"{part.name} has damaged pixels ({line(error)}); copy or export it again"
+            ) from None
+
+
+def _hu(
+    words: Shaped[np.ndarray, "rows columns"], layout: Layout, plane: Plane
+) -> Float[np.ndarray, "columns rows"]:
+    """Stored values of a plane -> HU; air where it says there is no pixel."""
+    hu = (layout.values(words) * plane.slope + plane.inter).astype(np.float32)
+    padded = layout.padded(words)
+    if padded is not None:
+        hu[padded] = AIR_HU
+    return hu.T
+
+
+def _layout(found: Dataset) -> Layout:
+    """How a file stores its values; `InputError` where that is no CT's way."""
+    needed = ("BitsAllocated", "BitsStored", "PixelRepresentation")
+    values = [numbers(found, keyword, 1) for keyword in needed]
+    if not all(values):
+        raise InputError("does not say how its pixels are stored (BitsAllocated, ...)")
+    allocated, stored, signed = (int(value) for (value,) in values)
+    high = numbers(found, "HighBit", 1)
+    fine = allocated in (8, 16, 32) and 1 <= stored <= allocated and signed in (0, 1)
+    if not fine or high not in ((), (stored - 1,)):
+        raise InputError(
+            f"stores its values in bits as no CT does ({allocated} allocated, {stored} stored,"
+            f" high bit {high[0] if high else 'none'}, representation {signed})"
+        )
+    padding = None
+    if first := numbers(found, "PixelPaddingValue", 1):
+        last = numbers(found, "PixelPaddingRangeLimit", 1) or first
+        ends = sorted(_signed(int(end), allocated, signed) for (end,) in (first, last))
+        padding = (ends[0], ends[1])
+    return Layout(allocated, stored, bool(signed), padding)
+
+
+def _signed(value: int, bits: int, signed: int) -> int:
+    """A value as words of so many bits hold it: files write -2000 as 63536, and the reverse."""
+    value &= (1 << bits) - 1
+    return value - (1 << bits) if signed and value >> (bits - 1) else value
+
+
+def _words(
+    found: Dataset, layout: Layout, size: tuple[int, int]
+) -> Iterator[Shaped[np.ndarray, "rows columns"]]:
+    """Each frame's words, as stored. One of `DAMAGE`, or `InputError`."""
+    columns, rows = size
+    syntax = UID(text(getattr(found, "file_meta", Dataset()), "TransferSyntaxUID"))
+    frames = int((numbers(found, "NumberOfFrames", 1) or (1.0,))[0])
+    pixels = found.get("PixelData")
+    if not pixels:
+        raise InputError("has no pixels (PixelData)")
+    if not syntax or not syntax.is_compressed:  # unnamed: older than the magic
+        order = ">" if syntax == ExplicitVRBigEndian else "<"
+        dtype = np.dtype(f"{order}u{layout.allocated // 8}")
+        need = columns * rows * frames * dtype.itemsize
+        if len(pixels) < need or len(pixels) > need + 2 * dtype.itemsize:
+            raise InputError(f"has {len(pixels)} bytes of pixels where {need} belong")
+        whole = np.frombuffer(pixels, dtype, columns * rows * frames)
+        yield from whole.reshape(frames, rows, columns)
+        return
+    decoder = get_decoder(syntax)
+    if not decoder.is_available:
+        raise InputError(
+            f"is compressed as {syntax.name}, and no decoder is installed for that (pip install"
+            " python-gdcm; for HTJ2K pylibjpeg pylibjpeg-openjpeg)"
+        )
+    packed = generate_frames(pixels, number_of_frames=frames)
+    unpacked = decoder.iter_array(found, raw=True)
+    for frame in packed:
+        claim = _claimed(frame, syntax)
+        if claim not in (None, (columns, rows, 1)):
+            raise InputError(f"holds a compressed image of another size than {columns} x {rows}")
+        words, _ = next(unpacked)
+        yield words
+
+
+def _claimed(frame: bytes, syntax: UID) -> tuple[int, int, int] | None:
+    """(columns, rows, colours) by a frame's own header, which decoders go by; None for RLE."""
+    if syntax in JPEG2000TransferSyntaxes:
+        at = frame.find(b"\xff\x4f\xff\x51")  # SOC SIZ; a JP2 box may come before
+        if at < 0:
+            raise ValueError("no JPEG 2000 codestream")
+        x, y, x0, y0 = (int.from_bytes(frame[i : i + 4], "big") for i in range(at + 8, at + 24, 4))
+        return x - x0, y - y0, int.from_bytes(frame[at + 40 : at + 42], "big")
+    if syntax not in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes):
+        return None
+    at = 2
+    while at + 9 < len(frame):
+        if frame[at] != 0xFF:
+            break
+        if frame[at + 1] in _SOF:
+            rows, columns = (int.from_bytes(frame[i : i + 2], "big") for i in (at + 5, at + 7))
+            return columns, rows, frame[at + 9]
+        at += 1 if frame[at + 1] == 0xFF else 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+    raise ValueError("no JPEG frame header")

@@ -1,0 +1,263 @@
+"""DICOM: the one place where slices become a CT volume, and its axes are turned.
+
+One series of CT slices, or an Enhanced CT, from a folder, a ZIP or a file: sorted by place, HU by
+each slice's own rescale, LPS -> RAS, in the axes nearest to RAS. Nothing is guessed: what is not
+one upright, even stack is refused with its figures, and so are slices that do not belong together.
+"""
+
+# mypy: allow-untyped-calls
+# (nibabel's functions carry no types)
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
+
+from ...core.errors import InputError, line
+from ...core.volume import Volume, spacing_of
+from .files import Part, parts
+from .geometry import ASIDE_MM, Stack, straightened
+from .header import Facts, Plane
+from .pixels import planes_hu
+from .series import Series, found_in
+
+__all__ = ["DicomSource", "Series", "read", "series_in"]
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+VOLUMES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+WIDE = 1.5  # gaps of more steps than that were not sampled as the rest was
+_RAS = np.array([[0, 1], [1, 1], [2, 1]])
+
+
+@dataclass(frozen=True)
+class DicomSource:
+    """What the files said. notes: what was left out, mended or believed.
+
+    tilt_degrees, gaps_mm (each distinct gap, and how often): as scanned, before straightening.
+    """
+
+    path: Path
+    series_uid: str
+    facts: Facts
+    slices: int
+    tilt_degrees: float
+    gaps_mm: tuple[tuple[float, int], ...]
+    straightened: bool
+    notes: tuple[str, ...]
+
+    @property
+    def patient_id(self) -> str:
+        """PatientID, by which cases are split; names are not read."""
+        return self.facts.patient_id
+
+
+def series_in(path: str | Path) -> tuple[Series, ...]:
+    """Every series under a folder, in a ZIP or of a file, without decoding pixels; `InputError`."""
+    with parts(Path(path)) as (dicom, _):
+        return found_in(dicom)
+
+
+def _nothing(_: str) -> None:
+    """Says nothing."""
+
+
+def read(
+    path: str | Path,
+    *,
+    series: str | None = None,
+    straighten: bool = False,
+    say: Callable[[str], None] = _nothing,
+) -> Volume:
+    """The CT volume in a folder, a ZIP or an Enhanced CT file, with a `DicomSource`.
+
+    series: which, where there are several: its SeriesInstanceUID, or an end of it. straighten:
+    resample what is tilted or uneven (`geometry.straightened`). say: told of everything
+    that was left out. `hu` is float32. `InputError` where there is not one CT volume that can be
+    read whole.
+    """
+    path = Path(path)
+    with parts(path) as (dicom, others):
+        if not dicom:
+            raise InputError(_no_dicom(path, others))
+        found = found_in(dicom)
+        chosen = _chosen(path, found, series)
+        stack = chosen.stack
+        if stack is None or (chosen.fault and not (straighten and chosen.straightens)):
+            hint = (
+                "read it with --straighten, which resamples it onto an upright, even grid"
+                if chosen.straightens
+                else "export it again"
+            )
+            raise InputError(_sentence(path, chosen, f"{chosen.fault}; {hint}"))
+        notes = [*_left(found, chosen, others), *chosen.notes]
+        try:
+            hu, affine = _volume(chosen, stack, notes)
+        except InputError as error:
+            known = str(error).startswith(str(path))  # it names the file
+            raise error if known else InputError(_sentence(path, chosen, str(error))) from None
+        except MemoryError:
+            raise InputError(_sentence(path, chosen, "is too large for this memory")) from None
+    source = DicomSource(
+        path,
+        chosen.uid,
+        chosen.facts,
+        chosen.count,
+        stack.tilt_degrees,
+        chosen.gaps_mm,
+        bool(chosen.fault),
+        tuple(notes),
+    )
+    for note in notes:
+        say(f"{path}: {note}")
+    return Volume(hu, affine, source)
+
+
+# ---- which --------------------------------------------------------------------------------------
+
+
+def _chosen(path: Path, found: Sequence[Series], wanted: str | None) -> Series:
+    """The series to read; `InputError` where that is none, or not one."""
+    usable = [one for one in found if not one.aside]
+    if wanted is not None:
+        named = [one for one in found if one.uid == wanted]
+        named = named or [one for one in found if wanted and one.uid.endswith(wanted)]
+        if len(named) == 1 and named[0].aside:
+            raise InputError(_sentence(path, named[0], f"is no CT volume: {named[0].aside}"))
+        if len(named) == 1:
+            return named[0]
+        raise InputError(
+            f"{path} holds {len(named) or 'no'} series called {line(wanted)}: there are"
+            f" {_listed(usable or found)}; give one's whole UID"
+        )
+    if len(usable) == 1:
+        return usable[0]
+    if usable:
+        raise InputError(
+            f"{path} holds {len(usable)} CT series; choose one with --series: {_listed(usable)}"
+        )
+    if not found:
+        raise InputError(f"{path} holds only a DICOMDIR; give the folder of its images")
+    if len(found) == 1 and found[0].count == 1 and not os.path.isdir(path):
+        what = found[0].aside
+        single = f"{path} is one file of a series ({what}); give the folder of the whole series"
+        raise InputError(single)
+    held = "; ".join(f"{one.words()}: {one.aside}" for one in found[:10])
+    raise InputError(f"{path} holds no CT volume, but {held}; give the folder of a CT series")
+
+
+def _no_dicom(path: Path, others: Sequence[Part]) -> str:
+    """A sentence for a place without DICOM, which says what can be read there."""
+    volumes = [part.name for part in others if part.name.lower().endswith(VOLUMES)]
+    if volumes:
+        return (
+            f"{path} holds no DICOM, but {len(volumes)} other volumes, such as {volumes[0]}; give"
+            " one of these files itself"
+        )
+    return f"{path} holds no DICOM ({len(others)} other files); give the folder of a CT series"
+
+
+def _listed(found: Sequence[Series]) -> str:
+    shown = ", ".join(one.words() for one in found[:20])
+    return shown + (f" and {len(found) - 20} more" if len(found) > 20 else "")
+
+
+def _sentence(path: Path, series: Series, what: str) -> str:
+    return f"{path}: series {series.words()} {what}"
+
+
+def _left(found: Sequence[Series], chosen: Series, others: Sequence[Part]) -> list[str]:
+    """What else lay there, in words."""
+    notes = [
+        f"left out: series {one.words()}, {one.aside or 'not chosen'}"
+        for one in found
+        if one is not chosen
+    ]
+    if others:
+        names = ", ".join(os.path.basename(part.name) for part in others[:3])
+        more = ", ..." if len(others) > 3 else ""
+        notes.append(f"left out: {len(others)} x a file that is no DICOM ({names}{more})")
+    return notes
+
+
+# ---- pixels -------------------------------------------------------------------------------------
+
+
+def _volume(
+    series: Series, stack: Stack, notes: list[str]
+) -> tuple[Float[np.ndarray, "x y z"], Float[np.ndarray, "4 4"]]:
+    """HU and affine in the axes nearest to RAS; what was done is added to `notes`."""
+    shape = (*stack.size, len(stack.members))
+    if series.fault:
+        as_scanned = np.empty(shape, np.float32)
+        _fill(series, stack, as_scanned, notes)
+        upright, affine = straightened(as_scanned, stack)
+        notes += _told(stack, series.fault, upright.shape[2], spacing_of(affine)[2])
+        affine = _LPS_TO_RAS @ affine
+        ornt = io_orientation(affine)
+        hu = np.ascontiguousarray(apply_orientation(upright, ornt))
+        return hu, affine @ inv_ornt_aff(ornt, upright.shape)
+    affine = _LPS_TO_RAS @ stack.affine_lps()
+    ornt = io_orientation(affine)
+    to_file = ornt_transform(_RAS, ornt).astype(int)
+    hu = np.empty([shape[axis] for axis in to_file[:, 0]], np.float32)
+    _fill(series, stack, apply_orientation(hu, to_file), notes)  # a view: no second copy
+    return hu, affine @ inv_ornt_aff(ornt, shape)
+
+
+def _fill(
+    series: Series, stack: Stack, out: Float[np.ndarray, "columns rows slices"], notes: list[str]
+) -> None:
+    """Decode every slice into its place; `InputError` where two differ that share one."""
+    k_of = {series.planes[i]: k for k, group in enumerate(stack.members) for i in group}
+    by_part: dict[Part, list[Plane]] = {}
+    for plane in k_of:
+        by_part.setdefault(plane.part, []).append(plane)
+    done: dict[int, Plane] = {}
+    for part, planes in by_part.items():
+        for plane, hu in planes_hu(part, planes):
+            first = done.setdefault(k_of[plane], plane)
+            if first is plane:
+                out[..., k_of[plane]] = hu
+            elif (
+                np.linalg.norm(plane.place - first.place) > ASIDE_MM
+                or not np.array_equal(out[..., k_of[plane]], hu)  # NaN there are none
+            ):
+                raise InputError(_conflict(series, first, plane))
+    if series.repeated:
+        notes.append(f"dropped: {series.repeated} x the same slice again")
+
+
+def _conflict(series: Series, one: Plane, other: Plane) -> str:
+    """Two different images at one place: what tells them apart, if anything does."""
+    keys = [key for key in one.told if one.told[key] != other.told.get(key, one.told[key])]
+    apart = []
+    for key in keys[:3]:
+        values = list(dict.fromkeys(p.told.get(key, "nothing") for p in series.planes))
+        apart.append(f"{key} {', '.join(values[:5] + ['...'] * (len(values) > 5))}")
+    names = (f"{os.path.basename(p.part.name)} (frame {p.frame + 1})" for p in (one, other))
+    return (
+        f"holds different images at one place, such as {' and '.join(names)}: {series.repeated}"
+        f" more images than places, told apart by {'; '.join(apart) or 'nothing it says'}; export"
+        " one phase, acquisition or reconstruction as a series of its own"
+    )
+
+
+def _told(stack: Stack, fault: str, slices: int, step_mm: float) -> list[str]:
+    """What straightening did, in words."""
+    notes = [
+        f"{fault.removeprefix('has ')}: straightened, {len(stack.members)} slices onto {slices}"
+        f" that are {step_mm:.4g} mm apart"
+    ]
+    wide = [gap for gap in stack.gaps_mm if gap > WIDE * step_mm]
+    if wide:
+        notes.append(
+            f"{len(wide)} x a gap of up to {max(wide):.4g} mm was interpolated over: nothing was"
+            " measured there"
+        )
+    return notes

@@ -1,0 +1,166 @@
+"""DICOM objects sorted into series, and what each series is: facts, without decoding pixels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from .files import Part
+from .geometry import Stack, fault, stack
+from .header import Facts, Header, Plane, header
+
+FEWEST = 3  # slices of a volume; two directions of a localiser make none
+_SAME_GRID = 1e-4  # mm of spacing, and parts of a direction, that rounding may change in a series
+_OTHER_WAY = np.cos(np.radians(10))  # slices turned by more are a localiser, and no damaged member
+TILT_AGREES = 0.5  # degrees
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """What a series is, as its headers say.
+
+    uid: SeriesInstanceUID. count: places of slices. repeated: slices that share a place with
+    another, to be compared when read. aside: why it is no CT volume; fault: why it cannot be read
+    as it is, and whether it `straightens`; both texts are empty where all is well. notes: what
+    was left out or taken on trust. stack: None where its slices have no order.
+    """
+
+    uid: str
+    facts: Facts
+    count: int
+    repeated: int = 0
+    aside: str = ""
+    fault: str = ""
+    straightens: bool = False
+    notes: tuple[str, ...] = ()
+    planes: tuple[Plane, ...] = field(default=(), repr=False)
+    stack: Stack | None = field(default=None, repr=False)
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float] | None:
+        """Between columns, rows and slices."""
+        return (*self.stack.spacing_mm, self.stack.median_mm) if self.stack else None
+
+    @property
+    def shape(self) -> tuple[int, int, int] | None:
+        """Columns, rows, slices."""
+        return (*self.stack.size, self.count) if self.stack else None
+
+    @property
+    def tilt_degrees(self) -> float:
+        """Angle between the slices' normal and the line they are stacked along."""
+        return self.stack.tilt_degrees if self.stack else 0.0
+
+    @property
+    def gaps_mm(self) -> tuple[tuple[float, int], ...]:
+        """Each distinct gap between slices, in mm, and how often it occurs."""
+        return self.stack.distinct_gaps() if self.stack else ()
+
+    def words(self) -> str:
+        """The series in words, for a list to choose from."""
+        words = [f"{self.uid} ({self.facts.description or 'no description'}"]
+        if self.shape and self.spacing_mm:
+            columns, rows, slices = self.shape
+            spacing = " x ".join(f"{mm:.3g}" for mm in self.spacing_mm)
+            words.append(f"{slices} slices of {columns} x {rows}, {spacing} mm")
+        else:
+            words.append(f"{self.count} slices")
+        if self.facts.thickness_mm is not None:
+            words.append(f"{self.facts.thickness_mm:g} mm thick")
+        return ", ".join(words) + ")"
+
+
+def found_in(dicom: Sequence[Part]) -> tuple[Series, ...]:
+    """The series of these files; `InputError` where a file does not say which it belongs to."""
+    headers: dict[str, list[Header]] = {}
+    for part in dicom:
+        found = header(part)
+        if found is not None:
+            headers.setdefault(found.series_uid, []).append(found)
+    return tuple(_series(uid, members) for uid, members in headers.items())
+
+
+def _series(uid: str, headers: list[Header]) -> Series:
+    """One series: what is no part of its volume put aside, the rest stacked."""
+    kept = [one for one in headers if not one.aside]
+    start = Series(uid, (kept or headers)[0].facts, len(headers))
+    if not kept:
+        return replace(start, aside=headers[0].aside)
+    asides = Counter(one.aside for one in headers if one.aside)
+    notes = [f"left out of the series: {count} x {why}" for why, count in asides.items()]
+    notes += Counter(remark for one in kept for remark in one.remarks)
+    start = replace(start, count=sum(max(1, len(one.planes)) for one in kept), notes=tuple(notes))
+    if broken := next((one for one in kept if one.fault), None):
+        fault_found = f"{broken.part.name} {broken.fault}"
+        lone = len(kept) < FEWEST and not any(one.many for one in kept)  # a page of text, often
+        return replace(start, aside=fault_found) if lone else replace(start, fault=fault_found)
+    return _stacked(start, [plane for one in kept for plane in one.planes])
+
+
+def _stacked(start: Series, planes: list[Plane]) -> Series:
+    """A series with its planes put in order, or with the reason why they have none."""
+    notes = list(start.notes)
+    groups = _alike(planes)
+    main = groups[0] if groups else []
+    for group in groups[1:]:
+        turned = abs(float(_normal(group[0]) @ _normal(main[0]))) < _OTHER_WAY
+        if len(group) >= FEWEST or not turned:
+            shown = ", ".join(f"{len(some)} of {_grid_words(some[0])}" for some in groups[:4])
+            return replace(start, fault=f"mixes slices of {len(groups)} grids: {shown}")
+        notes.append(f"left out of the series: {len(group)} x slices of another direction")
+    if len(main) < FEWEST:
+        return replace(start, aside=f"only {len(main)} slices")
+    head = main[0]
+    places = np.stack([plane.place for plane in main])
+    ordered = stack(places, head.row, head.column, head.spacing_mm, head.size)
+    count = len(ordered.members)
+    if count < FEWEST:
+        return replace(start, aside=f"{len(main)} images at only {count} places")
+    told = start.facts.gantry_degrees
+    if told is not None and abs(abs(told) - ordered.tilt_degrees) > TILT_AGREES:
+        notes.append(
+            f"GantryDetectorTilt says {told:g} degrees, the slices' places"
+            f" {ordered.tilt_degrees:.1f}: the places were believed"
+        )
+    crooked = fault(ordered)
+    return replace(
+        start,
+        count=count,
+        repeated=len(main) - count,
+        fault=f"has slices {crooked}" if crooked else "",
+        straightens=bool(crooked),
+        notes=tuple(notes),
+        planes=tuple(main),
+        stack=ordered,
+    )
+
+
+def _alike(planes: list[Plane]) -> list[list[Plane]]:
+    """Planes grouped by size, spacing and direction; the largest group first."""
+    groups: list[list[Plane]] = []
+    for plane in planes:
+        for group in groups:
+            head = group[0]
+            ours, theirs = (
+                np.array([*one.spacing_mm, *one.row, *one.column]) for one in (plane, head)
+            )
+            if plane.size == head.size and np.abs(ours - theirs).max() <= _SAME_GRID:
+                group.append(plane)
+                break
+        else:
+            groups.append([plane])
+    return sorted(groups, key=len, reverse=True)
+
+
+def _normal(plane: Plane) -> np.ndarray:
+    return np.cross(plane.row, plane.column)
+
+
+def _grid_words(plane: Plane) -> str:
+    """A plane's grid, as a sentence can say it."""
+    directions = "/".join(f"{value:.4g}" for value in (*plane.row, *plane.column))
+    (columns, rows), (dx, dy) = plane.size, plane.spacing_mm
+    return f"{columns} x {rows} pixels of {dx:.4g} x {dy:.4g} mm along {directions}"

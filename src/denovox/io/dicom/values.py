@@ -1,0 +1,119 @@
+"""A DICOM object parsed, and the values of its tags; damage never becomes a surprise.
+
+pydicom parses; what a value means, and whether it will do, is decided in `header.py`.
+"""
+
+# mypy: allow-untyped-calls
+# (pydicom's functions carry no types)
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Any, BinaryIO, cast
+
+from pydicom import Dataset, dcmread
+from pydicom.dataset import FileMetaDataset
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+
+from ...core.errors import InputError, line
+from .files import DAMAGE, Bounded
+
+_TALKERS = ("pydicom", "pylibjpeg", "openjpeg", "libjpeg", "jpeg_ls", "PIL")
+_INFLATED = 2**28  # bytes that a deflated object of any size may have; a larger one, 64 times
+
+
+@contextmanager
+def quiet() -> Iterator[list[warnings.WarningMessage]]:
+    """pydicom's warnings and logging, held back from the user; what they are about is checked."""
+    loggers = [logging.getLogger(name) for name in _TALKERS]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield caught
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def dataset(file: Bounded, tags: Sequence[BaseTag] = ()) -> Dataset:
+    """A whole DICOM object, or only some tags before its pixels; one of `DAMAGE` if broken."""
+    only: list[BaseTag | int] | None = list(tags) or None
+    if file.read(132)[128:] == b"DICM":
+        meta = read_dataset(
+            cast(BinaryIO, file), False, True, stop_when=lambda tag, vr, size: tag.group != 2
+        )
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            return _inflated(file.read(), meta, only)
+    file.seek(0)
+    return dcmread(file, stop_before_pixels=bool(tags), force=True, specific_tags=only)
+
+
+def _inflated(packed: bytes, meta: Dataset, tags: list[BaseTag | int] | None) -> Dataset:
+    """A deflated object (PS3.5 A.5), up to a size: pydicom would unpack any bomb."""
+    most = max(_INFLATED, 64 * len(packed))
+    machine = zlib.decompressobj(-zlib.MAX_WBITS)
+    data = machine.decompress(packed, most)
+    if machine.unconsumed_tail:
+        raise ValueError(f"deflated, it unpacks to more than {most >> 20} MiB")
+    if not machine.eof:
+        raise EOFError("its deflated data are cut short")
+    found = read_dataset(BytesIO(data), False, True, specific_tags=tags)
+    found.file_meta = FileMetaDataset(meta)
+    found.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian  # which is what was inside
+    return found
+
+
+def texts(found: Dataset, keyword: str) -> tuple[str, ...]:
+    """A tag's values as printable text; none where it is absent, empty or unreadable."""
+    try:
+        value = found.get(keyword)
+    except DAMAGE:
+        return ()
+    if value is None or value == "":
+        return ()
+    return tuple(line(one) for one in _many(value))
+
+
+def _many(value: Any) -> Iterable[Any]:
+    """The values of a tag that may have one or several."""
+    several = hasattr(value, "__iter__") and not isinstance(value, str | bytes)
+    return value if several else [value]
+
+
+def text(found: Dataset, keyword: str) -> str:
+    """A tag's first value as printable text, or nothing."""
+    return next(iter(texts(found, keyword)), "")
+
+
+def numbers(found: Dataset, keyword: str, count: int) -> tuple[float, ...]:
+    """A tag's `count` finite numbers; none where it is absent or empty; `InputError` otherwise."""
+    try:
+        value = found.get(keyword)
+        if value is None or value == "":
+            return ()
+        found_numbers = tuple(float(one) for one in _many(value))
+    except DAMAGE as error:
+        raise InputError(f"has an unreadable {keyword} ({line(error)})") from None
+    if len(found_numbers) != count or not all(map(math.isfinite, found_numbers)):
+        shown = ", ".join(f"{number:g}" for number in found_numbers[:8])
+        raise InputError(f"has a {keyword} of {shown or 'nothing'}")
+    return found_numbers
+
+
+def number_or_none(found: Dataset, keyword: str) -> float | None:
+    """A tag's one number, or None where it has none that can be read."""
+    try:
+        return next(iter(numbers(found, keyword, 1)), None)
+    except InputError:
+        return None

@@ -1,0 +1,74 @@
+"""The one door for CT: any file or folder that denovox reads, told apart by its content."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from ..core.errors import InputError
+from ..core.volume import Volume
+from . import dicom, itk, nifti
+from .dicom.files import is_dicom
+from .itk_header import is_meta, is_nrrd
+
+FORMATS = "a DICOM folder or ZIP, Enhanced CT DICOM, NIfTI (.nii, .nii.gz), NRRD or MetaImage"
+
+
+def _nothing(_: str) -> None:
+    """Says nothing."""
+
+
+def read(
+    path: str | Path,
+    *,
+    series: str | None = None,
+    straighten: bool = False,
+    hu: bool = True,
+    say: Callable[[str], None] = _nothing,
+) -> Volume:
+    """A CT, whatever its format -> its HU in the axes nearest to RAS, with its reader's source.
+
+    series: which of a DICOM folder's (a SeriesInstanceUID or an end of it). straighten: resample
+    DICOM that is tilted or uneven; others are grids already. say: told what was left out. `hu`
+    of the Volume is float32, float64 where the file stores that. `InputError` where there is not
+    one CT volume, or (unless `hu=False`) its values cannot be Hounsfield units.
+    """
+    path = Path(path)
+    kind = kind_of(path)
+    if kind == "dicom":
+        volume = dicom.read(path, series=series, straighten=straighten, say=say)
+    elif series is not None:
+        raise InputError(f"{path} is no DICOM, so it has no series to choose; leave --series out")
+    elif kind == "nifti":
+        return nifti.read(path, hu)
+    else:
+        volume = itk.read(path)
+    if hu:
+        nifti.require_hu(volume, str(path))
+    return volume
+
+
+def kind_of(path: Path) -> str:
+    """dicom, nifti or itk, by what is in a file or folder; `InputError` where it is none."""
+    if os.path.isdir(path):
+        return "dicom"
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # before opening, which waits at a pipe
+            raise InputError(f"{path} is a device or a pipe; copy it to a file")
+        with open(path, "rb") as file:
+            start = file.read(4096)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; check the path") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check it") from error
+    sizes = {int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")}
+    if is_nrrd(start) or is_meta(start):
+        return "itk"
+    if is_dicom(start) or start.startswith(b"PK"):
+        return "dicom"
+    if start.startswith(b"\x1f\x8b") or sizes & {348, 540} or str(path).endswith((".nii", ".gz")):
+        return "nifti"
+    what = "is empty (0 bytes)" if not start else "is no CT that can be read"
+    raise InputError(f"{path} {what}; give {FORMATS}")

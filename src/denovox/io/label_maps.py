@@ -1,0 +1,58 @@
+"""Label maps of any format, in the values of their files, on the grid of their CT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int32
+
+from ..core.errors import InputError, ensure
+from ..core.volume import Volume
+from . import formats, itk, nifti
+from .nifti import GRID_TOLERANCE_MM, geometry
+
+
+def read(path: Path) -> tuple[Int32[np.ndarray, "x y z"], Float[np.ndarray, "4 4"]]:
+    """(values, affine) of a NIfTI, NRRD or MetaImage, in the axes nearest to RAS.
+
+    `InputError` where the file cannot be read, or its values are not whole numbers below 2^24.
+    """
+    if formats.kind_of(path) != "itk":
+        return nifti.read_label_values(path)
+    volume = itk.read(path)
+    return nifti.whole_numbers(volume.hu, path), volume.affine
+
+
+def on_grid(path: Path, like: Volume) -> Int32[np.ndarray, "x y z"]:
+    """The values on the grid of a volume; 0 where the label map was cropped to what it shows.
+
+    Its voxels must be voxels of the volume, within 0.01 mm: labels are never resampled in passing.
+    `InputError` with both geometries where they are not.
+    """
+    values, affine = read(path)
+    offset = np.linalg.solve(like.affine, affine[:, 3])[:3]
+    start = np.rint(offset).astype(int)
+    stop = start + values.shape
+    axes = affine[:3, :3] - like.affine[:3, :3]
+    apart_mm = np.linalg.norm(like.affine[:3, :3] @ (offset - start)) + np.linalg.norm(
+        np.abs(axes) @ values.shape
+    )
+    if apart_mm > GRID_TOLERANCE_MM or (start < 0).any() or (stop > like.shape).any():
+        raise InputError(
+            f"{path} is not on the grid of its CT: labels {geometry(values.shape, affine)}, CT"
+            f" {geometry(like.shape, like.affine)}; resample the labels to the CT (nearest"
+            " neighbour)"
+        )
+    if values.shape == like.shape:
+        return values
+    out = np.zeros(like.shape, np.int32)
+    out[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))] = values
+    return out
+
+
+def marked(path: Path, like: Volume) -> Bool[np.ndarray, "x y z"]:
+    """True where a label map on a volume's grid is not 0; `InputError` where it is 0 throughout."""
+    found = on_grid(path, like) != 0
+    ensure(found.any(), f"{path} is empty: no voxel of it is other than 0")
+    return found

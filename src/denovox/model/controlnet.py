@@ -1,0 +1,95 @@
+"""A ControlNet: the base stays as it is, a trainable copy of its way down steers it (METHOD 1)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..core.condition import Condition, ControlKind
+from ..core.config import Settings
+from .unet import GlobalEntry, Net
+
+
+class ControlConfig(Settings):
+    """What it takes to rebuild a control from its weights, beside its base.
+
+    kind: what it is told: "lesion", a mask (0 or 1) of where lesions are to be; "low-resolution",
+    the thick slices interpolated to thin ones, in model units. base: sha256 of the weights that it
+    was born from. width: channels of the layer that sees the control first.
+    """
+
+    kind: ControlKind
+    base: str
+    width: int = 16
+
+
+class Control(nn.Module):
+    """MONAI's ControlNet for a `Net`, born with the numbers of its base (Zhang et al. 2023).
+
+    Everything on the way down and in the middle begins as a copy; what joins it to the base, and
+    the control to it, begins at zero, so that at birth the base's answer is what it was, bit for
+    bit.
+    """
+
+    def __init__(self, base: Net, config: ControlConfig) -> None:
+        super().__init__()
+        from monai.networks.nets.controlnet import ControlNet  # slow to import
+
+        shape = base.config
+        self.config = config
+        self.controlnet = ControlNet(
+            spatial_dims=3,
+            in_channels=base.unet.in_channels,
+            num_res_blocks=shape.res_blocks,
+            channels=shape.channels,
+            attention_levels=shape.attention,
+            norm_num_groups=shape.groups,
+            num_head_channels=shape.head_channels,
+            num_class_embeds=1,
+            conditioning_embedding_in_channels=8 if shape.stem == "unshuffle2" else 1,
+            conditioning_embedding_num_channels=(config.width,),
+            use_flash_attention=True,
+        )
+        self.controlnet.add_module("class_embedding", GlobalEntry(4 * shape.channels[0]))
+        own = self.controlnet.state_dict()
+        shared = {name: value for name, value in base.unet.state_dict().items() if name in own}
+        missing, _ = self.controlnet.load_state_dict(shared, strict=False)
+        assert all(name.startswith("controlnet_") for name in missing), missing
+
+    def forward(
+        self, inputs: Tensor, t: Tensor, whole: Tensor, control: Tensor
+    ) -> tuple[list[Tensor], Tensor]:
+        """What to add to each of the base's skip connections, and to its middle.
+
+        inputs, whole: as the base's U-Net sees them; control: at the same size.
+        """
+        down, middle = self.controlnet(inputs, t, control, class_labels=whole)
+        return down, middle
+
+
+class Controlled(nn.Module):
+    """A base and its control as one network, which answers as a `Net` does."""
+
+    def __init__(self, base: Net, control: Control) -> None:
+        super().__init__()
+        self.base = base
+        self.control = control
+
+    def forward(
+        self,
+        x: Float[Tensor, "b 1 x y z"],
+        sigma: Float[Tensor, " b"],
+        t: Float[Tensor, " b"],
+        condition: Condition,
+    ) -> Float[Tensor, "b 1 x y z"]:
+        """As `Net`; where `condition.control` is None the base answers alone."""
+        if condition.control is None:
+            answer: Tensor = self.base(x, sigma, t, condition)
+            return answer
+        inputs, whole = self.base.entry(x, sigma, condition)
+        told = self.base.to_depth(condition.control).contiguous(
+            memory_format=torch.channels_last_3d
+        )
+        added = self.control(inputs, t, whole, told)
+        return self.base.answer(inputs, t, whole, added)

@@ -1,0 +1,202 @@
+"""The faithfulness report: what a restoration changed, and whether it may be trusted in that.
+
+It needs no reference. With one, bias and errors are against it; without, the mean of what was
+removed stands in for the bias, since noise has none.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Integer
+from scipy import ndimage
+
+from ..core.errors import InputError
+from ..core.labels import AIRWAY, BODY, BONE, ID, LUNG, OUTSIDE, path_matrix
+from ..core.volume import Volume
+from ..io.new_folder import check_folder, write_folder
+from ..metrics.residual import LEAST, residual, sd_along
+from ..metrics.results import finite
+from ..scan.anatomy import coarse
+from .types import Change, Errors, Given, Report, Spread, Thresholds, Tissue
+from .verdicts import checks, summary
+
+JSON_NAME, HTML_NAME = "report.json", "report.html"
+GUIDE_SMOOTH, GUIDE_STEEP = 2.0, 15.0  # voxels; HU a voxel: tissues are told apart away from edges
+
+# name, (HU of the smoothed image) from, to; and the labels it is of: its own, but not below those
+TISSUES: tuple[tuple[str, float, float, int, tuple[int, ...]], ...] = (
+    ("lung", -980, -600, LUNG, ()),
+    ("fat", -140, -60, BODY, (LUNG, AIRWAY, BONE)),
+    ("muscle and organs", 0, 90, BODY, (LUNG, AIRWAY, BONE)),
+    ("contrast-filled vessels and organs", 110, 400, BODY, (LUNG, AIRWAY, BONE)),
+    ("liver", -20, 250, ID["liver"], ()),
+    ("bone", 200, 2500, BONE, ()),
+)
+
+
+def report(
+    before: Volume, after: Volume, given: Given | None = None, thresholds: Thresholds | None = None
+) -> Report:
+    """Every figure and check of a restoration.
+
+    before: what went in; after: what came out, on the same grid; of a super-resolution, `before` is
+    the interpolated input. `InputError` where grids differ or the body holds fewer than 500 voxels.
+    """
+    given, limits = given or Given(), thresholds or Thresholds()
+    require_alike(before, after, given)
+    labels = coarse(before) if given.labels is None else given.labels
+    inside = labels != OUTSIDE
+    if np.count_nonzero(inside) < LEAST:
+        raise InputError(
+            f"only {np.count_nonzero(inside)} voxels lie within the body, too few to report on;"
+            " give labels"
+        )
+    size = np.abs(after.hu.astype(np.float64) - before.hu)[inside]
+    change = Change(
+        float(size.mean()),
+        float(np.sqrt(np.mean(size**2))),
+        float(np.percentile(size, 99)),
+        float(size.max()),
+        float(np.mean(size == 0)),
+    )
+    removed = residual(before.hu, after.hu, inside, before.spacing_mm, given.noise, given.level)
+    found = tissues(before, after, labels, given.reference)
+    spread, errors = _spread(after, inside, given), _errors(before, after, inside, given.reference)
+    done = checks(removed, found, spread, given, limits)
+    return Report(
+        change,
+        removed,
+        found,
+        given.data_consistency_hu,
+        _noise_hu(given, before.shape[2]),
+        given.noise,
+        spread,
+        errors,
+        done,
+        summary(change, errors, done),
+        limits,
+        given.weights,
+        given.settings,
+        given.version,
+    )
+
+
+def _noise_hu(given: Given, slices: int) -> float | None:
+    """RMS over the slices of the noise that was taken to be there."""
+    if not given.noise:
+        return None
+    return float(np.sqrt(np.mean(sd_along(given.noise, slices) ** 2)))
+
+
+def require_alike(before: Volume, after: Volume, given: Given) -> None:
+    """`InputError` where anything lies on another grid than `before`, or is not finite."""
+    others = {
+        "the restored volume": after.hu,
+        "the reference": None if given.reference is None else given.reference.hu,
+        "the SD map": given.sd_hu,
+        "the noise level": given.level,
+        "the anatomy": given.labels,
+    }
+    for name, values in others.items():
+        if values is None:
+            continue
+        if values.shape != before.hu.shape:
+            raise InputError(f"{name} is {values.shape}, the input {before.hu.shape}; use one grid")
+        if not np.isfinite(values).all():
+            raise InputError(f"{name} has voxels that are NaN or infinite; replace them")
+
+
+def tissues(
+    before: Volume,
+    after: Volume,
+    labels: Integer[np.ndarray, "x y z"],
+    reference: Volume | None = None,
+) -> tuple[Tissue, ...]:
+    """Mean HU of each tissue that has 500 voxels, before and after.
+
+    A tissue is where the anatomy allows it and a smoothed image (of the reference if there is one)
+    has its HU and no edge. Of the restored image it would choose the voxels that were changed.
+    """
+    guide = (before if reference is None else reference).hu
+    smooth, steep = np.empty(guide.shape, np.float32), np.empty(guide.shape, np.float32)
+    for z in range(guide.shape[2]):
+        smooth[:, :, z] = ndimage.gaussian_filter(guide[:, :, z].astype(np.float32), GUIDE_SMOOTH)
+        steep[:, :, z] = np.hypot(*np.gradient(smooth[:, :, z]))
+    calm = steep < GUIDE_STEEP
+    on_path = path_matrix() > 0
+    out = []
+    for name, low, high, own, but in TISSUES:
+        allowed = on_path[:, own] & ~on_path[:, list(but)].any(axis=1)
+        there = allowed[labels] & calm & (smooth >= low) & (smooth <= high)
+        count = int(np.count_nonzero(there))
+        if count < LEAST:
+            continue
+        was, now = _mean(before.hu, there), _mean(after.hu, there)
+        off = (
+            after.hu[there].astype(np.float64)
+            - (before if reference is None else reference).hu[there]
+        )
+        error = 2 * float(off.std()) / np.sqrt(count)
+        out.append(Tissue(name, count, was, now, float(off.mean()), float(error)))
+    return tuple(out)
+
+
+def _mean(hu: Float[np.ndarray, "x y z"], where: Bool[np.ndarray, "x y z"]) -> float:
+    return float(hu[where].mean(dtype=np.float64))
+
+
+def _spread(after: Volume, inside: Bool[np.ndarray, "x y z"], given: Given) -> Spread | None:
+    if given.sd_hu is None:
+        return None
+    sd, coverage = given.sd_hu[inside].astype(np.float64), None
+    if given.reference is not None:
+        error = np.abs(after.hu.astype(np.float64) - given.reference.hu)[inside]
+        uncertain = sd > 0  # where nothing was sampled, nothing was claimed
+        coverage = (
+            float(np.mean(error[uncertain] <= 2 * sd[uncertain])) if uncertain.any() else None
+        )
+    return Spread(float(sd.mean()), float(np.percentile(sd, 95)), coverage)
+
+
+def _errors(
+    before: Volume, after: Volume, inside: Bool[np.ndarray, "x y z"], reference: Volume | None
+) -> Errors | None:
+    if reference is None:
+        return None
+
+    def rmse(volume: Volume) -> float:
+        error = (volume.hu.astype(np.float64) - reference.hu)[inside]
+        return float(np.sqrt(np.mean(error**2)))
+
+    return Errors(rmse(before), rmse(after))
+
+
+def as_json(done: Report) -> str:
+    """The report as strict JSON with stable keys; NaN and infinities are null."""
+    return json.dumps(finite(asdict(done)), indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def write_report(
+    folder: str | Path,
+    before: Volume,
+    after: Volume,
+    given: Given | None = None,
+    title: str = "restoration",
+    force: bool = False,
+) -> Report:
+    """`report.json` and `report.html` in a new folder, both or neither; see `write_folder`.
+
+    `InputError` as in `report` and `write_folder`.
+    """
+    from .html import as_html  # matplotlib is heavy
+
+    check_folder(folder, force)
+    given = given or Given()
+    done = report(before, after, given)
+    files = {JSON_NAME: as_json(done), HTML_NAME: as_html(done, before, after, given, title)}
+    write_folder(folder, {name: text.encode() for name, text in files.items()}, force)
+    return done

@@ -1,0 +1,167 @@
+"""What a scan's grid is, and what its field of view holds: facts and findings."""
+
+# mypy: allow-untyped-calls
+# (nibabel's functions carry no types)
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from nibabel.orientations import aff2axcodes, inv_ornt_aff
+
+from ..core.config import Settings
+from ..core.labels import OUTSIDE
+from ..core.volume import Volume
+from ..io.nifti_bytes import NiftiSource
+from .hu_checks import Finding
+
+THICK_MM, SHORT_MM, UNEVEN = 3.0, 40.0, 4.0
+TURNED_DEGREES, SHEARED_DEGREES = 0.5, 0.5
+
+
+class Geometry(Settings):
+    """A grid in figures; x y z as in memory (nearest to RAS), `file_axes` as the file has them.
+
+    oblique_degrees: the largest angle between an axis and the patient's. sheared_degrees: how far
+    the axes are from right angles, as under a tilted gantry.
+    """
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    extent_mm: tuple[float, float, float]
+    file_axes: str | None
+    oblique_degrees: float
+    sheared_degrees: float
+
+
+def check_geometry(volume: Volume) -> tuple[Geometry, tuple[Finding, ...]]:
+    """How the voxels lie, and what is unusual about it."""
+    mm = np.array(volume.spacing_mm)
+    axes = volume.affine[:3, :3] / mm
+    oblique = float(np.degrees(np.arccos(np.clip(np.diag(axes), -1, 1))).max())
+    between = np.abs((axes.T @ axes)[np.triu_indices(3, 1)]).max()
+    sheared = float(np.degrees(np.arcsin(np.clip(between, 0, 1))))
+    x, y, z = (float(n * step) for n, step in zip(volume.shape, mm, strict=True))
+    facts = Geometry(
+        shape=volume.shape,
+        spacing_mm=volume.spacing_mm,
+        extent_mm=(x, y, z),
+        file_axes=file_axes(volume),
+        oblique_degrees=oblique,
+        sheared_degrees=sheared,
+    )
+    grid = " x ".join(map(str, volume.shape))
+    stored = f", stored as {facts.file_axes}" if facts.file_axes else ""
+    said = (
+        f"{grid} voxels of {' x '.join(f'{a:.3g}' for a in mm)} mm,"
+        f" {x:.0f} x {y:.0f} x {z:.0f} mm in all{stored}"
+    )
+    found = [Finding(code="grid", severity="ok", sentence=said)]
+
+    def note(code: str, sentence: str, advice: str = "") -> None:
+        found.append(Finding(code=code, severity="note", sentence=sentence, advice=advice))
+
+    if oblique > TURNED_DEGREES:
+        note("oblique", f"axes are turned by up to {oblique:.1f} degrees against the patient's")
+    if sheared > SHEARED_DEGREES:
+        said = f"axes are {sheared:.1f} degrees off right angles (a tilted gantry?)"
+        note("sheared", said, "resample to a straight grid where distances matter")
+    if mm.max() > THICK_MM:
+        note("thick", f"slices are {mm.max():.3g} mm thick: what is smaller is averaged away")
+    if mm.max() / mm.min() > UNEVEN:
+        note("uneven", f"voxels are {mm.max() / mm.min():.1f} times as long as they are wide")
+    if min(x, y, z) < SHORT_MM:
+        said = f"it is only {min(x, y, z):.0f} mm thick: region and anatomy are guessed from little"
+        note("short", said)
+    return facts, tuple(found)
+
+
+def file_axes(volume: Volume) -> str | None:
+    """The file's own axes as letters, e.g. LPS; None where there was no NIfTI file."""
+    if not isinstance(volume.source, NiftiSource):
+        return None
+    back = inv_ornt_aff(volume.source.ornt, volume.shape)
+    return "".join(aff2axcodes(volume.affine @ back))
+
+
+class View(Settings):
+    """What the field of view holds. Slices are axial."""
+
+    body_share: float  # of all voxels
+    cut_slices: int  # where the body touches the array's side, or that of a round field of view
+    slices: int
+    table: bool
+    round_mm: float | None  # diameter of a round field of view
+
+
+def check_view(
+    volume: Volume, coarse: UInt8[np.ndarray, "x y z"]
+) -> tuple[View, tuple[Finding, ...]]:
+    """Whether the field of view holds all of the body; coarse: of `scan/anatomy.coarse`."""
+    body = coarse != OUTSIDE
+    share, slices = float(body.mean()), volume.shape[2]
+    if not share:
+        view = View(body_share=0, cut_slices=0, slices=slices, table=False, round_mm=None)
+        said = "no body was found in it"
+        return view, (Finding(code="body", severity="doubt", sentence=said, advice="look at it"),)
+    sides = [body[0], body[-1], body[:, 0], body[:, -1]]
+    cut = np.any([side.sum(0) >= 3 for side in sides], axis=0)
+    circle = _circle(volume)
+    if circle is not None:
+        x_mm, y_mm, _ = volume.spacing_mm
+        beyond = _distance(volume, circle) > circle[2] - 2 * max(x_mm, y_mm)
+        cut |= (body & beyond[..., None]).sum((0, 1)) >= 3
+    table = _table(volume, coarse)
+    diameter = None if circle is None else 2 * circle[2]
+    view = View(
+        body_share=share, cut_slices=int(cut.sum()), slices=slices, table=table, round_mm=diameter
+    )
+    found = []
+    said = f"the body fills {share:.0%} of the volume, {'with' if table else 'without'} a table"
+    found.append(Finding(code="body", severity="ok", sentence=said))
+    if diameter is not None:
+        said = f"the field of view is round, {diameter:.0f} mm across"
+        found.append(Finding(code="round", severity="note", sentence=said))
+    if cut.any():
+        said = f"the field of view cuts the body in {view.cut_slices} of {slices} slices"
+        found.append(Finding(code="cut", severity="note", sentence=said))
+    return view, tuple(found)
+
+
+def _circle(volume: Volume) -> tuple[float, float, float] | None:
+    """(x, y, radius) in mm from voxel (0, 0) of a round field of view, padded to a square."""
+    few = volume.hu[..., :: max(1, volume.shape[2] // 16)]
+    padding = few[0, 0, 0]
+    corners = few[[0, 0, -1, -1], [0, -1, 0, -1]]
+    seen = (few != padding).any(2)
+    if not (corners == padding).all() or not seen.any():
+        return None
+    mm = volume.spacing_mm
+    ends = [
+        (float(where[0]) * step, float(where[-1]) * step)
+        for where, step in ((np.flatnonzero(seen.any(1 - a)), mm[a]) for a in (0, 1))
+    ]
+    circle = (
+        (sum(ends[0]) / 2),
+        (sum(ends[1]) / 2),
+        (max(b - a for a, b in ends) + max(mm[:2])) / 2,
+    )
+    disc = _distance(volume, circle) <= circle[2]
+    alike = (disc & seen).sum() / (disc | seen).sum()
+    return circle if alike > 0.96 else None
+
+
+def _distance(volume: Volume, circle: tuple[float, float, float]) -> Float[np.ndarray, "x y"]:
+    """Distance in mm of each voxel of a slice to the centre of a circle."""
+    x, y = (np.arange(n) * mm for n, mm in zip(volume.shape[:2], volume.spacing_mm, strict=False))
+    return np.hypot(x[:, None] - circle[0], y - circle[1])
+
+
+def _table(volume: Volume, coarse: UInt8[np.ndarray, "x y z"]) -> bool:
+    """Something wide and dense behind the body, outside of it, in most slices."""
+    dense = (coarse == OUTSIDE) & (volume.hu > -600)
+    body: Bool[np.ndarray, "y z"] = (coarse != OUTSIDE).any(0)
+    middle = (np.arange(len(body)) @ body) / np.maximum(body.sum(0), 1)
+    behind = dense & (np.arange(len(body))[:, None] < middle)
+    wide = behind.any(1).sum(0) * volume.spacing_mm[0]
+    return bool((wide > 120).mean() > 0.5)

@@ -1,0 +1,267 @@
+"""`denovox pretrain` and `finetune`: a recipe -> a store, a run, a weights file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..core.errors import InputError, line
+from ..datasets import store
+from ..datasets.samples.batch import Draw, batches, collate
+from ..datasets.samples.multilevel import sampler
+from ..datasets.samples.resident import Resident, bytes_of
+from ..model import weights
+from ..model.activation_checkpointing import recompute
+from ..model.controlnet import Control, ControlConfig, Controlled
+from ..model.unet import Net
+from . import checkpoint, previews
+from .config import Recipe
+from .distributed import Group, device_memory, distributed
+from .loop import Progress, Session, train
+from .loss import noise_level, predictor
+from .loss_breakdown import Ledger
+from .run_log import RunLog
+from .validation import fixed_samples, validation
+
+
+def run(recipe: Recipe, folder: Path, session: Session | None = None) -> Iterator[str | Progress]:
+    """Prepare, train (or go on training), and write `folder`/<name>.safetensors.
+
+    Yields a line for the user, or the Progress of a step. The weights file holds the averaged
+    weights; it is rewritten at each validation and at the end or, with `patience`, at each
+    validation that is the best so far. With a control in the recipe it holds the control alone.
+    Beside it: log.csv, and at each checkpoint samples/<step>.png. All processes of a group run
+    this together; the main one alone prepares and writes.
+    """
+    session = session or Session()
+    data, group = recipe.data, session.group
+    if data.source is not None:
+        from ..datasets.executors import processes
+        from ..datasets.prepare import prepare  # and with it all readers, which no store needs
+
+        with group.first() as here:
+            if here:
+                yield from prepare(
+                    data.source, Path(data.store), data.prepare, processes(), data.layout
+                )
+    training, held = store.split(store.cases(data.store), data.validation_patients)
+    if _lacks_lesions(recipe, training):
+        raise InputError(
+            f"no case of {data.store} that trains has a lesion; bring masks beside the scans"
+            " (SCAN_lesion.nii.gz), or plant some (benchmarks/lesion_data.py)"
+        )
+    learner = _learner(recipe, group.device)
+    if recipe.train.checkpointing:
+        recompute(learner.net)
+    if recipe.train.compile and group.count > 1:  # one by itself tries it (train/compiling.py)
+        learner.net.compile()
+    net = distributed(learner.net, group, recipe.train.shard)
+    count = sum(p.numel() for p in learner.part.parameters()) / 1e6
+    shared = f", on {group.count} processes" if group.count > 1 else ""
+    yield (
+        f"{count:.2f} M parameters; {len(training)} cases to train on, {len(held)} held back"
+        f"{shared}"
+    )
+    with checkpoint.only_run(folder) if group.main else nullcontext():
+        yield from _train(recipe, folder, replace(session, net=net), learner, (training, held))
+
+
+def _train(
+    recipe: Recipe,
+    folder: Path,
+    session: Session,
+    learner: Learner,
+    cases: tuple[list[store.Case], list[store.Case]],
+) -> Iterator[str | Progress]:
+    """`session.net` trained on the first cases, looked at on the second, written to `folder`."""
+    net, group = session.net, session.group
+    assert net is not None
+    data, (training, held) = recipe.data, cases
+    trained = dict(learner.part.named_parameters())
+    predict = predictor(net, recipe.model, recipe.train, group.device)
+    law, schedule = recipe.train.noise, recipe.model.noise_schedule
+    ledger = Ledger(lambda u: noise_level(u, law, schedule))
+    fixed = fixed_samples(held or training, data.sample)
+    steps = train(
+        ledger.watched(predict),
+        trained,
+        _draw(recipe, training, group, session.say),
+        recipe.train,
+        folder,
+        validation([collate([one.sample]) for one in fixed], predict, group) if held else None,
+        session,
+    )
+    keeper = _Keeper(recipe, folder, learner.config, _card(recipe, training), group)
+    log = RunLog(folder, recipe, ledger, session.say) if group.main else None
+    last = None
+    with closing(steps):  # a consumer that stops early still leaves a checkpoint
+        for last in steps:
+            if log is not None:
+                log.step(last)
+            if last.validation is not None and _is_kept(last, recipe):
+                keeper.validated(last)
+                try:
+                    keeper.write(last)
+                except InputError as error:
+                    session.say(f"{error}; the run goes on")
+            if last.saves:
+                _preview(recipe, last, fixed, folder, session)
+            yield last
+    if log is not None:
+        log.close()
+    if last is None:
+        yield "nothing left to do: the run has had all its steps"
+        return
+    if not last.saves:
+        _preview(recipe, last, fixed, folder, session)
+    loss, step = last.best
+    if recipe.train.patience and step:
+        yield (
+            f"{keeper.path}: averaged weights after step {step}, the best (validation {loss:.4f})"
+        )
+        return
+    keeper.write(last)
+    yield f"{keeper.path}: averaged weights after step {last.step}"
+
+
+def _draw(
+    recipe: Recipe, training: list[store.Case], group: Group, say: Callable[[str], None]
+) -> Draw:
+    """Where samples come from: the memory of the device, or the store."""
+    data, seed = recipe.data, recipe.train.seed
+    control = data.sample.control
+    size = bytes_of(training, lesions=control is not None and control.kind == "lesion")
+    if data.resident == "never" or (
+        data.resident == "auto" and size > device_memory(group.device) / 3
+    ):
+        return batches(sampler(training, data.sample, seed))
+    if group.main:
+        say(f"samples are drawn in memory ({size / 1e9:.2f} GB, {group.device})")
+    try:
+        return Resident(training, data.sample, seed, group.device)
+    except OSError as error:
+        raise InputError(f"{data.store} cannot be read ({line(error)})") from None
+
+
+@dataclass
+class _Keeper:
+    """Writes the weights of a run, and what is known of them."""
+
+    recipe: Recipe
+    folder: Path
+    config: weights.ModelConfig | ControlConfig
+    card: dict[str, object]
+    group: Group
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.folder / f"{self.recipe.name}.safetensors"
+
+    def validated(self, progress: Progress) -> None:
+        """What the card says of the last validation that counted."""
+        assert progress.validation is not None
+        self.card["validation_loss"] = round(progress.validation, 5)
+        self.card["validated_at_step"] = progress.step
+
+    def write(self, progress: Progress) -> None:
+        """The averaged weights; `InputError` where the disk does not take them."""
+        average = progress.average
+        if not self.group.main:
+            return
+        try:
+            weights.save(self.path, average, self.config, self.card | {"steps": progress.step})
+        except OSError as error:
+            raise InputError(f"{self.path} could not be written ({line(error)})") from None
+
+
+def _is_kept(progress: Progress, recipe: Recipe) -> bool:
+    return not recipe.train.patience or progress.best[1] == progress.step
+
+
+def _lacks_lesions(recipe: Recipe, training: list[store.Case]) -> bool:
+    control = recipe.data.sample.control
+    lesions = control is not None and control.kind == "lesion"
+    return lesions and not any(case.facts.lesions for case in training)
+
+
+@dataclass(frozen=True)
+class Learner:
+    """net: what answers; part: of it, what is trained; config: what goes into the file."""
+
+    net: Net | Controlled
+    part: nn.Module
+    config: weights.ModelConfig | ControlConfig
+
+
+def _learner(recipe: Recipe, device: str) -> Learner:
+    torch.manual_seed(recipe.train.seed)
+    base = recipe.model.build()
+    if recipe.start is not None:  # a checkpoint of the run, where there is one, goes before it
+        base.load_state_dict(weights.state_for(weights.locate(recipe.start), recipe.model))
+    control = recipe.data.sample.control
+    if control is None or recipe.start is None:
+        net = weights.place(base, device)
+        return Learner(net, net, recipe.model)
+    digest = weights.sha256(weights.locate(recipe.start))
+    config = ControlConfig(kind=control.kind, base=digest, width=recipe.width)
+    whole = weights.place(Controlled(base.requires_grad_(False), Control(base, config)), device)
+    return Learner(whole, whole.control, config)
+
+
+def _preview(
+    recipe: Recipe,
+    progress: Progress,
+    fixed: Sequence[previews.Sitter],
+    folder: Path,
+    session: Session,
+) -> None:
+    """A sheet of what the averaged weights draw; a sheet that fails is not worth a run."""
+    average = progress.average
+    if not session.group.main:
+        return
+    own = _learner(recipe, session.group.device)
+    own.part.load_state_dict(average)
+    path = folder / "samples" / f"{progress.step:07d}.png"
+    title = f"{recipe.name}, step {progress.step}"
+    chosen = previews.sitters(fixed)
+    try:
+        previews.draw(own.net.eval(), recipe.model, chosen, path, title, session.group.device)
+    except OSError as error:
+        session.say(f"{path} could not be written ({line(error)}); the run goes on")
+
+
+def _before(start: str) -> list[dict[str, object]]:
+    """The runs that weights have behind them, the first first, from the cards of each."""
+    _, card, digest = weights.describe(weights.locate(start))
+    history = card.get("history", [])
+    assert isinstance(history, list)
+    told = ("text", "steps", "validation_loss", "recipe")
+    return [*history, {"sha256": digest} | {key: card[key] for key in told if key in card}]
+
+
+def _card(recipe: Recipe, training: list[store.Case]) -> dict[str, object]:
+    """What the weights file says of itself."""
+    control = recipe.data.sample.control
+    sources = sorted({(case.facts.source, case.facts.licence) for case in training})
+    patients = {case.facts.patient for case in training}
+    regions: dict[str, int] = {}
+    for region in sorted({case.facts.region for case in training}):
+        of_it = {case.facts.patient for case in training if case.facts.region == region}
+        regions[region] = len(of_it)
+    return {
+        "name": recipe.name,
+        **({} if recipe.start is None else {"base": recipe.start}),
+        **({"history": _before(recipe.start)} if recipe.start and control is None else {}),
+        "text": recipe.card,
+        "training_patients": len(patients),
+        "patients_per_region": regions,
+        "validation_patients": list(recipe.data.validation_patients),
+        "sources": [f"{source} ({licence})" for source, licence in sources],
+        "recipe": recipe.model_dump(mode="json"),
+    }

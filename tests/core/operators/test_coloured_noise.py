@@ -1,0 +1,163 @@
+"""Operators of coloured and uneven noise: against dense solves, and against the white one."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import scipy.fft
+import torch
+
+from denovox.core.errors import InputError
+from denovox.core.operators.base import Identity, Operator
+from denovox.core.operators.coloured_noise import (
+    WHITE,
+    Coloured,
+    ColouredVarying,
+    Spectrum,
+    Varying,
+    filtered,
+)
+
+GRID = (6, 5, 3)
+SPACING = (0.8, 0.7, 2.0)
+RAMP = Spectrum((0.0, 0.3, 0.6, 0.9), (0.02, 0.6, 1.0, 0.3), along_z=0.3)
+
+
+def volumes(count: int, batch: int = 2) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch, 1, *GRID)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(count)]
+
+
+def uneven() -> torch.Tensor:
+    x, y, z = torch.meshgrid(*(torch.linspace(0, 1, n) for n in GRID), indexing="ij")
+    level = torch.exp(0.7 * (x - y) + 0.3 * z).double()
+    return level / level.square().mean().sqrt()
+
+
+def dense(function) -> torch.Tensor:
+    """The matrix of a linear function of volumes, column by column."""
+    units = torch.eye(math.prod(GRID), dtype=torch.float64).reshape(-1, 1, *GRID)
+    return function(units).reshape(len(units), -1).T
+
+
+PSD = RAMP.on(GRID, SPACING)
+FLAT = WHITE.on(GRID, SPACING)
+COVARIANCE = {
+    "coloured": (Coloured(PSD), dense(lambda x: filtered(x, PSD))),
+    "varying": (Varying(uneven()), torch.diag(uneven().flatten() ** 2)),
+    "both": (
+        ColouredVarying(PSD, uneven(), steps=90),
+        uneven().flatten()[:, None] * dense(lambda x: filtered(x, PSD)) * uneven().flatten(),
+    ),
+}
+
+
+@pytest.mark.parametrize("rho", [1e-3, 0.7, 40.0])
+@pytest.mark.parametrize("name", COVARIANCE)
+def test_prox_solves_the_dense_system(name: str, rho: float):
+    operator, covariance = COVARIANCE[name]
+    x0, y = volumes(2)
+    inverse = torch.linalg.inv(covariance)
+    right = inverse @ y.reshape(2, -1).T + rho * x0.reshape(2, -1).T
+    expected = torch.linalg.solve(inverse + rho * torch.eye(len(inverse)), right).T.reshape(y.shape)
+    torch.testing.assert_close(operator.prox(x0, y, rho), expected, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        Coloured(FLAT),
+        Varying(torch.ones(GRID)),
+        ColouredVarying(FLAT, torch.ones(GRID), steps=1),
+    ],
+    ids=lambda o: type(o).__name__,
+)
+@pytest.mark.parametrize("rho", [0.0, 1.3])
+def test_white_noise_of_one_level_is_the_identity(operator: Operator, rho: float):
+    x0, y = volumes(2)
+    expected = Identity().prox(x0, y, rho)
+    torch.testing.assert_close(operator.prox(x0, y, rho), expected, rtol=1e-13, atol=1e-13)
+
+
+def test_one_level_makes_both_the_coloured_in_one_step():
+    x0, y = volumes(2)
+    both = ColouredVarying(PSD, torch.ones(GRID, dtype=torch.float64), steps=1)
+    torch.testing.assert_close(both.prox(x0, y, 2.0), Coloured(PSD).prox(x0, y, 2.0))
+
+
+def test_a_dozen_steps_are_enough():
+    x0, y = volumes(2)
+    few, many = (ColouredVarying(PSD, uneven(), n).prox(x0, y, 2.0) for n in (12, 90))
+    assert float((few - many).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("operator", [o for o, _ in COVARIANCE.values()], ids=list(COVARIANCE))
+def test_at_is_the_adjoint(operator: Operator):
+    assert isinstance(operator, Operator)
+    x, y = volumes(2)
+    assert float((operator.A(x) * y).sum()) == pytest.approx(float((x * operator.At(y)).sum()))
+
+
+def test_where_there_is_no_noise_the_data_stay():
+    x0, y = volumes(2)
+    psd = PSD.clone()
+    psd[0, 0] = 0
+    for operator in (Coloured(psd), ColouredVarying(psd, uneven(), 90)):
+        x = operator.prox(x0, y, 1e6)
+        assert torch.isfinite(x).all()
+        moved = (x - y) / uneven() if isinstance(operator, ColouredVarying) else x - y
+        assert float(moved.sum((2, 3)).abs().max()) < 1e-8  # a column's mean is frequency (0, 0)
+
+
+def test_the_filter_is_the_cosine_transforms():
+    (x,) = volumes(1)
+    for psd, axes in ((PSD, (2, 3, 4)), (PSD[..., :1], (2, 3))):
+        there = scipy.fft.dctn(x.numpy(), axes=axes, norm="ortho")
+        back = scipy.fft.idctn(there * psd.numpy(), axes=axes, norm="ortho")
+        torch.testing.assert_close(filtered(x, psd), torch.from_numpy(back))
+
+
+def test_the_filter_is_symmetric():
+    x, y = volumes(2)
+    left, right = (filtered(x, PSD) * y).sum(), (x * filtered(y, PSD)).sum()
+    assert float(left) == pytest.approx(float(right))
+
+
+def test_the_inverse_of_the_noise_is_the_noise():
+    # White noise through sqrt(S) has the spectrum S on average over the volume: total power 1.
+    white = torch.randn((1, 1, 96, 96, 8), generator=torch.Generator().manual_seed(1))
+    psd = RAMP.on((96, 96, 8), SPACING)
+    noise = filtered(white, psd.sqrt())
+    assert float(noise.std()) == pytest.approx(1, rel=0.01)
+    a, b = noise[..., :-1], noise[..., 1:]
+    assert float((a * b).mean()) == pytest.approx(0.3, abs=0.02)
+
+
+def test_a_spectrum_on_a_grid():
+    psd = Spectrum((0.0, 0.5), (0.0, 1.0)).on((8, 4, 7), (0.5, 1.0, 3.0))
+    assert psd.shape == (8, 4, 1)
+    assert float(psd.mean()) == pytest.approx(1)
+    # x: k / (2 * 8 * 0.5 mm); a straight line up to 0.5 per mm, level beyond.
+    assert float(psd[0, 0, 0]) == 0
+    assert float(psd[2, 0, 0] / psd[1, 0, 0]) == pytest.approx(2)
+    assert float(psd[4, 0, 0] / psd[1, 0, 0]) == pytest.approx(4)  # 0.5 per mm is reached here
+    assert float(psd[4, 0, 0]) == pytest.approx(float(psd[7, 3, 0]))
+    assert float(psd[2, 0, 0]) == pytest.approx(float(psd[0, 2, 0]))
+
+
+@pytest.mark.parametrize(
+    ("per_mm", "power", "along_z"),
+    [
+        ((0.0, 0.0), (1.0, 1.0), 0.0),
+        ((0.0,), (1.0, 1.0), 0.0),
+        ((0.0, 1.0), (1.0, -1.0), 0.0),
+        ((0.0, 1.0), (0.0, 0.0), 0.0),
+        ((0.0, 1.0), (1.0, math.nan), 0.0),
+        ((0.0, 1.0), (1.0, 1.0), 0.6),
+    ],
+)
+def test_what_is_no_spectrum(per_mm, power, along_z):
+    with pytest.raises(InputError):
+        Spectrum(per_mm, power, along_z)

@@ -1,0 +1,130 @@
+"""Engines: every job's line comes back, whoever dies on the way."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import time
+from pathlib import Path
+
+import engine_jobs as jobs
+import nibabel
+import numpy as np
+import pytest
+
+from denovox.core.errors import InputError
+from denovox.datasets.executors import here, processes, ray_cluster
+from denovox.datasets.prepare import PrepareConfig, prepare
+from denovox.datasets.source_scans import Entry
+
+HERE = str(Path(jobs.__file__).parent)
+
+
+def entries(count: int, scan: Path = Path("none")) -> list[Entry]:
+    return [Entry(str(i), "p", scan) for i in range(count)]
+
+
+def test_here_is_one_after_the_other():
+    assert [line[0] for line in here(jobs.name, entries(4))] == list("0123")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_processes_do_every_job_on_one_thread_each(workers, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    lines = sorted(processes(workers)(jobs.name, entries(9)))
+    assert lines == [f"{i} on 1" for i in range(9)]
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+
+
+def test_nothing_to_do_is_done():
+    assert list(processes(2)(jobs.name, [])) == []
+
+
+def test_a_worker_that_dies_once_costs_nothing(tmp_path):
+    lines = list(processes(2)(jobs.dies_once, entries(8, tmp_path / "first")))
+    assert sorted(line for line in lines if len(line) == 1) == list("01234567")
+    assert sum("one scan at a time" in line for line in lines) == 1
+
+
+def test_a_job_that_kills_its_worker_again_is_named_and_the_others_done():
+    lines = list(processes(2)(jobs.dies, entries(6)))
+    assert sorted(line for line in lines if len(line) == 1) == list("01245")
+    assert [line for line in lines if line.startswith("3: its worker died again")]
+
+
+def test_an_error_of_a_job_is_the_runs():
+    with pytest.raises(OSError, match="No space left"):
+        list(processes(2)(jobs.fails, entries(3)))
+
+
+def test_without_ray_one_sentence_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"denovox\[cluster\]"):
+        ray_cluster()
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Two nodes, each a set of processes on this machine, with one CPU each."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("ray is not installed")
+    import ray
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("PYTHONPATH", HERE)
+    nodes = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
+    second = nodes.add_node(num_cpus=1)
+    nodes.wait_for_nodes()
+    yield nodes, second
+    ray.shutdown()
+    nodes.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_a_ray_node_killed_half_way_loses_no_job(cluster, tmp_path):
+    nodes, second = cluster
+
+    (tmp_path / "doomed").write_text(second.node_id)
+    lines, lost = [], []
+    for line in ray_cluster(nodes.address)(jobs.on_node, entries(8, tmp_path)):
+        lines.append(line)
+        if len(lines) == 2:
+            while not (lost := list(tmp_path.glob(f"*.began.{second.node_id}"))):
+                time.sleep(0.01)
+            nodes.remove_node(second, allow_graceful=False)
+    assert sorted(lines) == [str(i) for i in range(8)]
+    (job,) = lost  # what the lost node had begun was begun again, elsewhere
+    assert len(list(tmp_path.glob(f"{job.name[0]}.began.*"))) == 2
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_store_made_on_ray_with_a_node_lost_is_the_store_made_here(cluster, tmp_path):
+    nodes, second = cluster
+    (tmp_path / "scans").mkdir()
+    x, y, _ = np.meshgrid(*(np.linspace(-1, 1, n) for n in (40, 36, 12)), indexing="ij")
+    for i in range(8):
+        hu = np.where(x**2 + y**2 < 0.7, 40 + i, -1000).astype(np.int16)
+        image = nibabel.Nifti1Image(hu, np.diag([-4.0, -4.0, 5.0, 1.0]))
+        image.to_filename(tmp_path / "scans" / f"p{i}.nii.gz")
+    config = PrepareConfig()
+    lines = []
+    engine = ray_cluster(nodes.address)
+    for line in prepare(tmp_path / "scans", tmp_path / "ray", config, engine, "folder"):
+        lines.append(line)
+        if len(lines) == 4:
+            nodes.remove_node(second, allow_graceful=False)
+    assert sum(line.startswith("p") for line in lines) == 8
+    list(prepare(tmp_path / "scans", tmp_path / "here", config, here, "folder"))
+    assert tree(tmp_path / "ray") == tree(tmp_path / "here")
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file of a store, but for the lock and what a lost worker had begun."""
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name != ".lock" and ".tmp" not in p.parts
+    }

@@ -1,0 +1,150 @@
+"""`denovox evaluate`: pairs on disk to a table; hand-made scans with known figures."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from denovox.cli.main import main
+
+SHAPE = (24, 20, 12)
+AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["evaluate", *map(str, arguments)])
+
+
+def scan(path: Path, seed: int, add: float = 0.0, affine: np.ndarray = AFFINE) -> Path:
+    """HU within [-100, 100], some air, plus a constant."""
+    hu = np.random.default_rng(seed).uniform(-100, 100, SHAPE)
+    hu[:3] = -1000
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.Nifti1Image((hu + add).astype(np.float32), affine).to_filename(path)
+    return path
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Three patients; the tests are off by 4, 8 and 16 HU."""
+    for i in range(3):
+        scan(tmp_path / "d" / "reference" / f"p{i}.nii.gz", i)
+        scan(tmp_path / "d" / "test" / f"p{i}.nii.gz", i, 4 * 2**i)
+    return tmp_path / "d"
+
+
+def test_figures_are_the_protocols(folders, tmp_path):
+    result = run("mayo16-redcnn", folders, "--out", tmp_path / "out", "--method", "offset")
+    assert result.exit_code == 0, result.output
+    told = json.loads((tmp_path / "out" / "figures.json").read_text())
+    by_name = {figure["name"]: figure for figure in told["figures"]}
+    # A constant of c HU, off in the 21/24 of the slice that the cut of [-160, 240] leaves.
+    share = 21 / 24
+    expected = np.mean([10 * math.log10(400**2 / (share * c**2)) for c in (4, 8, 16)])
+    assert by_name["psnr"]["value"] == pytest.approx(expected, abs=1e-3)
+    rmse = np.mean([math.sqrt(share) * c for c in (4, 8, 16)])
+    assert by_name["rmse"]["value"] == pytest.approx(rmse, abs=1e-3)
+    assert by_name["psnr"]["patients"] == by_name["psnr"]["scans"] == 3
+    assert by_name["psnr"]["method"] == "offset"
+    assert by_name["psnr"]["interval"]["low"] < expected < by_name["psnr"]["interval"]["high"]
+    assert "| offset | psnr (dB) |" in result.stdout
+    assert (tmp_path / "out" / "figures.md").read_text() in result.stdout
+
+
+def table(path: Path, *rows: tuple[object, ...]) -> Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return path
+
+
+def test_a_csv_says_whose_scans_they_are(folders, tmp_path):
+    rows = [
+        ("A" if i < 2 else "B", f"reference/p{i}.nii.gz", f"test/p{i}.nii.gz") for i in range(3)
+    ]
+    pairs = table(folders / "pairs.csv", ("patient", "reference", "test"), *rows)
+    assert run("mayo16-founddiff", pairs, "--out", tmp_path / "out").exit_code == 0
+    told = json.loads((tmp_path / "out" / "figures.json").read_text())
+    assert {(f["patients"], f["scans"]) for f in told["figures"]} == {(2, 3)}
+
+
+def test_what_was_judged_is_told_by_content(folders, tiny, tmp_path):
+    given = ("mayo16-redcnn", folders, "--force", "--out", tmp_path / "out")
+    assert run(*given).exit_code == 0
+    told = json.loads((tmp_path / "out" / "figures.json").read_text())
+    assert told["weights"] is None, "files are judged, whoever made them"
+    one = next(file for file in told["files"] if file["patient"] == "p1")
+    for name in ("reference", "test"):
+        content = (folders / name / "p1.nii.gz").read_bytes()
+        assert one[f"{name}_sha256"] == hashlib.sha256(content).hexdigest()
+        assert one[name] == str(folders / name / "p1.nii.gz")
+    result = run(*given, "--weights", tiny)
+    told = json.loads((tmp_path / "out" / "figures.json").read_text())
+    assert told["weights"] == hashlib.sha256(tiny.read_bytes()).hexdigest()
+    assert f"sha256 {told['weights']}" in result.stdout
+    assert "was said, not measured" in told["notes"][-1]
+
+
+def test_rplhr_takes_its_own_units(tmp_path):
+    reference = np.random.default_rng(0).uniform(0.1, 0.9, (9, 8, 12))
+    for name, add in (("reference", 0.0), ("test", 0.01)):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        image = nibabel.Nifti1Image((reference + add).astype(np.float32), AFFINE)
+        image.to_filename(tmp_path / "d" / name / "a.nii.gz")
+    assert run("rplhr", tmp_path / "d", "--out", tmp_path / "out").exit_code == 0
+    told = json.loads((tmp_path / "out" / "figures.json").read_text())
+    assert told["figures"][0]["value"] == pytest.approx(40, abs=1e-3)  # 20 log10(1 / .01)
+
+
+def test_bmad_pairs_maps_and_masks(tmp_path):
+    rng = np.random.default_rng(1)
+    for i in range(8):
+        mask = np.zeros((16, 16), np.uint8)
+        if i % 2:
+            mask[4:9, 4:9] = 1
+        for name, values in (("maps", mask + 0.3 * rng.random(mask.shape)), ("masks", mask)):
+            (tmp_path / "d" / name).mkdir(parents=True, exist_ok=True)
+            np.save(tmp_path / "d" / name / f"q{i // 4}_{i}.npy", values)
+    assert run("bmad-liver", tmp_path / "d", "--out", tmp_path / "out").exit_code == 0
+    told = json.loads((tmp_path / "out" / "figures.json").read_text())
+    values = {figure["name"]: figure["value"] for figure in told["figures"]}
+    assert values == {"image AUROC": 1, "pixel AUROC": 1, "PRO at FPR 0.3": pytest.approx(1)}
+    assert {(f["patients"], f["scans"]) for f in told["figures"]} == {(2, 8)}
+
+
+def refuses(result: Result, *says: str) -> None:
+    assert result.exit_code == 2, result.output
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("denovox: ")
+    for word in says:
+        assert word in last
+
+
+def test_bad_input_is_one_sentence(folders, tmp_path):
+    out = tmp_path / "out"
+    refuses(run("mayo", folders, "--out", out), "'mayo' is not known", "mayo16-redcnn")
+    refuses(run("rplhr", folders, "--out", out), "[0, 1]")
+    refuses(run("mayo16-redcnn", tmp_path / "no.csv", "--out", out), "no.csv cannot be read")
+    lame = table(folders / "lame.csv", ("patient", "reference"), ("A", "reference/p0.nii.gz"))
+    refuses(run("mayo16-redcnn", lame, "--out", out), "line 2: no test")
+    empty = table(folders / "empty.csv", ("patient", "reference", "test"))
+    refuses(run("mayo16-redcnn", empty, "--out", out), "has no pairs")
+    scan(folders / "test" / "alone.nii.gz", 9)
+    refuses(run("mayo16-redcnn", folders, "--out", out), "alone has no partner")
+    (folders / "test" / "alone.nii.gz").unlink()
+    scan(folders / "test" / "p1.nii.gz", 1, affine=np.diag([1.0, 1.0, 3.0, 1.0]))
+    refuses(run("mayo16-redcnn", folders, "--out", out), "not on the grid")
+    assert not out.exists()
+
+
+def test_earlier_figures_are_not_lost(folders, tmp_path):
+    assert run("mayo16-corediff", folders, "--out", tmp_path / "out").exit_code == 0
+    refuses(run("mayo16-corediff", folders, "--out", tmp_path / "out"), "--force")
+    assert run("mayo16-corediff", folders, "--out", tmp_path / "out", "--force").exit_code == 0

@@ -1,0 +1,268 @@
+"""`denovox evaluate` of sets: phantoms in, distances above a floor out; copies are named."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from scipy import ndimage
+from torch import nn
+
+from denovox.cli.main import main
+from denovox.core.volume import Volume
+from denovox.metrics import set_distance
+from denovox.simulate.phantom import add_noise, chest
+
+SHAPE, STEP = (36, 30, 16), 8.5
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["evaluate", *map(str, arguments)])
+
+
+@cache
+def body(seed: int) -> Volume:
+    return add_noise(chest(SHAPE, STEP, seed).ct, 20, seed)
+
+
+def scan(path: Path, seed: int, change: Callable[[np.ndarray], np.ndarray] | None = None) -> Path:
+    """Body number `seed` with noise of 20 HU, then changed."""
+    volume = body(seed)
+    hu = volume.hu if change is None else change(volume.hu)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.Nifti1Image(hu.astype(np.float32), volume.affine).to_filename(path)
+    return path
+
+
+def told(out: Path) -> dict:
+    found = json.loads((out / "figures.json").read_text())
+    found["by_name"] = {figure["name"]: figure for figure in found["figures"]}
+    return found
+
+
+def blurred(hu: np.ndarray) -> np.ndarray:
+    return ndimage.gaussian_filter(hu, 0.8)
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory) -> Path:
+    """Eight real bodies, four others of the same kind, and six blurred ones of those."""
+    folder = tmp_path_factory.mktemp("sets")
+    for seed in range(8):
+        scan(folder / "real" / f"r{seed}.nii.gz", seed)
+    for seed in range(20, 26):
+        scan(folder / "alike" / f"m{seed}.nii.gz", seed)
+        scan(folder / "blurred" / f"m{seed}.nii.gz", seed, blurred)
+    for seed in range(40, 45):
+        scan(folder / "train" / f"t{seed}.nii.gz", seed)
+    return folder
+
+
+def arranged(sets: Path, folder: Path, made: str, training: bool = False) -> Path:
+    (folder).mkdir()
+    for name, of in (("reference", "real"), ("test", made), ("training", "train")):
+        if name != "training" or training:
+            shutil.copytree(sets / of, folder / name)
+    return folder
+
+
+def test_blurred_scans_are_above_the_floor(sets, tmp_path):
+    found = {}
+    for made in ("alike", "blurred"):
+        data = arranged(sets, tmp_path / made, made)
+        given = ("--out", tmp_path / f"{made}_out", "--region", "chest", "--method", made)
+        result = run("radiomic", data, *given)
+        assert result.exit_code == 0, result.output
+        found[made] = told(tmp_path / f"{made}_out")
+        figures = found[made]["by_name"]
+        floor, at = figures["chest frechet floor"], figures["chest frechet at the floor's N"]
+        assert (floor["method"], at["method"]) == ("real", made)
+        assert (floor["patients"], at["patients"], at["scans"]) == (4, 4, 4)
+        assert figures["chest frechet"]["patients"] == 6
+        assert figures["chest frechet"]["interval"]["low"] is None
+        assert floor["interval"]["low"] <= floor["value"] <= floor["interval"]["high"]
+        assert "| real | chest frechet floor |" in result.stdout
+    alike, off = (found[made]["by_name"] for made in ("alike", "blurred"))
+    assert off["chest frechet at the floor's N"]["value"] > 3 * off["chest frechet floor"]["value"]
+    assert off["chest frechet: share above the floor"]["value"] == 1
+    assert off["chest mmd: share above the floor"]["value"] == 1
+    assert alike["chest frechet floor"] == off["chest frechet floor"]
+    ratio = alike["chest frechet at the floor's N"]["value"] / alike["chest frechet floor"]["value"]
+    assert 0.5 < ratio < 2
+    notes = " ".join(found["blurred"]["notes"])
+    assert "furthest from real: haar 1" in notes
+    assert "convention: 37 features" in notes
+    row = next(row for row in found["blurred"]["files"] if row["patient"] == "m20")
+    content = (sets / "blurred" / "m20.nii.gz").read_bytes()
+    assert row["sha256"] == hashlib.sha256(content).hexdigest()
+    assert (row["set"], row["views"], row["spacing_mm"]) == ("made", ["chest"], [STEP] * 3)
+    assert found["blurred"]["settings"]["real"] == 8
+
+
+def test_a_copied_training_scan_is_named(sets, tmp_path):
+    data = arranged(sets, tmp_path / "d", "alike", training=True)
+    copied = scan(data / "test" / "m22.nii.gz", 43, lambda hu: hu + 0.01)
+    assert copied.read_bytes() != (data / "training" / "t43.nii.gz").read_bytes()
+    shutil.copy(data / "training" / "t41.nii.gz", data / "test" / "m25.nii.gz")
+    result = run("radiomic", data, "--out", tmp_path / "out", "--region", "chest")
+    assert result.exit_code == 0, result.output
+    found = told(tmp_path / "out")
+    near = found["by_name"]["chest nearer to training than 95 % of held-out scans"]
+    assert near["value"] >= 2 / 6
+    assert near["interval"]["low"] <= near["value"] <= near["interval"]["high"]
+    area = found["by_name"]["chest copies AUROC (0.5: as held-out scans)"]["value"]
+    assert 2 / 6 <= area < 1, "two copies of six are nearer than all that is held out"
+    notes = " ".join(found["notes"])
+    assert "closest made and training scans: m25 and t41 (0), m22 and t43 (" in notes
+    assert "m25.nii.gz (made) is" in notes
+    assert "t41.nii.gz (training)" in notes
+
+
+def table(path: Path, *rows: tuple[object, ...]) -> Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("patient", "set", "scan", "region"), *rows])
+    return path
+
+
+def test_a_csv_says_what_each_scan_is(sets, tmp_path):
+    rows = [(f"P{i // 2}", "real", f"real/r{i}.nii.gz", "chest") for i in range(8)]
+    rows += [(f"m{i}", "made", f"alike/m{i}.nii.gz", "chest") for i in range(20, 24)]
+    data = table(sets / "sets.csv", *rows)
+    assert run("radiomic", data, "--out", tmp_path / "out").exit_code == 0
+    found = told(tmp_path / "out")
+    floor = found["by_name"]["chest frechet floor"]
+    assert (floor["patients"], floor["scans"]) == (2, 4)
+    # One real patient: no halves, no floor, and the distance is told all the same.
+    alone = table(
+        sets / "alone.csv", *[("P", *row[1:]) if row[1] == "real" else row for row in rows]
+    )
+    assert run("radiomic", alone, "--out", tmp_path / "alone").exit_code == 0
+    assert list(told(tmp_path / "alone")["by_name"]) == ["chest frechet", "chest mmd"]
+    assert (
+        told(tmp_path / "alone")["by_name"]["chest frechet"]["value"]
+        == (found["by_name"]["chest frechet"]["value"])
+    )
+
+
+class Grain(nn.Module):
+    """Features of an image of any dimensions: mean absolute steps along its last axis, and mean."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = x[:, 0].flatten(1)
+        return torch.stack([flat.diff(dim=1).abs().mean(1), flat.mean(1)], 1)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("net") / "grain.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.script(Grain()), str(path))
+    return path
+
+
+def rows_of(name: str, folder: Path) -> np.ndarray:
+    """The network's features of a folder's scans, scan after scan, by hand."""
+    from denovox.io import nifti
+    from denovox.metrics import medicalnet, slices25d
+
+    def network(batch: np.ndarray) -> np.ndarray:
+        return Grain()(torch.from_numpy(batch)).double().numpy()
+
+    scans = [nifti.read(path) for path in sorted(folder.iterdir())]
+    if name == "fid25d-maisi":
+        return np.concatenate([slices25d.features(scan, network, 40)["yz"] for scan in scans])
+    return np.concatenate([network(medicalnet.prepare(scan, 40)[None]) for scan in scans])
+
+
+@pytest.mark.parametrize(("name", "view"), [("fid25d-maisi", "yz "), ("fid3d-medicalnet", "")])
+def test_features_of_a_network(name, view, sets, network, tmp_path, monkeypatch):
+    from denovox.metrics import medicalnet, slices25d
+
+    monkeypatch.setattr(slices25d, "SIZE", 40)  # 512 is for a long night
+    monkeypatch.setattr(medicalnet, "SIZE", 40)
+    data = arranged(sets, tmp_path / "d", "blurred", training=name == "fid25d-maisi")
+    result = run(name, data, "--out", tmp_path / "out", "--weights", network)
+    assert result.exit_code == 0, result.output
+    found = told(tmp_path / "out")
+    assert found["weights"] == hashlib.sha256(network.read_bytes()).hexdigest()
+    figures = found["by_name"]
+    real, made = (rows_of(name, data / folder) for folder in ("reference", "test"))
+    for kind, distance in (("frechet", set_distance.frechet), ("mmd", set_distance.mmd)):
+        value = figures[f"{view}{kind}"]["value"]
+        assert value == pytest.approx(distance(real, made), rel=1e-5, abs=1e-12)
+    assert figures["frechet"]["scans"] == 6
+    assert figures["frechet floor"]["scans"] == 4
+    if name == "fid25d-maisi":
+        for end in ("frechet", "mmd floor"):
+            planes = [figures[f"{plane} {end}"]["value"] for plane in ("xy", "yz", "zx")]
+            assert figures[end]["value"] == pytest.approx(np.mean(planes))
+        assert figures["copies AUROC (0.5: as held-out scans)"]["patients"] == 6
+    else:
+        assert "xy frechet" not in figures
+        assert not [name for name in figures if "copies" in name]
+
+
+def refuses(result: Result, *says: str) -> None:
+    assert result.exit_code == 2, result.output
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("denovox: ")
+    for word in says:
+        assert word in last
+
+
+def test_bad_input_is_one_sentence(sets, network, tmp_path):
+    data, out = arranged(sets, tmp_path / "d", "alike"), tmp_path / "out"
+    refuses(run("fid25d-maisi", data, "--out", out), "needs --weights", "hub:")
+    refuses(run("fid3d-medicalnet", data, "--out", out), "needs --weights", "MedicalNet")
+    refuses(run("radiomic", data, "--out", out, "--weights", network), "no network")
+    region = ("--region", "chest")
+    refuses(run("fid25d-maisi", data, "--out", out, *region), "--region is of")
+    refuses(run("radiomic", data, "--out", out, "--save", out), "--save is of")
+    refuses(run("radiomic", data, "--out", out, "--dose", "0.5"), "--dose is of")
+    for path in sorted((data / "test").iterdir())[1:]:
+        path.unlink()
+    refuses(run("radiomic", data, "--out", out, *region), "1 made scans")
+    shutil.rmtree(data / "test")
+    refuses(run("radiomic", data, "--out", out, *region), "d/test does not exist")
+    rows = [("a", "real", "real/r0.nii.gz", "chest"), ("a", "fake", "real/r1.nii.gz", "chest")]
+    refuses(run("radiomic", table(sets / "1.csv", *rows), "--out", out), "line 3", "'fake'")
+    rows[1] = ("", "real", "", "")
+    refuses(run("radiomic", table(sets / "2.csv", *rows), "--out", out), "no patient and no scan")
+    rows[1] = rows[0]
+    refuses(run("radiomic", table(sets / "3.csv", *rows), "--out", out), "line 3", "twice")
+    rows[1] = ("a", "real", "real/r1.nii.gz", "leg")
+    refuses(run("radiomic", table(sets / "4.csv", *rows), "--out", out), "'leg'")
+    refuses(run("radiomic", tmp_path / "no.csv", "--out", out), "cannot be read")
+    assert not out.exists()
+
+
+def test_a_held_out_scan_is_no_training_scan(sets, tmp_path):
+    data = arranged(sets, tmp_path / "d", "alike", training=True)
+    shutil.copy(data / "reference" / "r3.nii.gz", data / "training" / "other.nii.gz")
+    out = tmp_path / "out"
+    refuses(run("radiomic", data, "--out", out, "--region", "chest"), "r3", "is in training too")
+    (data / "training" / "other.nii.gz").unlink()
+    scan(data / "training" / "r3.nii.gz", 60)
+    refuses(run("radiomic", data, "--out", out, "--region", "chest"), "r3 is in training and")
+
+
+def test_a_region_with_one_scan_is_left_out_and_said(sets, tmp_path):
+    rows = [(f"r{i}", "real", f"real/r{i}.nii.gz", "chest" if i else "abdomen") for i in range(8)]
+    rows += [(f"m{i}", "made", f"alike/m{i}.nii.gz", "chest") for i in range(20, 24)]
+    data = table(sets / "regions.csv", *rows)
+    assert run("radiomic", data, "--out", tmp_path / "out").exit_code == 0
+    found = told(tmp_path / "out")
+    assert "abdomen: 1 real and 0 made scans, not compared" in found["notes"]
+    assert found["by_name"]["chest frechet"]["value"] > 0

@@ -1,0 +1,199 @@
+"""Detection on models whose healthy estimate is known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from water import CONFIG, METHOD, body, water
+
+from denovox.core.errors import InputError
+from denovox.core.labels import BODY, OUTSIDE
+from denovox.inference.anomaly.detection import THRESHOLD, calibrate, components, detect, scan_score
+from denovox.inference.model import Model, Running
+from denovox.model.weights import describe
+from denovox.scan import anatomy
+from denovox.scan.body_regions import Slab
+
+
+@pytest.fixture
+def model(tiny):
+    """A denoiser -> a model; its weights are a file's, of which only the hash counts."""
+    return lambda denoise: Model(denoise, CONFIG, tiny, "cpu")
+
+
+@pytest.fixture
+def found(model):
+    """Detection in a body with a spot, calibrated on another body."""
+    net = model(water)
+    healthy = calibrate(net, body(1), METHOD, "abdomen")
+
+    def run(spot_hu=90.0, roi=None, affine=None, **change):
+        volume = body(0, spot_hu)
+        volume = volume if affine is None else replace(volume, affine=affine)
+        return detect(net, volume, healthy, "abdomen", roi, **change)
+
+    return run
+
+
+def test_a_lesion_is_found_where_it_is(found):
+    got = found(90.0)
+    first = got.components[0]
+    centre = np.array([26, 26, 11]) * (3, 3, 5) + (-70, -60, 100)
+    assert first.centre_mm == pytest.approx(centre, abs=1.0)
+    assert first.peak_z > THRESHOLD
+    assert first.mean_hu == pytest.approx(60 + first.contrast_hu, abs=10)  # spot and rim
+    assert 30 < first.contrast_hu < 95
+    assert 1 < first.volume_ml / (75 * 0.045) < 2.5  # as smoothed
+    assert (first.region, first.tissue) == ("abdomen", "body")
+    assert got.score > 2 * found(0.0).score
+    dark = found(-90.0).components[0]
+    assert dark.peak_z < -THRESHOLD
+    assert dark.contrast_hu < -30
+
+
+@pytest.mark.parametrize("flip", [(-1, 1, 1), (1, -1, 1), (-1, -1, -1)])
+def test_centres_are_mm_of_the_affine_whatever_its_signs(found, flip):
+    affine = np.diag([3.0, 3.0, 5.0, 1.0]) @ np.diag([*flip, 1.0])
+    affine[:3, 3] = (11, -7, 300)
+    got = found(90.0, affine=affine).components[0]
+    assert got.centre_mm == pytest.approx(affine[:3, :3] @ (26, 26, 11) + affine[:3, 3], abs=1.0)
+
+
+def test_the_same_seed_gives_the_same_bits(model):
+    def noisy(x, sigma, told):
+        return 0.5 * x
+
+    net = model(noisy)
+    healthy = calibrate(net, body(1), METHOD, "abdomen")
+    one, same, other = (
+        detect(net, body(0, 90.0), healthy, "abdomen", running=Running(seed=seed)).z.hu
+        for seed in (0, 0, 1)
+    )
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+def test_nothing_outside_the_region_of_interest_or_the_body_is_judged(found):
+    roi = np.zeros((48, 48, 24), bool)
+    roi[:20, 16:20, 8:16] = True
+    got = found(90.0, roi)
+    inside = roi & (anatomy.coarse(body(0, 90.0)) != OUTSIDE)
+    assert inside.sum() < roi.sum()
+    assert (got.z.hu[inside] != 0).all()
+    assert not got.z.hu[~inside].any()
+    assert got.score < found(90.0).score
+
+
+WHOLE = (Slab("abdomen", 0, 24, "named"),)
+
+
+def components_of(z, volume, slabs=WHOLE):
+    hu = np.full(volume.shape, 40, np.float32)
+    coarse = np.full(volume.shape, BODY, np.uint8)
+    return components(volume.with_hu(z), 10 * z, 4.0, hu, coarse, slabs)
+
+
+def test_components_are_counted_in_ml_signs_apart_and_small_ones_dropped():
+    volume = body()
+    z = np.zeros(volume.shape, np.float32)
+    z[2:4, 2:4, 2:4], z[4:6, 2:4, 2:4], z[20, 20, 20], z[30, 30, 5] = 5, -9, 50, 3
+    got = components_of(z, volume)
+    assert [each.peak_z for each in got] == [-9, 5]
+    assert got[0].volume_ml == pytest.approx(8 * 0.045)
+    assert got[0].centre_mm == pytest.approx((-70 + 4.5 * 3, -60 + 2.5 * 3, 100 + 2.5 * 5))
+    assert (got[1].contrast_hu, got[1].mean_hu) == pytest.approx((50, 40))
+
+
+def test_a_component_is_of_the_region_of_its_centre():
+    z = np.zeros((48, 48, 24), np.float32)
+    z[2:4, 2:4, 8:11], z[2:4, 2:4, 13:16] = 8, 5
+    slabs = (Slab("abdomen", 0, 11, ""), Slab("chest", 11, 24, ""))
+    assert [each.region for each in components_of(z, body(), slabs)] == ["abdomen", "chest"]
+
+
+def test_the_score_is_the_mean_of_the_top():
+    z = np.arange(-100, 100, dtype=np.float32).reshape(10, 10, 2)
+    assert scan_score(z, (1, 1, 1), 0.004) == pytest.approx((100 + 99 + 99 + 98) / 4)
+    assert scan_score(z, (20, 20, 20)) == 100
+
+
+def test_what_cannot_be_judged_is_told(model, tmp_path):
+    net, volume = model(water), body()
+    (healthy,) = calibrate(net, volume, METHOD, "abdomen")
+    assert healthy.weights == describe(net.path)[2]
+    with pytest.raises(InputError, match="calibrations are for abdomen"):
+        detect(net, volume, [healthy], "chest")
+    with pytest.raises(InputError, match="for no region"):
+        detect(net, volume, [], "chest")
+    with pytest.raises(InputError, match="two calibrations are for the abdomen"):
+        detect(net, volume, [healthy, healthy], "abdomen")
+    other = healthy.model_copy(update={"weights": "ab" * 32})
+    with pytest.raises(InputError, match="made with the weights abababababab, not with tiny"):
+        detect(net, volume, [other], "abdomen")
+    # The same weights under another name are the same weights.
+    renamed = tmp_path / "renamed.safetensors"
+    renamed.write_bytes(net.path.read_bytes())
+    detect(replace(net, path=renamed), volume, [healthy], "abdomen")
+    with pytest.raises(InputError, match=r"mask's grid is \(2, 2, 2\)"):
+        detect(net, volume, [healthy], "abdomen", np.ones((2, 2, 2), bool))
+    with pytest.raises(InputError, match="is empty"):
+        detect(net, volume, [healthy], "abdomen", np.zeros(volume.shape, bool))
+
+
+def test_calibrating_leaves_out_what_is_not_healthy(model):
+    net, volume = model(water), body(0, 90.0)
+    keep = np.ones(volume.shape, bool)
+    keep[20:33, 20:33, 8:16] = False
+    with_it, without = (calibrate(net, volume, METHOD, "abdomen", mask)[0] for mask in (None, keep))
+    spread = [each.moments()[1][8, :, 0, 0].max() for each in (with_it, without)]
+    assert spread[1] < spread[0]
+    inside = anatomy.coarse(volume) != OUTSIDE
+    assert sum(with_it.millilitres) == pytest.approx(inside.sum() * 0.045)
+    assert sum(without.millilitres) == pytest.approx((inside & keep).sum() * 0.045)
+    with pytest.raises(InputError, match="no healthy voxel"):
+        calibrate(net, volume, METHOD, "abdomen", anatomy.coarse(volume) == OUTSIDE)
+
+
+@pytest.fixture
+def two_regions(monkeypatch):
+    """Abdomen below slice 12, chest from there on, whatever the image."""
+    slabs = (Slab("abdomen", 0, 12, "told"), Slab("chest", 12, 24, "told"))
+    monkeypatch.setattr("denovox.inference.model.region_along", lambda volume, coarse: slabs)
+
+
+def test_regions_hand_over_without_a_jump(model, two_regions, monkeypatch):
+    net, volume = model(water), body(0)
+    (abdomen,) = calibrate(net, volume, METHOD, "abdomen")
+    as_chest = abdomen.model_copy(update={"region": "chest"})
+    # 20 mm of hand-over are slices 10 to 13, centred on the border at 60 mm.
+    share = 0.5 - 0.5 * np.sin(np.pi * (np.array([52.5, 57.5, 62.5, 67.5]) - 60) / 20)
+
+    def scored(seen, coarse, calibration):
+        flat = {"abdomen": 2, "chest": 6}[calibration.region]
+        return np.full(coarse[seen.box.slices].shape, flat, np.float32)
+
+    monkeypatch.setattr("denovox.inference.anomaly.detection.scored", scored)
+    got = detect(net, volume, [abdomen, as_chest]).z.hu
+    np.testing.assert_allclose(got[24, 24, 10:14], 2 * share + 6 * (1 - share), rtol=1e-5)
+    assert set(np.unique(got[24, 24, :10])) == {2}
+    assert set(np.unique(got[24, 24, 14:])) == {6}
+    assert not got[anatomy.coarse(volume) == OUTSIDE].any()
+
+
+def test_slices_of_a_region_without_calibration_are_left_out_and_told(model, two_regions):
+    net, volume = model(water), body(0, 90.0)
+    healthy = calibrate(net, body(1), METHOD, "abdomen")
+    said = []
+    got = detect(net, volume, healthy, running=Running(say=said.append))
+    sentence = "slices 12 to 23 are left out: no calibration for the chest"
+    assert got.left_out == (sentence,)
+    assert sentence in said
+    assert [slab.region for slab in got.judged] == ["abdomen"]
+    assert not got.z.hu[..., 12:].any()
+    inside = anatomy.coarse(volume)[..., :12] != OUTSIDE
+    assert (got.z.hu[..., :12][inside] != 0).all()
+    # The border's slices are not fainter for the hand-over that leads nowhere.
+    whole = detect(net, volume, healthy, "abdomen").z.hu
+    np.testing.assert_allclose(
+        np.abs(got.z.hu[..., 11]).mean(), np.abs(whole[..., 11]).mean(), rtol=0.25
+    )

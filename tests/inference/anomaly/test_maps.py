@@ -1,0 +1,174 @@
+"""What a scan shows against its surroundings and a healthy estimate, on known estimates."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from water import CONFIG, METHOD, body, water
+
+from denovox.core.labels import AIRWAY, BODY, BONE, LUNG, OUTSIDE
+from denovox.core.random_field import field
+from denovox.inference.anomaly.maps import contrast, evidence, surroundings
+from denovox.inference.model import Model, Running
+from denovox.scan import anatomy
+from denovox.tasks import anomaly
+
+
+@pytest.fixture
+def model(tiny):
+    """A denoiser -> a model; its weights are a file's, of which only the hash counts."""
+    return lambda denoise: Model(denoise, CONFIG, tiny, "cpu")
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_known_voxels_come_back_and_the_rest_is_the_samplers(gaussian, steps):
+    y = gaussian.draw(1).clamp(-1, 1)
+    noise = gaussian.noise(1)
+    known = torch.zeros_like(y, dtype=torch.bool)
+    known[:, :, 0] = True
+    task = anomaly(y, 0.7, steps, known, noise)
+    assert task.evaluations == steps
+    got = task.run(gaussian.denoise, noise)
+    assert torch.equal(got[known], y[known])
+    free = anomaly(y, 0.7, steps, torch.zeros_like(known), noise)
+    assert torch.equal(free.x, y + 0.7 * noise(0))
+    if steps == 1:
+        assert torch.equal(
+            free.run(gaussian.denoise, noise), gaussian.denoise(free.x, 0.7).clamp(-1, 1)
+        )
+
+
+def test_from_sigma_star_to_the_end_by_the_ode(gaussian):
+    y = gaussian.volume(gaussian.mean[None])
+    noise = gaussian.noise(1)
+    nothing = torch.zeros_like(y, dtype=torch.bool)
+    task = anomaly(y, 0.5, 300, nothing, noise)
+    assert task.sigmas[0] == 0.5
+    assert (np.diff(task.sigmas) < 0).all()
+    want = gaussian.ode(task.x, 0.5, 0.0)
+    assert (task.run(gaussian.denoise, noise) - want).abs().max() < 0.02
+
+
+def test_the_maps_are_smoothed_differences_in_hu_within_the_window(model):
+    volume = body(0, 90.0)
+    coarse = anatomy.coarse(volume)
+    everywhere = np.ones(volume.shape, bool)
+    got = evidence(model(water), volume, coarse, "abdomen", everywhere, METHOD, Running())
+    inside = coarse != OUTSIDE
+    cut = np.clip(volume.hu, -120, 240)
+    residual = ndimage.gaussian_filter(inside * (cut - 60), (1, 1, 0.6), mode="nearest")
+    np.testing.assert_allclose(got.maps_hu[..., 1], residual, atol=1e-3)
+    np.testing.assert_allclose(got.estimate.hu, 60, atol=1e-3)
+    # Normalised convolution, written out on the fine grid.
+    steps = (METHOD.reach_mm / 3, METHOD.reach_mm / 3, METHOD.reach_mm / 5)
+    total, weight = (
+        ndimage.gaussian_filter(each, steps, mode="nearest")
+        for each in (cut * inside, inside.astype(np.float32))
+    )
+    mean = total / np.maximum(weight, 1e-3)
+    own = ndimage.gaussian_filter(inside * (cut - mean), (1, 1, 0.6), mode="nearest")
+    np.testing.assert_allclose(got.maps_hu[..., 0], own, atol=1.5)  # the mean's is a coarse grid
+
+
+def test_contrast_is_within_a_group_and_clipped():
+    groups = np.ones((20, 20, 20), np.uint8)
+    groups[10:] = 3
+    groups[:, :, :4] = 0
+    hu = np.where(np.arange(20)[:, None, None] < 10, -800.0, 50.0) * np.ones(groups.shape)
+    hu[:, :, :4] = 5000
+    hu[4, 10, 10] += 900
+    hu[14, 10, 10] -= 60
+    got = contrast(hu.astype(np.float32), groups, (2, 2, 2), METHOD)
+    assert not got[groups == 0].any()
+    assert got[4, 10, 10] == METHOD.clip_hu
+    assert got[14, 10, 10] == pytest.approx(-60, abs=2)
+    got[4, 10, 10] = got[14, 10, 10] = 0
+    assert np.abs(got).max() < 2
+
+
+def test_what_the_lung_encloses_is_judged_against_the_lung():
+    coarse = np.full((40, 40, 20), BODY, np.uint8)
+    coarse[:2] = OUTSIDE
+    coarse[10:30, 10:30] = LUNG
+    coarse[18:22, 18:22, 8:12] = BODY  # a nodule of 12 mm
+    coarse[33:35] = BONE
+    coarse[10:12, 10:12] = AIRWAY
+    got = surroundings(coarse, (3.0, 3.0, 3.0))
+    assert (got[10:30, 10:30] == 1).all()
+    assert (got[:2] == 0).all()
+    assert (got[33:35] == 2).all()
+    assert (got[4:8, 4:8] == 3).all()
+    fine = surroundings(coarse.repeat(3, 0).repeat(3, 1), (1.0, 1.0, 3.0))
+    assert (fine.reshape(40, 3, 40, 3, 20)[:, 1, :, 1] == got).mean() > 0.97
+    solid = np.full((8, 8, 8), LUNG, np.uint8)
+    assert (surroundings(solid, (3.0, 3.0, 3.0)) == 1).all()
+
+
+def test_the_model_sees_the_scan_as_it_is_outside_the_region_of_interest(model):
+    """Pasted bit for bit: the estimate there is the scan."""
+    roi = np.zeros((48, 48, 24), bool)
+    roi[20:30, 20:30, 8:14] = True
+    volume = body(0, 90.0)
+    coarse = anatomy.coarse(volume)
+    got = evidence(model(water), volume, coarse, "abdomen", roi, METHOD, Running())
+    outside = ~roi[got.box.slices]
+    assert outside.any()
+    want = np.clip((volume.hu[got.box.slices] - 60) / 180, -1, 1)[outside] * np.float32(180) + 60
+    np.testing.assert_array_equal(got.estimate.hu[outside], want)
+
+
+def test_the_model_is_told_where_in_the_scan_the_region_lies(model):
+    told = []
+
+    def listens(x, sigma, condition):
+        told.append(condition)
+        return torch.zeros_like(x)
+
+    roi = np.zeros((48, 48, 24), bool)
+    roi[40:44, 20:24, 10:12] = True
+    volume = body()
+    coarse = anatomy.coarse(volume)
+    for share in (True, False):
+        method = METHOD.model_copy(update={"anatomy": share})
+        evidence(model(listens), volume, coarse, "abdomen", roi, method, Running())
+    assert float(told[0].position_x[0, 0]) == pytest.approx(2 * 34.5 / 48 - 1)
+    assert set(np.unique(told[0].anatomy)) == {BODY, OUTSIDE}
+    assert set(np.unique(told[1].anatomy)) == {0}
+    assert told[0].region.tolist() == [3]
+
+
+def test_seeds_are_averaged_in_opposite_pairs_and_noise_is_that_of_the_voxel(model):
+    def echo(x, sigma, told):
+        return x
+
+    volume = body().with_hu(np.full((48, 48, 24), 60, np.float32))
+    coarse = np.full(volume.shape, BODY, np.uint8)
+    everywhere = np.ones(volume.shape, bool)
+    change = {"seeds": 3, "sigma_star": 0.1, "smooth_mm": 0.01}
+    method = METHOD.model_copy(update=change)
+    got = evidence(model(echo), volume, coarse, "abdomen", everywhere, method, Running(seed=5))
+    noises = [0.1 * field(seed, volume.shape)(0)[0, 0].numpy() for seed in (5, 6)]
+    # 5, its opposite, and 6: the first two cancel
+    np.testing.assert_allclose(got.maps_hu[..., 1], -180 * noises[1] / 3, atol=1e-3)
+
+
+def test_a_fine_grid_is_worked_on_coarser(model):
+    seen = []
+
+    def listens(x, sigma, told):
+        seen.append(tuple(x.shape[2:]))
+        return torch.zeros_like(x)
+
+    volume = body(mm=(0.35, 0.35, 5.0), shape=(80, 80, 12))
+    coarse = np.full(volume.shape, BODY, np.uint8)
+    everywhere = np.ones(volume.shape, bool)
+    smooth = ndimage.gaussian_filter(volume.hu, (4, 4, 0), mode="nearest")
+    volume = volume.with_hu(smooth)
+    method = METHOD.model_copy(update={"smooth_mm": 2.0})
+    got = evidence(model(listens), volume, coarse, "abdomen", everywhere, method, Running())
+    assert seen[0][0] == 40
+    assert got.maps_hu.shape == (*volume.shape, 2)
+    want = ndimage.gaussian_filter(
+        np.clip(smooth, -120, 240) - 60, (2 / 0.35, 2 / 0.35, 0.4), mode="nearest"
+    )
+    np.testing.assert_allclose(got.maps_hu[..., 1], want, atol=3.0)
