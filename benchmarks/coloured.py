@@ -24,10 +24,10 @@ import nibabel
 import numpy as np
 import torch
 from baselines import COMPETITORS
-from denovox.core.operators.coloured_noise import Coloured, Spectrum
 
 import denovox
 from denovox.core.condition import Condition, condition
+from denovox.core.operators.coloured_noise import Coloured, Spectrum
 from denovox.core.random_field import field
 from denovox.core.regions import REGIONS
 from denovox.core.volume import Volume

@@ -23,11 +23,11 @@ def expected(path: Path, method: str) -> dict[str, float]:
     from denovox.inference.model import load
     from denovox.io import nifti
     from denovox.scan import anatomy
-    from denovox.scan.body_regions import region_along
+    from denovox.scan.body_regions import region_spans
 
     trial = cost.try_window(load())
     volume = nifti.read(path)
-    slabs = region_along(volume, anatomy.coarse(volume))
+    slabs = region_spans(volume, anatomy.coarse(volume))
     told = cost.cost(trial, volume, slabs, method)  # type: ignore[arg-type]
     return {
         "memory_mb": told.memory_mb,

@@ -28,7 +28,10 @@ from denovox.datasets.samples.batch import batches, collate
 from denovox.datasets.samples.multilevel import sampler
 from denovox.evaluation.lesions import hosts
 from denovox.inference.inpaint import Edit, around, edit
-from denovox.inference.model import Model, Running
+from denovox.inference.model import (
+    Model,
+)
+from denovox.inference.options import RunOptions
 from denovox.metrics.lesions import dice, distance, looks
 from denovox.model import weights
 from denovox.model.controlnet import Control, ControlConfig, Controlled
@@ -91,7 +94,7 @@ def main(kind: str, steps: int = 120, seeds: int = 3, root: str = ".denovox/lesi
                 and c.facts.region == "chest")  # fmt: skip
     numbers = _in_lung(scan)
     with tempfile.TemporaryDirectory() as folder:
-        bench = hosts.Bench(hosts.LesionTrials(steps=800), Running(), Path(folder), lambda: None)
+        bench = hosts.Bench(hosts.LesionTrials(steps=800), RunOptions(), Path(folder), lambda: None)
         judge = hosts.judge(others, 0, bench, "judge")
     told = {"kind": kind, "steps": steps, "seeds": seeds, "train": [c.facts.id for c in cases],
             "held": scan.case.facts.id, "lesions": int(numbers.max()), "arms": {}}  # fmt: skip
@@ -112,7 +115,9 @@ def main(kind: str, steps: int = 120, seeds: int = 3, root: str = ".denovox/lesi
             model = Model(denoise, recipe.model, weights.locate("base"), "cpu", "lesion")
             hole = near
             empty = hosts.cut_out(scan.volume, hole)
-            again = edit(model, empty, Edit(hole, numbers > 0, region=region), Running(seed=seed))
+            again = edit(
+                model, empty, Edit(hole, numbers > 0, region=region), RunOptions(seed=seed)
+            )
             there = hosts.outline(judge, again, region)
             made = looks(again.hu, numbers, spacing, "made")
             figures = {

@@ -31,7 +31,10 @@ from denovox.core.volume import Volume
 from denovox.inference.anomaly.calibration import Method, empty, merge
 from denovox.inference.anomaly.detection import scan_score
 from denovox.inference.anomaly.maps import Evidence, evidence, scored, shown
-from denovox.inference.model import Model, Running
+from denovox.inference.model import (
+    Model,
+)
+from denovox.inference.options import RunOptions
 from denovox.io import nifti
 from denovox.metrics.detection import auroc
 from denovox.scan import anatomy
@@ -115,7 +118,7 @@ def ours(model: Model, method: Method) -> tuple[Map, Map, Map]:
     def both(case: Case, name: str) -> Evidence:
         if id(case) not in made:
             made[id(case)] = evidence(
-                model, case.volume, case.coarse, name, case.roi, method, Running()
+                model, case.volume, case.coarse, name, case.roi, method, RunOptions()
             )
         return made[id(case)]
 

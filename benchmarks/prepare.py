@@ -37,7 +37,7 @@ STEPS = (
     ("hash the file", prepare, "digest"),
     ("read", formats, "read"),
     ("coarse anatomy", anatomy, "coarse"),
-    ("regions", prepare, "region_along"),
+    ("regions", prepare, "region_spans"),
     ("resample", prepare, "on_grid"),
     ("write", store, "write_case"),
 )

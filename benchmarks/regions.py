@@ -25,7 +25,7 @@ import numpy as np
 
 from denovox.core.volume import Volume
 from denovox.scan.anatomy import coarse
-from denovox.scan.body_regions import ORDER, Slab, region_along
+from denovox.scan.body_regions import ORDER, RegionSpan, region_spans
 
 NEAR_MM = 20.0
 HERE = Path(__file__).resolve().parent
@@ -68,7 +68,7 @@ def read(path: Path) -> Volume:
     return Volume(np.asarray(image.dataobj, np.float32), image.affine)
 
 
-def right(slabs: tuple[Slab, ...], truth: Truth, first: int, z_mm: float) -> np.ndarray:
+def right(slabs: tuple[RegionSpan, ...], truth: Truth, first: int, z_mm: float) -> np.ndarray:
     """Per slice; first: the index in the whole scan of the crop's first slice."""
     found = np.concatenate([np.full(s.stop - s.start, ORDER.index(s.region)) for s in slabs])
     at = first + np.arange(len(found))
@@ -112,7 +112,7 @@ def shares(volume: Volume, truth: Truth, count: int, seed: int) -> dict[str, lis
         ("in plane", crops(volume, count, True, rng)),
     ):
         out[name] = [
-            right(region_along(part, coarse(part)), truth, first, volume.spacing_mm[2])
+            right(region_spans(part, coarse(part)), truth, first, volume.spacing_mm[2])
             for part, first in parts
         ]
     return out

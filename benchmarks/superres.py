@@ -27,7 +27,7 @@ from scipy.interpolate import interp1d, make_interp_spline
 
 import denovox
 from denovox.core.volume import Volume
-from denovox.inference.model import Running
+from denovox.inference.options import RunOptions
 from denovox.inference.superres import superres, thin
 from denovox.metrics.fidelity import fidelity, named
 from denovox.scan import anatomy as anatomy_of
@@ -116,7 +116,7 @@ def main() -> None:
                 region=REGION,
                 evaluations=count,
                 anatomy=one.anatomy,
-                running=Running(seed=1),
+                options=RunOptions(seed=1),
             )
             method = f"ours, {count} evaluations" if count else "cubic, made consistent"
             line(method, result.hu, time.perf_counter() - begun)

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .core.errors import InputError
     from .core.volume import Volume
-    from .inference.model import Model, Running, load
+    from .inference.model import Model, load
+    from .inference.options import RunOptions
     from .io.formats import read
     from .io.nifti import write
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "Model", "Running", "Volume", "__version__", "load", "read", "write"]
+__all__ = ["InputError", "Model", "RunOptions", "Volume", "__version__", "load", "read", "write"]
 
 _HOMES = {
     "Model": "inference.model",
-    "Running": "inference.model",
+    "RunOptions": "inference.options",
     "load": "inference.model",
     "InputError": "core.errors",
     "Volume": "core.volume",

@@ -330,14 +330,14 @@ def test_lesion_protocols_are_given_the_control(tmp_path, chest, tiny, tiny_lesi
 
     told = {}
 
-    def fake(name, data, make, remove, config, running, sha):
+    def fake(name, data, make, remove, config, options, sha):
         numbers = np.zeros(chest.ct.shape, np.uint8)
         numbers[30:33, 30:33, 20:22] = 1
         hole = inpaint.around(numbers > 0, chest.ct.spacing_mm)
         for result in (make(chest.ct, numbers, 3), remove(chest.ct, hole, 3)):
             assert np.array_equal(result.hu[~hole], chest.ct.hu[~hole])
             assert not np.array_equal(result.hu[hole], chest.ct.hu[hole])
-        told.update(name=name, data=data, method=config.method, seed=running.seed, sha=sha)
+        told.update(name=name, data=data, method=config.method, seed=options.seed, sha=sha)
         return Results(name, str(data), (), {}, sha, "0", (), ())
 
     monkeypatch.setattr(study, "trial", fake)

@@ -23,10 +23,14 @@ from denovox.evaluation.inputs import sha256
 from denovox.evaluation.simulated import trial
 from denovox.evaluation.simulated_tasks import TrialConfig, own_dose
 from denovox.inference.anomaly.calibration import Method, empty
-from denovox.inference.model import Model, Running, load
+from denovox.inference.model import (
+    Model,
+    load,
+)
+from denovox.inference.options import RunOptions
 from denovox.model.weights import describe
 from denovox.scan import anatomy
-from denovox.scan.body_regions import Slab
+from denovox.scan.body_regions import RegionSpan
 from denovox.simulate import phantom
 from denovox.simulate.dose import LowDoseConfig, simulate_low_dose
 from denovox.simulate.planted_lesions import Lesions
@@ -183,7 +187,7 @@ def oracle(monkeypatch):
     """Detection that finds what was planted, since it knows the scans as they came."""
     known = {}
 
-    def detect(model, volume, calibrations, region=None, roi=None, running=None):
+    def detect(model, volume, calibrations, region=None, roi=None, options=None):
         name = float(volume.hu[0].sum())  # air, where no lesion is
         z = volume.with_hu((known.setdefault(name, volume.hu) - volume.hu) / 10)
         return SimpleNamespace(z=z, score=float(np.abs(z.hu).max()))
@@ -200,7 +204,8 @@ def test_planted_whole(scans, model, oracle):
     kept = {}
     said: list[str] = []
     config = TrialConfig(region="chest", lesions=SMALL)
-    found = trial("planted-lesions", scans, model, config, [CALIBRATION], Running(say=said.append),
+    found = trial("planted-lesions", scans, model, config, [CALIBRATION],
+    RunOptions(say=said.append),
                   lambda *k: kept.update({k[:2]: k[2]}))  # fmt: skip
     by = {f.name: f for f in found.figures}
     assert by["chest lung voxel AUROC"].value > 0.99
@@ -223,8 +228,8 @@ def test_planted_whole(scans, model, oracle):
 
 def test_regions_are_measured_apart(tmp_path, model, oracle, monkeypatch):
     path = write(body(), tmp_path / "ann.nii.gz")
-    slabs = (Slab("abdomen", 0, 4, "told"), Slab("chest", 4, 9, "told"))
-    monkeypatch.setattr(simulated_tasks, "slabs_of", lambda *_: slabs)
+    slabs = (RegionSpan("abdomen", 0, 4, "told"), RegionSpan("chest", 4, 9, "told"))
+    monkeypatch.setattr(simulated_tasks, "region_spans_of", lambda *_: slabs)
     kept = {}
 
     def keep(what: str, name: str, volume: Volume) -> None:

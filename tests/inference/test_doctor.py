@@ -21,7 +21,7 @@ from denovox.io import nifti
 from denovox.model import weights
 from denovox.model.presets import PRESETS
 from denovox.scan import anatomy
-from denovox.scan.body_regions import Slab, region_along
+from denovox.scan.body_regions import RegionSpan, region_spans
 from denovox.scan.noise_level import estimate_noise_hu
 from denovox.simulate import phantom
 
@@ -58,7 +58,7 @@ def test_a_good_scan_is_told_in_full(tmp_path: Path, chest: Volume, trial: Trial
     assert report.geometry.spacing_mm == pytest.approx((5, 5, 5))
     assert verdicts(report)["hu"] == "ok"
     volume = nifti.read(tmp_path / "ct.nii.gz")
-    slabs = region_along(volume, anatomy.coarse(volume))
+    slabs = region_spans(volume, anatomy.coarse(volume))
     assert [(one.region, one.start, one.stop, one.reason) for one in report.regions] == [
         (slab.region, slab.start, slab.stop, slab.reason) for slab in slabs
     ]
@@ -213,7 +213,7 @@ def test_windows_are_counted_as_they_are_evaluated(
 ) -> None:
     names = ("abdomen", "chest")[-len(borders) + 1 :]
     slabs = tuple(
-        Slab(name, start, stop, "")
+        RegionSpan(name, start, stop, "")
         for name, start, stop in zip(names, borders, borders[1:], strict=False)
     )
     seen: list[int] = []
@@ -225,10 +225,10 @@ def test_windows_are_counted_as_they_are_evaluated(
         return x
 
     model = api.Model(counting, trial.model.config, Path("none"), "cpu")
-    monkeypatch.setattr(api, "region_along", lambda *_: slabs)
+    monkeypatch.setattr(api, "region_spans", lambda *_: slabs)
     of = dict(zip(names[::-1], spectra[::-1], strict=False))
     monkeypatch.setattr(api, "noise_in", lambda v, c, slab, g, say: (20.0, of[slab.region]))
-    model.denoise(chest, method=method, running=api.Running(window=32))
+    model.denoise(chest, method=method, options=api.RunOptions(tile=32))
     coloured = tuple(of[slab.region] is SOFT for slab in slabs)
     told = cost.cost(trial, chest, slabs, method, edge=32, coloured=coloured)
     assert told.windows == len(seen)
@@ -240,9 +240,9 @@ def test_windows_are_counted_as_they_are_evaluated(
 
 
 def test_memory_grows_with_the_scan_and_the_window(chest: Volume, trial: Trial) -> None:
-    slabs = (Slab("chest", 0, 48, ""),)
+    slabs = (RegionSpan("chest", 0, 48, ""),)
     large = Volume(np.tile(chest.hu, (3, 3, 3)), chest.affine)
-    big = (Slab("chest", 0, 144, ""),)
+    big = (RegionSpan("chest", 0, 144, ""),)
     one = cost.cost(trial, chest, slabs, "mean", edge=32)
     two = cost.cost(trial, large, big, "mean", edge=32)
     grown = (large.hu.size - chest.hu.size) * 4 / 1e6

@@ -11,7 +11,10 @@ from denovox.core.errors import InputError
 from denovox.core.labels import BODY, LUNG
 from denovox.core.volume import Volume
 from denovox.inference.inpaint import CONTEXT, Edit, around, boxes, edit
-from denovox.inference.model import Model, Running
+from denovox.inference.model import (
+    Model,
+)
+from denovox.inference.options import RunOptions
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig
 
@@ -162,7 +165,7 @@ def test_one_lesion_does_not_depend_on_another_far_away():
     both = edit(model(shows_noise), volume, Edit(near | far, near | far, region="chest"))
     assert np.array_equal(one.hu[near], both.hu[near])
     assert np.std(one.hu[near]) > 1
-    other = edit(model(shows_noise), volume, Edit(near, near, region="chest"), Running(seed=1))
+    other = edit(model(shows_noise), volume, Edit(near, near, region="chest"), RunOptions(seed=1))
     assert not np.array_equal(one.hu[near], other.hu[near])
 
 

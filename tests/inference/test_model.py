@@ -13,10 +13,13 @@ from denovox.core.schedule import Schedule
 from denovox.core.volume import Volume
 from denovox.inference import model as api
 from denovox.inference.frame import working_grid
-from denovox.inference.model import Model, Running
+from denovox.inference.model import (
+    Model,
+)
+from denovox.inference.options import RunOptions
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig
-from denovox.scan.body_regions import Slab
+from denovox.scan.body_regions import RegionSpan
 
 CONFIG = ModelConfig(net=PRESETS["tiny"], spacing_mm=(0.7, 6.0))
 
@@ -73,8 +76,8 @@ def test_same_seed_same_bits_and_the_noise_level_is_heard():
         heard.append(sigma)
         return x * 0.9
 
-    a = model(listens).denoise(body(), "abdomen", 18.0, running=Running(seed=4))
-    b = model(listens).denoise(body(), "abdomen", 18.0, running=Running(seed=4))
+    a = model(listens).denoise(body(), "abdomen", 18.0, options=RunOptions(seed=4))
+    b = model(listens).denoise(body(), "abdomen", 18.0, options=RunOptions(seed=4))
     assert np.array_equal(a.hu, b.hu)
     assert heard == pytest.approx([0.1] * len(heard))  # 18 HU of a window 360 wide
 
@@ -83,7 +86,7 @@ def test_same_seed_same_bits_and_the_noise_level_is_heard():
 def test_window_batch_changes_no_more_than_rounding(method):
     net = learnt()
     one, many = (
-        net.denoise(body(), "abdomen", 20.0, method, Running(window=32, together=together)).hu
+        net.denoise(body(), "abdomen", 20.0, method, RunOptions(tile=32, batch=together)).hu
         for together in (1, 3)
     )
     assert not np.array_equal(one, body().hu)
@@ -94,7 +97,7 @@ def test_synthesis_is_the_same_whatever_the_batch_and_differs_by_seed():
     net = learnt()
     size, mm = (24, 40, 16), (2.0, 2.0, 2.0)
     a, b, c = (
-        net.synthesize("chest", size, mm, steps=3, running=Running(seed, 32, together)).hu
+        net.synthesize("chest", size, mm, steps=3, options=RunOptions(seed, 32, together)).hu
         for seed, together in ((1, 1), (1, 4), (2, 1))
     )
     np.testing.assert_allclose(a, b, rtol=0, atol=0.5)  # HU, of a window 1800 wide
@@ -161,7 +164,7 @@ def test_a_fine_grid_is_worked_on_coarser_and_only_the_change_comes_back():
 
 def test_what_is_not_told_is_found_and_said():
     said = []
-    model().denoise(body(), running=Running(say=said.append))
+    model().denoise(body(), options=RunOptions(say=said.append))
     assert any(line.startswith("region: ") and "slices 0 to 19 (" in line for line in said)
     noise = next(line for line in said if line.startswith("noise:"))
     assert float(noise.split()[1]) == pytest.approx(20, rel=0.05)
@@ -169,7 +172,7 @@ def test_what_is_not_told_is_found_and_said():
 
 def test_done_reaches_one():
     shares = []
-    model().denoise(body(), "abdomen", 20.0, "diffpir", Running(window=32, done=shares.append))
+    model().denoise(body(), "abdomen", 20.0, "diffpir", RunOptions(tile=32, progress=shares.append))
     assert shares[-1] == pytest.approx(1)
     assert shares == sorted(shares)
 
@@ -218,7 +221,9 @@ def test_far_outside_nothing_changes_on_a_coarser_working_grid_either():
 @pytest.mark.parametrize("z_mm", [5.0, 0.5])  # 0.5 mm is worked on at 0.7
 def test_a_scan_of_one_region_is_as_if_it_had_been_named(z_mm, method, monkeypatch):
     net, scan = learnt(), body((24, 24, 16), (5.0, 5.0, z_mm))
-    monkeypatch.setattr(api, "region_along", lambda volume, coarse: (Slab("chest", 0, 16, ""),))
+    monkeypatch.setattr(
+        api, "region_spans", lambda volume, coarse: (RegionSpan("chest", 0, 16, ""),)
+    )
     auto, named = (net.denoise(scan, region, None, method).hu for region in ("auto", "chest"))
     assert np.array_equal(auto, named)
     assert not np.array_equal(named, scan.hu)

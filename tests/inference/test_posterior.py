@@ -12,7 +12,10 @@ from denovox.core.errors import InputError
 from denovox.core.operators.coloured_noise import WHITE, Spectrum, filtered
 from denovox.core.schedule import Schedule
 from denovox.core.volume import Volume
-from denovox.inference.model import Model, Running
+from denovox.inference.model import (
+    Model,
+)
+from denovox.inference.options import RunOptions
 from denovox.inference.posterior import samples
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig
@@ -139,14 +142,14 @@ def model(heard):
 def test_mean_and_sd_are_those_of_the_samples():
     heard, shares = [], []
     net, volume = model(heard), scan()
-    running = Running(seed=7, done=shares.append)
-    got = samples(net, volume, 4, "abdomen", 20.0, running)
+    options = RunOptions(seed=7, progress=shares.append)
+    got = samples(net, volume, 4, "abdomen", 20.0, options)
     assert got.evaluations == 40 == len(heard)  # one window
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1)
     each = np.stack(
         [
-            net.denoise(volume, "abdomen", 20.0, "sample", Running(seed=7 + k)).hu.astype(float)
+            net.denoise(volume, "abdomen", 20.0, "sample", RunOptions(seed=7 + k)).hu.astype(float)
             for k in range(4)
         ]
     )
@@ -168,7 +171,7 @@ def test_noise_is_told_and_found_once(monkeypatch):
     found = Model.noise
     monkeypatch.setattr(Model, "noise", lambda *a: calls.append(1) or found(*a))
     thick = Volume(scan().hu, np.diag([3.0, 3.0, 8.0, 1.0]))  # worked on another grid, it says
-    samples(net, thick, 3, "abdomen", None, Running(say=said.append))
+    samples(net, thick, 3, "abdomen", None, RunOptions(say=said.append))
     assert len(calls) == 1
     assert sum("noise:" in line for line in said) == 1
     assert sum("grid:" in line for line in said) == 1

@@ -8,15 +8,22 @@ import pytest
 from denovox.core.box import coordinates
 from denovox.core.volume import Volume
 from denovox.inference import model as api
-from denovox.inference.model import Model, Running
+from denovox.inference.model import (
+    Model,
+)
+from denovox.inference.options import RunOptions
 from denovox.inference.region_blend import CONTEXT, HANDOVER_MM, handover
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig
-from denovox.scan.body_regions import Slab
+from denovox.scan.body_regions import RegionSpan
 from denovox.simulate.phantom import add_noise, chest
 
 CONFIG = ModelConfig(net=PRESETS["tiny"], spacing_mm=(0.7, 6.0))
-SLABS = (Slab("abdomen", 0, 30, "a"), Slab("chest", 30, 52, "b"), Slab("headneck", 52, 80, "c"))
+SLABS = (
+    RegionSpan("abdomen", 0, 30, "a"),
+    RegionSpan("chest", 30, 52, "b"),
+    RegionSpan("headneck", 52, 80, "c"),
+)
 TALL = (24, 20, 80)
 Z_MM = 4.0
 REACH = round(HANDOVER_MM / 2 / Z_MM + 0.5)  # slices on each side of a border that are blended
@@ -42,7 +49,7 @@ def model(denoise):
 @pytest.fixture
 def spanning(monkeypatch):
     """Every scan of 80 slices spans three regions."""
-    monkeypatch.setattr(api, "region_along", lambda volume, coarse: SLABS)
+    monkeypatch.setattr(api, "region_spans", lambda volume, coarse: SLABS)
 
 
 def far_from(border, count):
@@ -74,7 +81,7 @@ def test_a_part_has_context_and_one_region_is_one_part():
     parts = handover(SLABS, Z_MM)
     assert [part.start for part in parts] == [0, 30 - REACH + 1 - CONTEXT, 52 - REACH + 1 - CONTEXT]
     assert [part.stop for part in parts] == [30 + REACH - 1 + CONTEXT, 52 + REACH - 1 + CONTEXT, 80]
-    (one,) = handover((Slab("chest", 0, 9, ""),), 1.0)
+    (one,) = handover((RegionSpan("chest", 0, 9, ""),), 1.0)
     assert (one.start, one.stop) == (0, 9)
     assert np.array_equal(one.weight, np.ones(9))
 
@@ -92,12 +99,12 @@ def test_the_identity_changes_nothing_anywhere(spanning, z_mm):
 @pytest.mark.parametrize("z_mm", [4.0, 9.0])  # 9 mm is worked on at 6
 def test_far_from_a_border_each_side_is_its_regions_own(spanning, z_mm, window, method):
     scan, net = body(z_mm), model(lambda x, sigma, told: 0.5 * x - 0.1)
-    running = Running(window=window)
-    got = net.denoise(scan, "auto", 20.0, method, running)
+    options = RunOptions(tile=window)
+    got = net.denoise(scan, "auto", 20.0, method, options)
     far = far_from(30, 80) & far_from(52, 80)
     for slab in SLABS:
         own = np.flatnonzero(far[slab.start : slab.stop]) + slab.start
-        alone = net.denoise(scan, slab.region, 20.0, method, running)
+        alone = net.denoise(scan, slab.region, 20.0, method, options)
         if (z_mm, window) == (4.0, 96):  # one window, the scan's own grid: bit for bit
             assert np.array_equal(got.hu[..., own], alone.hu[..., own])
         else:  # where windows blend, and where grids change, floats are rounded
@@ -149,7 +156,7 @@ def test_noise_is_estimated_in_each_region(spanning):
         [10, 40, 5], [30, 22, 28]
     )
     scan = scan_of(flat)
-    model(listens).denoise(scan, running=Running(say=said.append))
+    model(listens).denoise(scan, options=RunOptions(say=said.append))
     expected = {3: 10 / 180, 2: 40 / 900, 1: 5 / 200}
     assert heard == {region: pytest.approx(sigma, rel=0.03) for region, sigma in expected.items()}
     assert said[:3] == [
@@ -181,7 +188,7 @@ def test_a_region_without_soft_tissue_takes_the_scans_noise(spanning):
 def test_the_share_done_grows_to_one_over_all_regions(spanning):
     shares = []
     half = model(lambda x, sigma, told: 0.5 * x)
-    half.denoise(body(), "auto", 20.0, "diffpir", Running(window=32, done=shares.append))
+    half.denoise(body(), "auto", 20.0, "diffpir", RunOptions(tile=32, progress=shares.append))
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1)
     assert len(set(shares)) >= 3 * 10  # parts, evaluations
@@ -189,7 +196,7 @@ def test_the_share_done_grows_to_one_over_all_regions(spanning):
 
 def test_a_phantom_is_worked_on_as_abdomen_and_chest():
     said, scan = [], add_noise(chest((56, 48, 40), 6.0).ct, 30.0, seed=1)
-    got = model(lambda x, sigma, told: 0.5 * x).denoise(scan, running=Running(say=said.append))
+    got = model(lambda x, sigma, told: 0.5 * x).denoise(scan, options=RunOptions(say=said.append))
     assert [line.split(",")[0] for line in said][:2] == ["region: abdomen", "region: chest"]
     for z, level, reach in ((0, 60, 180), (30, -500, 900)):
         inside = np.abs(scan.hu[..., z] - level) < reach

@@ -11,16 +11,19 @@ from denovox.core.errors import InputError
 from denovox.core.labels import BODY
 from denovox.core.operators.coloured_noise import WHITE
 from denovox.core.volume import Volume
-from denovox.inference.model import Model, Running
+from denovox.inference.model import (
+    Model,
+)
+from denovox.inference.options import RunOptions
 from denovox.inference.scan_context import noise_in
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig
-from denovox.scan.body_regions import Slab
+from denovox.scan.body_regions import RegionSpan
 from denovox.scan.noise_level import estimate_noise_hu
 
 SHAPE, SD = (96, 96, 10), 30.0
 COARSE = np.full(SHAPE, BODY, np.uint8)
-WHOLE = Slab("abdomen", 0, SHAPE[2], "named")
+WHOLE = RegionSpan("abdomen", 0, SHAPE[2], "named")
 
 
 def scan(coloured: bool) -> Volume:
@@ -83,7 +86,9 @@ def test_coloured_noise_takes_three_answers_and_one_more(coloured, windows):
     shares = []
     config = ModelConfig(net=PRESETS["tiny"])
     model = Model(half, config, Path("none"), "cpu")
-    model.denoise(scan(coloured), "abdomen", 30.0, running=Running(window=96, done=shares.append))
+    model.denoise(
+        scan(coloured), "abdomen", 30.0, options=RunOptions(tile=96, progress=shares.append)
+    )
     assert len(asked) == windows
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1)

@@ -11,7 +11,10 @@ import SimpleITK as sitk
 from denovox.core.errors import InputError
 from denovox.core.operators.slice_profile import slab_matrix
 from denovox.core.volume import Volume
-from denovox.inference.model import Model, Running
+from denovox.inference.model import (
+    Model,
+)
+from denovox.inference.options import RunOptions
 from denovox.inference.superres import superres, thin
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig
@@ -111,7 +114,7 @@ def test_a_plane_finer_than_the_model_knows_is_worked_on_coarser():
     volume = body(mm=(0.4, 0.4, 4.0), shape=(48, 40))
     got, told = superres(
         model(denoise), volume, factor=4, region="chest", evaluations=1,
-        running=Running(window=96, say=lines.append),
+        options=RunOptions(tile=96, say=lines.append),
     )  # fmt: skip
     assert got.shape == (48, 40, 24)
     assert told.max_hu < 0.1
@@ -128,7 +131,7 @@ def test_the_model_is_told_the_thin_grid_and_asked_as_often_as_said():
         return x
 
     superres(model(denoise), body(), factor=5, region="chest", evaluations=3,
-             running=Running(window=96))  # fmt: skip
+             options=RunOptions(tile=96))  # fmt: skip
     sigmas = [s for s, _ in seen]
     assert len(sigmas) == 3
     assert sigmas == sorted(sigmas, reverse=True)
@@ -154,7 +157,7 @@ def test_an_anatomy_on_either_grid_reaches_the_model():
 
 def test_same_seed_same_bits():
     one, two, other = (
-        superres(model(), body(), factor=5, evaluations=2, running=Running(seed=seed))[0].hu
+        superres(model(), body(), factor=5, evaluations=2, options=RunOptions(seed=seed))[0].hu
         for seed in (3, 3, 4)
     )
     assert np.array_equal(one, two)

@@ -14,7 +14,7 @@ import pytest
 from denovox.core.labels import ID, OUTSIDE
 from denovox.core.volume import Volume
 from denovox.scan.anatomy import coarse
-from denovox.scan.body_regions import ORDER, Slab, _best_cut, region_along
+from denovox.scan.body_regions import ORDER, RegionSpan, _best_cut, region_spans
 from denovox.simulate.phantom import Phantom, add_noise, chest
 
 LUNGS = [number for name, number in ID.items() if name.startswith("lung_")]
@@ -22,11 +22,11 @@ GRIDS = [((112, 96, 80), 3.0), ((56, 48, 72), 6.0), ((80, 64, 40), (4.0, 4.0, 8.
 NEAR_MM = 20.0
 
 
-def found(volume: Volume) -> tuple[Slab, ...]:
-    return region_along(volume, coarse(volume))
+def found(volume: Volume) -> tuple[RegionSpan, ...]:
+    return region_spans(volume, coarse(volume))
 
 
-def names(slabs: tuple[Slab, ...]) -> list[str]:
+def names(slabs: tuple[RegionSpan, ...]) -> list[str]:
     return [slab.region for slab in slabs]
 
 
@@ -152,8 +152,8 @@ def test_what_is_not_sure_says_so_and_nothing_is_refused() -> None:
     assert "no region is sure" in found(thigh)[0].reason
     assert "sure" not in found(column([150.0] * 40))[0].reason
     air = Volume(np.full((9, 8, 7), -1000.0, np.float32), np.eye(4))
-    nothing = region_along(air, np.full((9, 8, 7), OUTSIDE, np.uint8))
-    assert nothing == (Slab("abdomen", 0, 7, "no body found"),)
+    nothing = region_spans(air, np.full((9, 8, 7), OUTSIDE, np.uint8))
+    assert nothing == (RegionSpan("abdomen", 0, 7, "no body found"),)
 
 
 # -- real scans

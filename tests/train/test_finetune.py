@@ -9,7 +9,10 @@ from tiny_store import make_store
 
 from denovox.cli.main import main
 from denovox.core.volume import Volume
-from denovox.inference.model import Model, Running
+from denovox.inference.model import (
+    Model,
+)
+from denovox.inference.options import RunOptions
 from denovox.inference.superres import superres
 from denovox.model import weights
 from denovox.train import run as pretrain
@@ -145,7 +148,7 @@ def test_thin_slices_hear_their_control_and_average_back_all_the_same(tiny, tiny
     x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in (24, 20, 6)), indexing="ij")
     hu = np.where(x**2 + y**2 < 0.7 - 0.2 * z, 60, -1000) + 20 * rng.standard_normal((24, 20, 6))
     volume = Volume(hu.astype(np.float32), np.diag([4.0, 4.0, 6.0, 1.0]))
-    asked = {"factor": 2.0, "region": "abdomen", "running": Running(window=32)}
+    asked = {"factor": 2.0, "region": "abdomen", "running": RunOptions(tile=32)}
     alone, _ = superres(load(tiny), volume, **asked)
     steered, consistency = superres(load(tiny, control=tiny_superres), volume, **asked)
     assert consistency.max_hu < 0.01

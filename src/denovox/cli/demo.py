@@ -7,7 +7,10 @@ from pathlib import Path
 
 from ..core.errors import InputError
 from ..core.regions import region
-from ..inference.model import Running, load
+from ..inference.model import (
+    load,
+)
+from ..inference.options import RunOptions
 from ..io import nifti
 from ..metrics.fidelity import fidelity, named
 from ..reports.figure_sheet import Row, sheet
@@ -47,9 +50,9 @@ def run(folder: Path, seed: int, force: bool, done: Callable[[float], None]) -> 
         body.ct.spacing_mm,
         body.labels,
         STEPS,
-        running=Running(seed, done=lambda share: done(share * 0.95)),
+        options=RunOptions(seed, progress=lambda share: done(share * 0.95)),
     )
-    clean = model.denoise(low_dose, "chest", NOISE_HU, running=Running(seed))
+    clean = model.denoise(low_dose, "chest", NOISE_HU, options=RunOptions(seed))
     before, after = (fidelity(body.ct, one, named("window:chest")) for one in (low_dose, clean))
 
     nifti.write(body.ct, folder / FILES[0], force)

@@ -68,8 +68,8 @@ def detect(
     calibrations = [of.read(path) for path in calibration] or of.bundled()
     volume = formats.read(input, series=series, straighten=straighten, say=say)
     mask = None if roi is None else masks.marked(roi, volume)
-    with loaded(run, "detect") as (model, running):
-        found = detection.detect(model, volume, calibrations, region, mask, running=running)
+    with loaded(run, "detect") as (model, options):
+        found = detection.detect(model, volume, calibrations, region, mask, options=options)
     if report is not None:
         settings = {"region": region, "roi": roi and str(roi), "seed": run["seed"]}
         told = {
@@ -126,12 +126,12 @@ def calibrate(
     taken = sorted(out.glob("*.json")) if out.is_dir() and not run["force"] else []
     ensure(not taken, f"{taken and taken[0]} already exists; name another folder, or give --force")
     made: dict[str, list[of.Calibration]] = {}
-    with loaded(run, "calibrate") as (model, running):
+    with loaded(run, "calibrate") as (model, options):
         for path in scans:
             masks = [mask for scan, mask in lesions if scan == path]
             for name, volume in _volumes(path, region, series, straighten):
                 keep = ~_union(masks, volume) if masks else None
-                for each in detection.calibrate(model, volume, of.Method(), name, keep, running):
+                for each in detection.calibrate(model, volume, of.Method(), name, keep, options):
                     made.setdefault(each.region, []).append(each)
     out.mkdir(exist_ok=True)
     for name, each_scan in sorted(made.items()):

@@ -75,9 +75,9 @@ def lesion(
     said = [lesions.words(one) for one in plan.placed]
     for line in said:
         say(line)
-    with loaded(run, "lesion", "lesion") as (model, running):
+    with loaded(run, "lesion", "lesion") as (model, options):
         what = Edit(around(plan.lesion, volume.spacing_mm), plan.lesion, plan.anatomy)
-        result = edit(model, volume, what, running)
+        result = edit(model, volume, what, options)
     told = lesions.told(plan, model, str(input), run["seed"])
     nifti.write_mask(plan.numbers, volume, masked, run["force"])
     findings.write_json(told, listed, run["force"])
@@ -121,8 +121,8 @@ def augment(
 
     wanted = lesions.wanting(organ, diameter, count)
     cases = of.cases(store)
-    with loaded(run, "augment", "lesion") as (model, running):
-        make = lesions.maker(model, running)
+    with loaded(run, "augment", "lesion") as (model, options):
+        make = lesions.maker(model, options)
         for line in fill(cases, out, per_scan, run["seed"], wanted, make, lesions.by(model)):
             say(line)
 
@@ -165,9 +165,9 @@ def inpaint(
     volume = formats.read(input, series=series, straighten=straighten, say=say)
     hole = marked(mask, volume)
     sick = None if with_lesion is None else marked(with_lesion, volume)
-    with loaded(run, "inpaint", "lesion") as (model, running):
+    with loaded(run, "inpaint", "lesion") as (model, options):
         what = Edit(hole, sick, jumps=(length, times))
-        nifti.write(edit(model, volume, what, running), output, run["force"])
+        nifti.write(edit(model, volume, what, options), output, run["force"])
 
 
 def _jumps(text: str) -> tuple[int, int]:

@@ -117,9 +117,9 @@ def evaluate(protocol: str, data: Path, out: Path, force: bool, **told: Any) -> 
     run = {"weights": told["weights"] or "base", "window": told["window"], "seed": told["seed"]}
     with (
         keeping(told["save"], force) as keep,
-        loaded(run, protocol) as (model, running),
+        loaded(run, protocol) as (model, options),
     ):
-        results = trial(protocol, data, model, config, None, running, keep)
+        results = trial(protocol, data, model, config, None, options, keep)
         write(results, out, force)
     click.echo(as_markdown(results))
 
@@ -142,10 +142,10 @@ def _lesions(protocol: str, data: Path, out: Path, force: bool, told: dict[str, 
 
     check_folder(out, force)
     run = {"weights": told["weights"] or "lesion", "window": told["window"], "seed": told["seed"]}
-    with loaded(run, protocol, "lesion") as (model, running):
+    with loaded(run, protocol, "lesion") as (model, options):
         config = LesionTrials(method=told["method"])
-        make, remove = (of(model, running) for of in (lesions.maker, lesions.remover))
+        make, remove = (of(model, options) for of in (lesions.maker, lesions.remover))
         sha = lesions.by(model)["control"]
-        results = trial(protocol, data, make, remove, config, running, sha)
+        results = trial(protocol, data, make, remove, config, options, sha)
         write(results, out, force)
     click.echo(as_markdown(results))

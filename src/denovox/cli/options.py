@@ -12,7 +12,10 @@ import click
 
 if TYPE_CHECKING:
     from ..core.condition import ControlKind
-    from ..inference.model import Model, Running
+    from ..inference.model import (
+        Model,
+    )
+    from ..inference.options import RunOptions
 
 REGION_NAMES = ("headneck", "chest", "abdomen")
 FILE = click.Path(path_type=Path)
@@ -126,13 +129,16 @@ def say(line: str) -> None:
 @contextmanager
 def loaded(
     run: dict[str, Any], label: str, control: ControlKind | None = None
-) -> Iterator[tuple[Model, Running]]:
+) -> Iterator[tuple[Model, RunOptions]]:
     """A loaded model, and how it is to run, with a progress bar. A command without --seed: 0.
 
     control: the kind that the command has a use for; another is an `InputError`.
     """
     from ..core.errors import InputError
-    from ..inference.model import Running, load
+    from ..inference.model import (
+        load,
+    )
+    from ..inference.options import RunOptions
 
     precision: Any = os.environ.get("DENOVOX_PRECISION", "float32")
     if precision not in ("float32", "bfloat16", "auto"):
@@ -148,7 +154,7 @@ def loaded(
         wants = f"takes one for {control}" if control else "takes none"
         raise InputError(f"{names[-1]} is a control for {model.control}; {label} {wants}")
     with progress(label) as done:
-        yield model, Running(run.get("seed", 0), run["window"], int(together), say, done)
+        yield model, RunOptions(run.get("seed", 0), run["window"], int(together), say, done)
 
 
 def triple(text: str, cast: Callable[[str], Any], what: str) -> tuple[Any, Any, Any]:

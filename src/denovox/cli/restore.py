@@ -74,13 +74,13 @@ def denoise(
     if report is not None:
         check_folder(report, run["force"])
     volume = formats.read(input, series=series, straighten=straighten, say=say)
-    with loaded(run, "denoise") as (model, running):
-        noise = model.noise(volume, region, noise_hu, running.say)
+    with loaded(run, "denoise") as (model, options):
+        noise = model.noise(volume, region, noise_hu, options.say)
         sd_hu = None
         if samples is None:
-            result = model.denoise(volume, running=running, noise=noise)
+            result = model.denoise(volume, options=options, noise=noise)
         else:
-            found = posterior(model, volume, samples, running=running, noise=noise)
+            found = posterior(model, volume, samples, options=options, noise=noise)
             result, sd_hu = found.mean, found.sd.hu
     nifti.write(result, output, run["force"])
     if samples is not None:
@@ -149,7 +149,7 @@ def superres(
     if report is not None:
         check_folder(report, run["force"])
     volume = formats.read(input, series=series, straighten=straighten, say=say)
-    with loaded(run, "superres", "low-resolution") as (model, running):
+    with loaded(run, "superres", "low-resolution") as (model, options):
         result, consistency = of(
             model,
             volume,
@@ -157,7 +157,7 @@ def superres(
             spacing_z_mm=spacing_z,
             thickness_mm=thickness,
             region=region,
-            running=running,
+            options=options,
         )
     say(str(consistency))
     nifti.write(result, output, run["force"])

@@ -72,8 +72,8 @@ def synthesize(
     else:
         size = triple(shape or "", int, "--shape")[::-1]
         mm = triple(spacing or "", float, "--spacing")[::-1]
-    with loaded(run, "synthesize", "lesion") as (model, running):
-        result = model.synthesize(region, size, mm, labels, steps, running=running, lesion=sick)
+    with loaded(run, "synthesize", "lesion") as (model, options):
+        result = model.synthesize(region, size, mm, labels, steps, options=options, lesion=sick)
     nifti.write(result if affine is None else replace(result, affine=affine), output, run["force"])
 
 

@@ -27,7 +27,7 @@ from ..core.resample import nearest, resize
 from ..core.volume import Volume, spacing_of
 from ..io import formats, label_maps
 from ..scan import anatomy, totalsegmentator
-from ..scan.body_regions import Slab, region_along
+from ..scan.body_regions import RegionSpan, region_spans
 from ..scan.constant_fill import constant_fill
 from . import label_sets, layouts, store
 from .manifest import CaseFacts, split_of
@@ -164,11 +164,13 @@ def _cases(entry: Entry, source: Path, folder: Path, config: PrepareConfig) -> I
         yield row
 
 
-def _slabs(entry: Entry, volume: Volume, coarse: UInt8[np.ndarray, "x y z"]) -> tuple[Slab, ...]:
+def _slabs(
+    entry: Entry, volume: Volume, coarse: UInt8[np.ndarray, "x y z"]
+) -> tuple[RegionSpan, ...]:
     if entry.regions is None:
-        return region_along(volume, coarse)
+        return region_spans(volume, coarse)
     # A data set that says which region it shows shows it whole.
-    return tuple(Slab(r, 0, volume.shape[2], "the data set says so") for r in entry.regions)
+    return tuple(RegionSpan(r, 0, volume.shape[2], "the data set says so") for r in entry.regions)
 
 
 def _masks(

@@ -163,12 +163,12 @@ def _look(name: str, config: RealismConfig, say: Say) -> tuple[Look, str | None]
     if name == "radiomic":
         told = "radiomic needs no network; leave --weights out"
         ensure(config.network is None, told)
-        from ..inference.model import slabs_of
+        from ..inference.model import region_spans_of
 
         def grain(scan: Scan, volume: Volume) -> Seen:
             coarse = anatomy.coarse(volume)
             found = {}
-            for slab in slabs_of(volume, coarse, scan.region, say):
+            for slab in region_spans_of(volume, coarse, scan.region, say):
                 if slab.stop - slab.start < texture.LEAST:
                     say(f"{scan.id}: {slab.region} is {slab.stop - slab.start} slices, left out")
                     continue

@@ -15,7 +15,10 @@ from typing import Any
 from .. import __version__
 from ..core.errors import InputError, ensure
 from ..inference.anomaly.calibration import Calibration, bundled
-from ..inference.model import Model, Running
+from ..inference.model import (
+    Model,
+)
+from ..inference.options import RunOptions
 from ..metrics.fidelity import SSIM_RADIUS
 from ..metrics.results import Measured, Results
 from ..model.weights import describe
@@ -45,7 +48,7 @@ def trial(
     model: Model,
     config: TrialConfig,
     calibrations: Sequence[Calibration] | None = None,
-    running: Running | None = None,
+    options: RunOptions | None = None,
     keep: Keep = lambda what, scan, volume: None,
 ) -> Results:
     """Run a simulated protocol on all scans of `data`; nothing is written but by `keep`.
@@ -57,7 +60,7 @@ def trial(
     `InputError` names the scan that cannot be used; nothing is measured then.
     """
     ensure(name in SIMULATED, f"'{name}' is no simulated protocol; {', '.join(SIMULATED)} are")
-    running = running or Running()
+    options = options or RunOptions()
     weights = describe(model.path)[2]
     if name == "planted-lesions" and calibrations is None:
         calibrations = [one for one in bundled() if one.weights == weights]
@@ -66,25 +69,25 @@ def trial(
             calibrations,
             f"{told}; use --weights base, or denovox.evaluation.simulated with your own",
         )
-    bench = Bench(model, config, tuple(calibrations or ()), running, keep)
-    scans, facts = scans_of(data, config.region, running.say), []
+    bench = Bench(model, config, tuple(calibrations or ()), options, keep)
+    scans, facts = scans_of(data, config.region, options.say), []
     for scan in scans:
         with _about(scan):
             facts.append(_facts(name, scan, bench))
     measured: list[Measured] = []
     scored: list[Scored] = []
     for number, scan in enumerate(scans):
-        running.say(f"{scan.id}: {number + 1} of {len(scans)}")
-        of_scan = Bench(model, config, bench.calibrations, running.nth(number, len(scans)), keep)
+        options.say(f"{scan.id}: {number + 1} of {len(scans)}")
+        of_scan = Bench(model, config, bench.calibrations, options.part(number, len(scans)), keep)
         with _about(scan):
             found = WAYS[name](scan, scan.read(), of_scan)
         measured += found.measured
         scored += found.scored
         facts[number] |= found.facts
     ensure(measured, EMPTY.get(name, ""))
-    figures = measured_figures(measured, running.seed)
+    figures = measured_figures(measured, options.seed)
     if scored:
-        figures += scan_figures(scored, config.method, running.seed)
+        figures += scan_figures(scored, config.method, options.seed)
     return Results(
         name,
         str(data),
@@ -104,8 +107,8 @@ def trial(
 
 def _settings(name: str, bench: Bench) -> dict[str, Any]:
     """Everything that was chosen, and only what this protocol uses."""
-    config, running = bench.config, bench.running
-    told = {"method": config.method, "seed": running.seed, "window": running.window}
+    config, options = bench.config, bench.options
+    told = {"method": config.method, "seed": options.seed, "window": options.tile}
     told["region"] = config.region or "auto"
     if name == "simulated-dose":
         low = config.dose.model_dump(mode="json")
@@ -123,7 +126,7 @@ def _settings(name: str, bench: Bench) -> dict[str, Any]:
 
 def _facts(name: str, scan: Scan, bench: Bench) -> dict[str, Any]:
     """What is recorded of a scan, once it is known to be fit."""
-    volume = scan.read(bench.running.say)
+    volume = scan.read(bench.options.say)
     least = 3 * bench.config.factor if name == "simulated-slab" else 2
     count, edge = volume.shape[2], 2 * SSIM_RADIUS + 1
     ensure(count >= least, f"the scan has {count} slices, and {name} needs {least} or more")

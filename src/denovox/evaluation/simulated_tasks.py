@@ -21,12 +21,16 @@ from ..core.labels import OUTSIDE
 from ..core.volume import Volume
 from ..inference.anomaly.calibration import Calibration
 from ..inference.anomaly.detection import detect
-from ..inference.model import Model, Running, Say, slabs_of
+from ..inference.model import (
+    Model,
+    region_spans_of,
+)
+from ..inference.options import RunOptions, Say
 from ..inference.scan_context import noise_in
 from ..inference.superres import superres
 from ..metrics.results import Measured, gains
 from ..scan import anatomy as anatomy_of
-from ..scan.body_regions import Slab
+from ..scan.body_regions import RegionSpan
 from ..scan.tissue import Tissue
 from ..simulate.dose import (
     LowDoseConfig,
@@ -75,7 +79,7 @@ class Bench:
     model: Model
     config: TrialConfig
     calibrations: tuple[Calibration, ...]
-    running: Running
+    options: RunOptions
     keep: Keep
 
 
@@ -91,12 +95,12 @@ class Found:
 def dose_trial(scan: Scan, truth: Volume, bench: Bench) -> Found:
     """A lower dose, denoised: against the scan, in the window of each region."""
     labels, rows = anatomy_of.coarse(truth), []
-    config, facts = own_dose(truth, labels, bench.config.dose, bench.running.say)
+    config, facts = own_dose(truth, labels, bench.config.dose, bench.options.say)
     low = simulate_low_dose(truth, config)
-    result = bench.model.denoise(low, scan.region, running=bench.running)
+    result = bench.model.denoise(low, scan.region, options=bench.options)
     for what, volume in (("reference", truth), ("input", low), ("test", result)):
         bench.keep(what, scan.id, volume)
-    for slab in slabs_of(truth, labels, scan.region, lambda line: None):
+    for slab in region_spans_of(truth, labels, scan.region, lambda line: None):
         z = slice(slab.start, slab.stop)
         own = labels[..., z]
         body = own != OUTSIDE
@@ -120,7 +124,7 @@ def own_dose(
     detector. The config as it is, where the noise cannot be estimated.
     """
     try:
-        whole = Slab("scan", 0, truth.shape[2], "whole")
+        whole = RegionSpan("scan", 0, truth.shape[2], "whole")
         noise_hu, _ = noise_in(truth, labels, whole, None, lambda line: None)
         photons = photons_of(truth, noise_hu, config)
     except InputError as error:
@@ -137,13 +141,15 @@ def slab_trial(scan: Scan, truth: Volume, bench: Bench) -> Found:
     truth = _cut(truth, slice(0, slabs * factor))
     thick = simulate_thick_slices(truth, factor * truth.spacing_mm[2])
     result, _ = superres(
-        bench.model, thick, factor=factor, region=scan.region, running=bench.running
+        bench.model, thick, factor=factor, region=scan.region, options=bench.options
     )
     labels, rows = anatomy_of.coarse(truth), []
     for what, volume in (("reference", truth), ("input", thick), ("test", result)):
         bench.keep(what, scan.id, volume)
     tried = {name: thick.hu @ way for name, way in interpolations(slabs, factor).items()}
-    for slab in _whole(slabs_of(truth, labels, scan.region, lambda line: None), slabs, factor):
+    for slab in _whole(
+        region_spans_of(truth, labels, scan.region, lambda line: None), slabs, factor
+    ):
         z, coarse = (slice(slab.start * n, slab.stop * n) for n in (factor, 1))
         body = labels[..., z] != OUTSIDE
         *values, ours = (
@@ -157,7 +163,7 @@ def slab_trial(scan: Scan, truth: Volume, bench: Bench) -> Found:
     return Found(rows)
 
 
-def _whole(slabs: Sequence[Slab], count: int, factor: int) -> list[Slab]:
+def _whole(slabs: Sequence[RegionSpan], count: int, factor: int) -> list[RegionSpan]:
     """Regions in thick slices, those that lie wholly in them; three or more, or left out."""
     whole = [
         replace(one, start=-(-one.start // factor), stop=min(count, one.stop // factor))
@@ -172,18 +178,18 @@ def lesion_trial(scan: Scan, healthy: Volume, bench: Bench) -> Found:
     known = {one.region for one in bench.calibrations}
     planted = [
         (slab, tissue, *found)
-        for slab in slabs_of(healthy, labels, scan.region, bench.running.say)
+        for slab in region_spans_of(healthy, labels, scan.region, bench.options.say)
         if slab.region in known
         for tissue in TISSUES[slab.region]
         if (found := _planted(scan, healthy, labels, slab, tissue, bench)) is not None
     ]
     if not planted:
-        bench.running.say(f"{scan.id} is left out: no region and tissue to plant a lesion into")
+        bench.options.say(f"{scan.id} is left out: no region and tissue to plant a lesion into")
         return Found([])
 
     def look(volume: Volume, lesion: Mask, number: int, name: str) -> tuple[Hu, float]:
-        running = bench.running.nth(number, len(planted) + 1)
-        found = detect(bench.model, volume, bench.calibrations, scan.region, running=running)
+        options = bench.options.part(number, len(planted) + 1)
+        found = detect(bench.model, volume, bench.calibrations, scan.region, options=options)
         size: Hu = np.abs(found.z.hu)
         kept = {"input": volume.hu, "maps": size, "masks": lesion.astype(np.float32)}
         for what, hu in kept.items():
@@ -203,16 +209,16 @@ def lesion_trial(scan: Scan, healthy: Volume, bench: Bench) -> Found:
 
 
 def _planted(
-    scan: Scan, volume: Volume, labels: Labels, slab: Slab, tissue: Tissue, bench: Bench
+    scan: Scan, volume: Volume, labels: Labels, slab: RegionSpan, tissue: Tissue, bench: Bench
 ) -> tuple[Volume, Mask, Fact] | None:
     """The scan with one lesion in a region's slices, and where and what it is; None: no room."""
     z = slice(slab.start, slab.stop)
-    seed = zlib.crc32(f"{bench.running.seed} {scan.id} {tissue}".encode())
+    seed = zlib.crc32(f"{bench.options.seed} {scan.id} {tissue}".encode())
     config = bench.config.lesions.model_copy(update={"number": 1, "tissues": (tissue,)})
     try:
         sick, numbers, facts = plant(_cut(volume, z), labels[..., z], config, seed)
     except InputError:
-        bench.running.say(f"{scan.id}: no room for a lesion in healthy {tissue}")
+        bench.options.say(f"{scan.id}: no room for a lesion in healthy {tissue}")
         return None
     hu, lesion = volume.hu.astype(np.float32), np.zeros(volume.shape, bool)
     hu[..., z], lesion[..., z] = sick.hu, numbers > 0

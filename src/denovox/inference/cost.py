@@ -26,10 +26,13 @@ from ..core.regions import region as region_named
 from ..core.volume import Volume
 from ..io.nifti_bytes import NiftiSource
 from ..sampling.interleaved import STEP
-from ..scan.body_regions import Slab
+from ..scan.body_regions import RegionSpan
 from ..tasks import denoising, denoising_diffpir
 from .frame import Frame, working_grid
-from .model import Model, Running
+from .model import (
+    Model,
+)
+from .options import RunOptions
 from .region_blend import handover
 
 Method = Literal["mean", "diffpir"]
@@ -98,7 +101,7 @@ class Plan:
 def plan(
     model: Model,
     volume: Volume,
-    slabs: tuple[Slab, ...],
+    slabs: tuple[RegionSpan, ...],
     method: Method,
     edge: int,
     coloured: tuple[bool, ...] = (),
@@ -142,7 +145,7 @@ def _coloured_calls(size: Shape) -> Iterator[Shape]:
         yield len(range(i, x, STEP)), len(range(j, y, STEP)), z
 
 
-def try_window(model: Model, edge: int = Running.window, seconds: float = 1.0) -> Trial:
+def try_window(model: Model, edge: int = RunOptions.tile, seconds: float = 1.0) -> Trial:
     """Evaluate one window, a cube of `edge`, for about `seconds` after a first time.
 
     The first time warms up; the median of the others is the speed. To be called before a scan is
@@ -175,9 +178,9 @@ def try_window(model: Model, edge: int = Running.window, seconds: float = 1.0) -
 def cost(
     trial: Trial,
     volume: Volume,
-    slabs: tuple[Slab, ...],
+    slabs: tuple[RegionSpan, ...],
     method: Method,
-    edge: int = Running.window,
+    edge: int = RunOptions.tile,
     coloured: tuple[bool, ...] = (),
 ) -> Cost:
     """What denoising `volume` would cost in a process that holds but the model and the scan."""
@@ -193,14 +196,14 @@ def cost(
         held += volume.source.raw.nbytes
     kind = "coloured" if work.evaluations == COLOURED else method
     on_grid = grid * GRID_BYTES[kind] / 1e6
-    running = SCAN_BYTES * scan / 1e6 + (0 if trial.on_gpu else on_grid + grown)
+    options = SCAN_BYTES * scan / 1e6 + (0 if trial.on_gpu else on_grid + grown)
     return Cost(
         method=method,
         evaluations=work.evaluations,
         windows=work.count,
         window=work.largest,
         seconds=work.voxels * trial.seconds / tried,
-        memory_mb=trial.resident_mb + held / 1e6 + max(ANATOMY_BYTES * scan / 1e6, running),
+        memory_mb=trial.resident_mb + held / 1e6 + max(ANATOMY_BYTES * scan / 1e6, options),
         device_mb=on_grid + grown if trial.on_gpu else 0.0,
     )
 

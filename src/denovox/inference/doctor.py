@@ -16,7 +16,7 @@ from ..core.volume import Volume
 from ..io import dicom, formats
 from ..io.dicom.geometry import TILT_DEGREES
 from ..scan import anatomy, geometry_checks, hu_checks
-from ..scan.body_regions import Slab, region_along
+from ..scan.body_regions import RegionSpan, region_spans
 from ..scan.hu_checks import Finding, Severity
 from .cost import METHODS, Cost, Trial, cost
 from .frame import working_grid
@@ -127,7 +127,7 @@ def examine(
     found += more
     view, more = geometry_checks.check_view(volume, coarse)
     found += more
-    slabs = region_along(volume, coarse)
+    slabs = region_spans(volume, coarse)
     regions = tuple(_region(volume, coarse, slab) for slab in slabs)
     grain = tuple(region.coloured for region in regions)
     costs = (
@@ -169,7 +169,7 @@ def prose(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _region(volume: Volume, coarse: UInt8[np.ndarray, "x y z"], slab: Slab) -> Region:
+def _region(volume: Volume, coarse: UInt8[np.ndarray, "x y z"], slab: RegionSpan) -> Region:
     """A slab with its noise, as `Model.denoise` would take it to be."""
     noise_hu, coloured = None, False
     with suppress(InputError):

@@ -18,10 +18,14 @@ from ..core.labels import OUTSIDE, with_lesion
 from ..core.regions import region as region_named
 from ..core.volume import Volume
 from ..scan import anatomy as anatomy_of
-from ..scan.body_regions import Slab
+from ..scan.body_regions import RegionSpan
 from ..tasks import inpainting
 from .frame import Frame, tensor, working_grid
-from .model import Model, Running, slabs_of
+from .model import (
+    Model,
+    region_spans_of,
+)
+from .options import RunOptions
 
 CONTEXT = 16  # voxels around a hole that the model sees
 AROUND_MM = 4.0  # of a lesion: as far as it changes what is around it
@@ -62,25 +66,25 @@ def around(lesion: Mask, spacing_mm: tuple[float, float, float]) -> Mask:
     return hole
 
 
-def edit(model: Model, volume: Volume, what: Edit, running: Running | None = None) -> Volume:
+def edit(model: Model, volume: Volume, what: Edit, options: RunOptions | None = None) -> Volume:
     """The scan with its hole made anew; every other voxel as it was, bit for bit.
 
     `InputError` where the hole or the lesion has no voxel, is on another grid or mostly outside the
     body, where a lesion is to be in what must not change, or the model has no control for lesions.
     """
-    running = running or Running()
+    options = options or RunOptions()
     coarse = anatomy_of.coarse(volume)
     _check(volume, what, coarse)
     lesion = np.zeros_like(what.hole) if what.lesion is None else what.lesion
     ids = _without(coarse if what.anatomy is None else what.anatomy, what.hole)
     ids = with_lesion(ids, lesion)
-    slabs = slabs_of(volume, coarse, what.region, running.say)
+    slabs = region_spans_of(volume, coarse, what.region, options.say)
     grid = working_grid(volume, model.config.spacing_mm)
     places = boxes(what.hole, grid)
     hu = volume.hu.copy()
     for number, box in enumerate(places):
         frame, voxels = _frame(volume, box, grid, slabs, what.hole)
-        share = running.nth(number, len(places))
+        share = options.part(number, len(places))
         new = _anew(model, volume, frame, voxels, what, (ids, lesion), share)
         hu[voxels] = np.where(what.hole[voxels], new, hu[voxels])
     return volume.with_hu(hu)
@@ -109,7 +113,7 @@ def _as_box(start: np.ndarray, size: np.ndarray) -> Box:
 
 
 def _frame(
-    volume: Volume, box: Box, grid: Shape, slabs: tuple[Slab, ...], hole: Mask
+    volume: Volume, box: Box, grid: Shape, slabs: tuple[RegionSpan, ...], hole: Mask
 ) -> tuple[Frame, tuple[slice, slice, slice]]:
     """A box in the region that most of its hole is in, and the voxels of the scan within it."""
     pace = [n / g for n, g in zip(volume.shape, grid, strict=True)]
@@ -133,14 +137,14 @@ def _anew(
     voxels: tuple[slice, slice, slice],
     what: Edit,
     told: tuple[UInt8[np.ndarray, "x y z"], Mask],
-    running: Running,
+    options: RunOptions,
 ) -> Float[np.ndarray, "u v w"]:
     """HU of the box's voxels as the model makes them; only those of the hole are of use.
 
     told: anatomy, and where lesions are to be.
     """
     ids, lesion = told
-    window, noise = frame.region.window, frame.noise(running.seed, model.device)
+    window, noise = frame.region.window, frame.noise(options.seed, model.device)
     unit = window.unit(frame.to_grid(volume.hu.astype(np.float32)))
     # Whatever is partly in the hole is unknown, and a lesion is where most of a voxel is.
     unknown = frame.to_grid(what.hole.astype(np.float32)) > 1e-6
@@ -150,7 +154,7 @@ def _anew(
     where = frame.condition(ids)
     if what.lesion is not None:
         where = model.steered(where, torch.from_numpy(marked.astype(np.float32)))
-    x0 = model.run(task, where, noise, running)[0, 0].cpu().numpy()
+    x0 = model.run(task, where, noise, options)[0, 0].cpu().numpy()
     new, was = frame.from_grid(x0, voxels), window.unit(volume.hu[voxels])
     beyond = ((new > 1 - END) & (was > 1)) | ((new < END - 1) & (was < -1))
     return np.where(beyond, volume.hu[voxels], window.hu(new))

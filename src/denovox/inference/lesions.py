@@ -23,7 +23,10 @@ from ..model.weights import sha256
 from ..scan import anatomy as anatomy_of
 from ..simulate.lesion_placement import Placed, Wanted, check, place
 from .inpaint import Edit, around, edit
-from .model import Model, Running
+from .model import (
+    Model,
+)
+from .options import RunOptions
 
 MOST = 255  # lesions of one mask: their numbers are bytes
 
@@ -127,28 +130,28 @@ def wanting(organ: str | None, diameter: str | None, count: int) -> Callable[[Ca
     return wanted
 
 
-def maker(model: Model, running: Running) -> Make:
+def maker(model: Model, options: RunOptions) -> Make:
     """(scan, numbers of lesions, seed) -> the scan with them, made by a model with a control."""
 
     def make(volume: Volume, numbers: UInt8[np.ndarray, "x y z"], seed: int) -> Volume:
         lesion = numbers > 0
         what = Edit(around(lesion, volume.spacing_mm), lesion)
-        return edit(model, volume, what, _quiet(running, seed))
+        return edit(model, volume, what, _quiet(options, seed))
 
     return make
 
 
 def remover(
-    model: Model, running: Running
+    model: Model, options: RunOptions
 ) -> Callable[[Volume, Bool[np.ndarray, "x y z"], int], Volume]:
     """(scan, hole, seed) -> the scan with the hole filled, and no lesion in it."""
 
     def remove(volume: Volume, hole: Bool[np.ndarray, "x y z"], seed: int) -> Volume:
-        return edit(model, volume, Edit(hole), _quiet(running, seed))
+        return edit(model, volume, Edit(hole), _quiet(options, seed))
 
     return remove
 
 
-def _quiet(running: Running, seed: int) -> Running:
+def _quiet(options: RunOptions, seed: int) -> RunOptions:
     """One edit of many: whoever asks for them all says how far they are."""
-    return replace(running, seed=seed, say=lambda line: None, done=lambda share: None)
+    return replace(options, seed=seed, say=lambda line: None, progress=lambda share: None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -26,7 +25,7 @@ from ..sampling.interleaved import STEP, interleaved, phase
 from ..sampling.sampler import Denoise, Noise
 from ..sampling.windowed import windowed
 from ..scan import anatomy as anatomy_of
-from ..scan.body_regions import Slab, region_along
+from ..scan.body_regions import RegionSpan, region_spans
 from ..tasks import (
     AGAIN,
     Solver,
@@ -40,33 +39,12 @@ from ..tasks import (
     synthesis,
 )
 from .frame import Frame, tensor, working_grid
+from .options import RunOptions, Say
 from .region_blend import Part, handover
 from .scan_context import ScanNoise, noise_in
 
 AIR_HU = -1000.0
 Method = Literal["mean", "diffpir", "sample"]
-Say = Callable[[str], None]
-Done = Callable[[float], None]
-
-
-@dataclass(frozen=True)
-class Running:
-    """How a model runs, as against what it does. Only `seed` changes a result by more than rounding
-    and the place of window seams.
-
-    window: largest window's edge in voxels; halve it where memory is short. together: windows
-    evaluated at once. say: told what was decided for the user. done: told the share of work done.
-    """
-
-    seed: int = 0
-    window: int = 64
-    together: int = 1
-    say: Say = lambda line: None
-    done: Done = lambda share: None
-
-    def nth(self, number: int, count: int) -> Running:
-        """The same, whose `done` counts as number `number` of `count` equal shares."""
-        return replace(self, done=lambda share: self.done((number + share) / count))
 
 
 @dataclass(frozen=True)
@@ -86,7 +64,7 @@ class Model:
         region: str | None = None,
         noise_hu: float | None = None,
         method: Method = "mean",
-        running: Running | None = None,
+        options: RunOptions | None = None,
         noise: ScanNoise | None = None,
     ) -> Volume:
         """The scan without its noise, on its own grid (METHOD 2 and 3).
@@ -99,16 +77,16 @@ class Model:
         found it, in place of `region` and `noise_hu`.
         Voxels more than three SDs outside the region's window come back untouched.
         """
-        running = running or Running()
-        known = noise or self.noise(volume, region, noise_hu, running.say)
+        options = options or RunOptions()
+        known = noise or self.noise(volume, region, noise_hu, options.say)
         parts = handover(known.slabs, volume.spacing_mm[2])
         grid = working_grid(volume, self.config.spacing_mm)
         if grid != volume.shape:
             shown = " x ".join(map(str, grid))
-            running.say(f"grid: worked on {shown} voxels, within the spacings the model knows")
+            options.say(f"grid: worked on {shown} voxels, within the spacings the model knows")
         added_hu = np.zeros(volume.shape, np.float32)
         for number, (part, found) in enumerate(zip(parts, known.found, strict=True)):
-            share = share_of(running, number, parts)
+            share = share_of(options, number, parts)
             frame = Frame.of_slices(volume, grid, region_named(part.slab.region), part.z)
             added = self._added_hu(volume, frame, part.z, found, method, known.coarse, share)
             added_hu[..., part.z] += part.weight * added
@@ -119,7 +97,7 @@ class Model:
     ) -> ScanNoise:
         """The regions of a scan and the noise in each; arguments as in `denoise`."""
         coarse = anatomy_of.coarse(volume)
-        slabs = slabs_of(volume, coarse, region, say)
+        slabs = region_spans_of(volume, coarse, region, say)
         found = [noise_in(volume, coarse, slab, noise_hu, say) for slab in slabs]
         return ScanNoise(coarse, slabs, tuple(found))
 
@@ -131,29 +109,29 @@ class Model:
         noise_of: tuple[float, Spectrum],
         method: Method,
         ids: UInt8[np.ndarray, "x y z"],
-        running: Running,
+        options: RunOptions,
     ) -> Float[np.ndarray, "x y z2"]:
         """What to add to slices z, whose frame this is, in the window of its region."""
         noise_hu, spectrum = noise_of
-        window, noise = frame.region.window, frame.noise(running.seed, self.device)
+        window, noise = frame.region.window, frame.noise(options.seed, self.device)
         sigma = window.sigma(noise_hu) * noise_gain(volume.shape, frame.grid)
         measured = tensor(window.unit(frame.to_grid(volume.hu.astype(np.float32)))).to(self.device)
         y, told = noisy_input(measured, sigma, noise), frame.condition(ids)
         psd = spectrum.on(frame.box.size, frame.spacing_mm).to(self.device)
         schedule = self.config.noise_schedule
         if method == "diffpir":
-            x0 = self.run(denoising_diffpir(y, sigma, schedule), told, noise, running)
+            x0 = self.run(denoising_diffpir(y, sigma, schedule), told, noise, options)
         elif method == "sample":
-            x0 = self.run(denoising_sample(y, sigma, psd, noise, schedule), told, noise, running)
+            x0 = self.run(denoising_sample(y, sigma, psd, noise, schedule), told, noise, options)
         else:
             tasks = denoising_coloured(y, sigma, psd, noise)
             count = len(tasks) if len(tasks) == 1 else len(tasks) + 1
             x0 = torch.zeros_like(y)
             for number, task in enumerate(tasks):
-                part_of = running.nth(number, count)
+                part_of = options.part(number, count)
                 x0 += self.run(task, told, noise, part_of) / len(tasks)
             if count > 1:
-                last = running.nth(count - 1, count)
+                last = options.part(count - 1, count)
                 x0 = self.run(denoising(x0, AGAIN * sigma), told, noise, last)
         added = change(measured, x0, sigma)[0, 0].cpu().numpy()
         if not frame.own_grid:
@@ -170,7 +148,7 @@ class Model:
         anatomy: UInt8[np.ndarray, "x y z"] | None = None,
         steps: int = 20,
         solver: Solver = "dpm++",
-        running: Running | None = None,
+        options: RunOptions | None = None,
         lesion: Bool[np.ndarray, "x y z"] | None = None,
     ) -> Volume:
         """A new CT of a region on a grid of `shape` voxels (x, y, z) of spacing_mm.
@@ -179,7 +157,7 @@ class Model:
         be, of a model with a control for them; the anatomy is that without them. HU are those of
         the region's window; where the anatomy says "outside", its lower end is air.
         """
-        running = running or Running()
+        options = options or RunOptions()
         chosen = region_named(region)
         low, high = self.config.spacing_mm
         if not all(low <= mm <= high for mm in spacing_mm):
@@ -188,7 +166,7 @@ class Model:
             raise InputError(f"the anatomy's grid is {anatomy.shape}, the shape asked for {shape}")
         affine = np.diag([*spacing_mm, 1.0])
         affine[:3, 3] = -(np.array(shape) - 1) / 2 * spacing_mm
-        noise = field(running.seed, shape, self.device)
+        noise = field(options.seed, shape, self.device)
         task = synthesis(noise, self.config.noise_schedule, steps, solver)
         ids = anatomy if anatomy is None or lesion is None else with_lesion(anatomy, lesion)
         told = condition(
@@ -199,7 +177,7 @@ class Model:
         )
         if lesion is not None:
             told = self.steered(told, torch.from_numpy(lesion.astype(np.float32)))
-        hu = chosen.window.hu(self.run(task, told, noise, running)[0, 0].cpu().numpy())
+        hu = chosen.window.hu(self.run(task, told, noise, options)[0, 0].cpu().numpy())
         if anatomy is not None:
             air = (anatomy == OUTSIDE) & (hu < chosen.window.low_hu + 0.05 * chosen.window.width_hu)
             hu = np.where(air, np.minimum(hu, AIR_HU), hu)
@@ -214,22 +192,22 @@ class Model:
         return replace(told, control=lesion[None, None])
 
     def run(
-        self, task: Task, told: Condition, noise: Noise, running: Running
+        self, task: Task, told: Condition, noise: Noise, options: RunOptions
     ) -> Float[torch.Tensor, "1 1 x y z"]:
         asked, calls = 0, task.evaluations * (STEP**2 if task.split else 1)
 
         def done(share: float) -> None:
             nonlocal asked
-            running.done((asked + share) / calls)
+            options.progress((asked + share) / calls)
             asked += share == 1
 
         def denoise_of(told: Condition) -> Denoise:
             return windowed(
                 self.denoiser,
                 told.to(self.device),
-                self.tiling(running.window, task.blend),
-                running.together,
-                running.seed,
+                self.tiling(options.tile, task.blend),
+                options.batch,
+                options.seed,
                 done,
             )
 
@@ -245,24 +223,24 @@ class Model:
         return Tiling(size, 2 * multiple if blend else 0, multiple)
 
 
-def slabs_of(
+def region_spans_of(
     volume: Volume, coarse: UInt8[np.ndarray, "x y z"], region: str | None, say: Say
-) -> tuple[Slab, ...]:
+) -> tuple[RegionSpan, ...]:
     """The regions along z; a named one is the whole scan's."""
     if region not in (None, "auto"):
-        return (Slab(region_named(region).name, 0, volume.shape[2], "named"),)
-    slabs = region_along(volume, coarse)
+        return (RegionSpan(region_named(region).name, 0, volume.shape[2], "named"),)
+    slabs = region_spans(volume, coarse)
     for slab in slabs:
         where = f"slices {slab.start} to {slab.stop - 1}"
         say(f"region: {slab.region}, {where} ({slab.reason}; --region overrides)")
     return slabs
 
 
-def share_of(running: Running, number: int, parts: list[Part]) -> Running:
-    """Running, whose `done` counts part `number` as its share of all."""
+def share_of(options: RunOptions, number: int, parts: list[Part]) -> RunOptions:
+    """The options for part `number`, whose share of the work goes by its slices."""
     sizes = [part.stop - part.start for part in parts]
-    before, all_ = sum(sizes[:number]), sum(sizes)
-    return replace(running, done=lambda s: running.done((before + s * sizes[number]) / all_))
+    before, whole = sum(sizes[:number]), sum(sizes)
+    return options.between(before / whole, (before + sizes[number]) / whole)
 
 
 def load(

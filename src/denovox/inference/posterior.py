@@ -17,7 +17,10 @@ import numpy as np
 from ..core.errors import ensure
 from ..core.volume import Volume
 from ..tasks import SAMPLE_STEPS
-from .model import Model, Running
+from .model import (
+    Model,
+)
+from .options import RunOptions
 from .scan_context import ScanNoise
 
 
@@ -37,21 +40,21 @@ def samples(
     count: int,
     region: str | None = None,
     noise_hu: float | None = None,
-    running: Running | None = None,
+    options: RunOptions | None = None,
     noise: ScanNoise | None = None,
 ) -> Posterior:
-    """Mean and SD (of count - 1 degrees of freedom) of `count` samples, seeds running.seed and up.
+    """Mean and SD (of count - 1 degrees of freedom) of `count` samples, seeds options.seed and up.
 
     region, noise_hu, noise: as in `Model.denoise`. Welford's recurrence (Technometrics 1962): of
     volumes it holds mean, sum of squares and the newest sample. `InputError` for fewer than 2.
     """
     check_count(count)
-    running = running or Running()
-    known = noise or model.noise(volume, region, noise_hu, running.say)
+    options = options or RunOptions()
+    known = noise or model.noise(volume, region, noise_hu, options.say)
     mean, squares = np.zeros((2, *volume.shape))
     for number in range(count):
-        own = _nth(running, number, count)
-        drawn = model.denoise(volume, method="sample", running=own, noise=known).hu
+        own = _nth(options, number, count)
+        drawn = model.denoise(volume, method="sample", options=own, noise=known).hu
         off = drawn - mean
         mean += off / (number + 1)
         squares += off * (drawn - mean)
@@ -68,7 +71,7 @@ def check_count(count: int) -> None:
     ensure(count >= 2, f"{count} samples have no SD; ask for 2 or more, such as 8")
 
 
-def _nth(running: Running, number: int, count: int) -> Running:
+def _nth(options: RunOptions, number: int, count: int) -> RunOptions:
     """Running of sample `number`: its own seed, its share of the work; the first one speaks."""
-    say = running.say if number == 0 else lambda line: None
-    return replace(running.nth(number, count), seed=running.seed + number, say=say)
+    say = options.say if number == 0 else lambda line: None
+    return replace(options.part(number, count), seed=options.seed + number, say=say)

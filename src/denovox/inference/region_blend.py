@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from ..scan.body_regions import Slab
+from ..scan.body_regions import RegionSpan
 
 HANDOVER_MM = 20.0
 CONTEXT = 8  # slices beyond, which the network sees and nobody keeps: as windows do
@@ -21,7 +21,7 @@ class Part:
     weight: this part's share of what is added to each of its slices; all parts' sum to one.
     """
 
-    slab: Slab
+    slab: RegionSpan
     start: int
     stop: int
     weight: Float[np.ndarray, " z"]
@@ -32,7 +32,7 @@ class Part:
         return slice(self.start, self.stop)
 
 
-def handover(slabs: Sequence[Slab], z_mm: float) -> list[Part]:
+def handover(slabs: Sequence[RegionSpan], z_mm: float) -> list[Part]:
     """A part for each slab; slabs: in order, without gaps. z_mm: distance between slices.
 
     Across a border the weight goes from one part to the next along a cosine of 20 mm.

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from ..core.errors import InputError
 from ..core.operators.coloured_noise import WHITE, Spectrum
 from ..core.volume import Volume
-from ..scan.body_regions import Slab
+from ..scan.body_regions import RegionSpan
 from ..scan.noise import SlabNoise, estimate
 from ..scan.noise_level import estimate_noise_hu
 from ..tasks import COLOUR
@@ -28,7 +28,7 @@ class ScanNoise:
     """
 
     coarse: Labels
-    slabs: tuple[Slab, ...]
+    slabs: tuple[RegionSpan, ...]
     found: tuple[tuple[float, Spectrum], ...]
 
     @property
@@ -43,7 +43,7 @@ class ScanNoise:
 def noise_in(
     volume: Volume,
     coarse: Labels,
-    slab: Slab,
+    slab: RegionSpan,
     given: float | None,
     say: Callable[[str], None],
 ) -> tuple[float, Spectrum]:

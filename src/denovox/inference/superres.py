@@ -15,7 +15,12 @@ from ..core.volume import Volume
 from ..scan import anatomy as anatomy_of
 from ..tasks import change, super_resolution
 from .frame import Frame, tensor, working_grid
-from .model import Model, Running, share_of, slabs_of
+from .model import (
+    Model,
+    region_spans_of,
+    share_of,
+)
+from .options import RunOptions
 from .region_blend import Part, handover
 
 # What sticks out of a window by less than three of these (model units) may change; farther out
@@ -76,7 +81,7 @@ def superres(
     region: str | None = None,
     evaluations: int = 5,
     anatomy: UInt8[np.ndarray, "x y z"] | None = None,
-    running: Running | None = None,
+    options: RunOptions | None = None,
 ) -> tuple[Volume, Consistency]:
     """Slices `factor` times as dense along z, or spacing_z_mm apart, and their data consistency.
 
@@ -90,17 +95,17 @@ def superres(
     Farther than 0.3 units outside the region's window it is the interpolation.
     `InputError` where the spacing asked for is none that the model knows, or not finer.
     """
-    running = running or Running()
+    options = options or RunOptions()
     ensure(evaluations >= 0, f"{evaluations} evaluations cannot be done; give 0 or more")
     fine = thin(volume, model.config.spacing_mm, factor, spacing_z_mm, thickness_mm, profile)
     base = fine.grid(volume)
-    running.say(f"slices: {volume.shape[2]} of {volume.spacing_mm[2]:g} mm to {fine.count} of"
+    options.say(f"slices: {volume.shape[2]} of {volume.spacing_mm[2]:g} mm to {fine.count} of"
                 f" {fine.spacing_mm:g} mm")  # fmt: skip
     if evaluations:
         ids = anatomy_of.coarse(base) if anatomy is None else anatomy
         shown = f"the anatomy's grid is {ids.shape}, the scan's {volume.shape}"
         ensure(ids.shape in (volume.shape, base.shape), f"{shown}; bring it to the scan's grid")
-        added = _added_hu(model, volume, base, fine, ids, region, evaluations, running)
+        added = _added_hu(model, volume, base, fine, ids, region, evaluations, options)
         base = base.with_hu(base.hu + added)
     return base, fine.compare(base, volume)
 
@@ -158,23 +163,23 @@ def _added_hu(
     ids: UInt8[np.ndarray, "x y z2"],
     region: str | None,
     evaluations: int,
-    running: Running,
+    options: RunOptions,
 ) -> Float[np.ndarray, "x y fine"]:
     """What the model adds to the interpolation; no thick slice sees it."""
     if ids.shape != base.shape:
         slice_of = np.clip(np.rint(fine.centres).astype(int), 0, volume.shape[2] - 1)
         ids = ids[..., slice_of]
-    slabs = slabs_of(base, ids, region, running.say)
+    slabs = region_spans_of(base, ids, region, options.say)
     # Only in the plane can the grid be another one: z has been asked for.
     grid = (*working_grid(volume, model.config.spacing_mm)[:2], fine.count)
     if grid != base.shape:
         shown = " x ".join(map(str, grid))
-        running.say(f"grid: worked on {shown} voxels, within the spacings the model knows")
+        options.say(f"grid: worked on {shown} voxels, within the spacings the model knows")
     parts = handover(slabs, fine.spacing_mm)
     added = np.zeros(base.shape, np.float32)
     free = np.zeros(base.shape, bool)
     for number, part in enumerate(parts):
-        share = share_of(running, number, parts)
+        share = share_of(options, number, parts)
         frame = Frame.of_slices(base, grid, region_named(part.slab.region), part.z)
         of_part, near = _part(model, base, fine, part, frame, ids, evaluations, share)
         added[..., part.z] += part.weight * of_part
@@ -191,10 +196,10 @@ def _part(
     frame: Frame,
     ids: UInt8[np.ndarray, "x y z"],
     evaluations: int,
-    running: Running,
+    options: RunOptions,
 ) -> tuple[Float[np.ndarray, "x y z2"], Bool[np.ndarray, "x y z2"]]:
     """The change of a part's slices in its region's window, HU, and where it may change."""
-    window, noise = frame.region.window, frame.noise(running.seed, model.device)
+    window, noise = frame.region.window, frame.noise(options.seed, model.device)
     near = np.abs(window.unit(base.hu[..., part.z])) <= 1 + 3 * REACH
     start = tensor(window.unit(frame.to_grid(base.hu))).to(model.device)
     seeing = fine.operator.matrix[:, part.z]
@@ -205,6 +210,6 @@ def _part(
     seen, schedule = operator.A(clipped), model.config.noise_schedule
     task = super_resolution(seen, operator, clipped, noise, schedule, evaluations)
     told = frame.condition(ids, None if model.control is None else clipped[0, 0].cpu().numpy())
-    x0 = model.run(task, told, noise, running)
+    x0 = model.run(task, told, noise, options)
     added = frame.from_grid(change(start, x0, REACH)[0, 0].cpu().numpy(), part.z)
     return np.where(near, added, 0) * (window.width_hu / 2), near

@@ -36,7 +36,7 @@ PIPE_DEPTH = (0.25, 0.75)
 
 
 @dataclass(frozen=True)
-class Slab:
+class RegionSpan:
     """Slices [start, stop) along z, the region that they show, and why, in a few words."""
 
     region: str
@@ -57,7 +57,7 @@ class Profile:
     pipe: Bool[np.ndarray, " z"]  # a windpipe: a tall column of gas in the midline
 
 
-def region_along(volume: Volume, coarse: UInt8[np.ndarray, "x y z"]) -> tuple[Slab, ...]:
+def region_spans(volume: Volume, coarse: UInt8[np.ndarray, "x y z"]) -> tuple[RegionSpan, ...]:
     """Slabs that cover every slice, from inferior to superior; coarse: of `scan/anatomy.coarse`.
 
     The best of all anatomically possible cuts: at most one abdomen, chest and head-neck, in this
@@ -71,7 +71,9 @@ def region_along(volume: Volume, coarse: UInt8[np.ndarray, "x y z"]) -> tuple[Sl
         for region, start, stop in zip(ORDER, borders, borders[1:], strict=False)
         if stop > start
     ]
-    return tuple(Slab(*slab, _reason(*slab, profile, alone=len(slabs) == 1)) for slab in slabs)
+    return tuple(
+        RegionSpan(*slab, _reason(*slab, profile, alone=len(slabs) == 1)) for slab in slabs
+    )
 
 
 def measure(volume: Volume, coarse: UInt8[np.ndarray, "x y z"]) -> Profile:

@@ -20,7 +20,7 @@ from denovox.evaluation.lesions import hosts, study
 from denovox.evaluation.lesions.hosts import LesionTrials, cases_of, cut_out, entry_of, judge, read
 from denovox.evaluation.lesions.results import LESION_TRIALS, Found
 from denovox.evaluation.lesions.study import folds_of, trial
-from denovox.inference.model import Running
+from denovox.inference.options import RunOptions
 from denovox.metrics.results import as_json, as_markdown
 from denovox.model.segmenter import Segmenter, SegmenterConfig
 from denovox.simulate import phantom
@@ -114,8 +114,8 @@ def told(results) -> dict[tuple[str, str], float]:
 def test_right_lesions_are_found_and_look_real(sick, oracle):
     config = QUICK.model_copy(update={"folds": 2, "seeds": 2})
     shares, lines = [], []
-    running = Running(3, say=lines.append, done=shares.append)
-    results = trial("lesion-generation", sick, paint, fill, config, running, "f" * 64)
+    options = RunOptions(3, say=lines.append, progress=shares.append)
+    results = trial("lesion-generation", sick, paint, fill, config, options, "f" * 64)
     got = told(results)
     assert got["denovox", "chest lesion Dice"] > 0.97  # noise at the border of a tiny few
     assert got["denovox", "chest sensitivity"] == 1
@@ -218,7 +218,7 @@ def test_what_is_not_taken_out_is_left(sick, oracle):
 
 @pytest.mark.parametrize("name", LESION_TRIALS)
 def test_whole_and_the_same_again(name, sick):
-    one, again = (trial(name, sick, paint, fill, QUICK, Running(1)) for _ in range(2))
+    one, again = (trial(name, sick, paint, fill, QUICK, RunOptions(1)) for _ in range(2))
     assert as_json(one) == as_json(again)
     assert all(figure.method for figure in one.figures)
 
@@ -228,7 +228,7 @@ def test_a_judge_learns_what_lesions_are(sick, tmp_path):
         update={"steps": 40, "batch": 4, "lr": 1e-2, "net": SegmenterConfig(channels=(8, 16))}
     )
     ticks = []
-    bench = hosts.Bench(config, Running(), tmp_path, lambda: ticks.append(1))
+    bench = hosts.Bench(config, RunOptions(), tmp_path, lambda: ticks.append(1))
     cases, _ = cases_of(sick, config)
     net = judge(cases[:1], 0, bench, "a")
     assert len(ticks) == 1
@@ -248,7 +248,7 @@ def test_a_judge_has_the_averaged_weights(sick, tmp_path, monkeypatch):
             yield step
 
     monkeypatch.setattr(hosts, "train", watched)
-    bench = hosts.Bench(QUICK, Running(), tmp_path, lambda: None)
+    bench = hosts.Bench(QUICK, RunOptions(), tmp_path, lambda: None)
     net = judge(cases_of(sick, QUICK)[0], 0, bench, "a")
     assert len(steps) == QUICK.steps
     for name, parameter in net.named_parameters():
@@ -259,7 +259,7 @@ def test_a_judge_hangs_on_its_seeds(sick, tmp_path):
     cases, _ = cases_of(sick, QUICK)
     got = []
     for name, seed, number in (("a", 0, 0), ("b", 0, 0), ("c", 0, 1), ("d", 1, 0)):
-        bench = hosts.Bench(QUICK, Running(seed), tmp_path, lambda: None)
+        bench = hosts.Bench(QUICK, RunOptions(seed), tmp_path, lambda: None)
         net = judge(cases, number, bench, name)
         got.append(torch.cat([p.detach().ravel() for p in net.parameters()]))
     assert torch.equal(got[0], got[1])
@@ -294,7 +294,7 @@ def test_copies_depend_on_the_seed_and_stay_away(sick, tmp_path):
     case = cases_of(sick, QUICK)[0][0]
     scan, copies = read(case), []
     for seed, folder in ((1, "a"), (1, "b"), (2, "c")):
-        bench = hosts.Bench(QUICK, Running(seed), tmp_path / folder, lambda: None)
+        bench = hosts.Bench(QUICK, RunOptions(seed), tmp_path / folder, lambda: None)
         (tmp_path / folder).mkdir()
         copies.append(hosts.copy_of(scan, [10.0], 0, paint, bench))
     assert np.array_equal(copies[0].numbers, copies[1].numbers)
@@ -310,7 +310,7 @@ def test_copies_depend_on_the_seed_and_stay_away(sick, tmp_path):
     np.testing.assert_allclose(kept.volume.hu, paint(scan.volume, copy.numbers, 0).hu, atol=0.5)
     assert np.array_equal(kept.volume.affine, scan.volume.affine)
     many = QUICK.model_copy(update={"lesions": 40})
-    bench = hosts.Bench(many, Running(), tmp_path, lambda: None)
+    bench = hosts.Bench(many, RunOptions(), tmp_path, lambda: None)
     crowd = hosts.copy_of(scan, [12.0], 0, paint, bench).numbers > 0
     apart = ndimage.distance_transform_edt(scan.numbers == 0, MM)[crowd]
     assert apart.min() >= 5  # of placing.GAP_MM
@@ -319,14 +319,14 @@ def test_copies_depend_on_the_seed_and_stay_away(sick, tmp_path):
 def test_a_size_without_room_is_made_smaller_then_fewer(sick, tmp_path):
     scan = read(cases_of(sick, QUICK)[0][0])
     bench = hosts.Bench(
-        QUICK.model_copy(update={"largest_mm": 500.0}), Running(), tmp_path, lambda: None
+        QUICK.model_copy(update={"largest_mm": 500.0}), RunOptions(), tmp_path, lambda: None
     )
     with pytest.raises(InputError, match="no room"):
         hosts.copy_of(scan, [400.0], 0, paint, bench)
     copy = hosts.copy_of(scan, [60.0], 0, paint, bench)
     assert 25 < hosts.diameters_mm(copy.numbers, (MM,) * 3)[0] < 60
     crowd = bench.config.model_copy(update={"lesions": 16, "largest_mm": 90.0})
-    bench = hosts.Bench(crowd, Running(), tmp_path, lambda: None)
+    bench = hosts.Bench(crowd, RunOptions(), tmp_path, lambda: None)
     copy = hosts.copy_of(scan, [90.0], 1, paint, bench)
     assert copy.numbers.max() in (8, 4, 2, 1)
 
@@ -390,5 +390,5 @@ def test_no_room_anywhere(sick, oracle):
     lines = []
     config = QUICK.model_copy(update={"organs": {"chest": "liver_vessel"}})
     with pytest.raises(InputError, match="could be made"):
-        trial("lesion-generation", sick, paint, fill, config, Running(say=lines.append))
+        trial("lesion-generation", sick, paint, fill, config, RunOptions(say=lines.append))
     assert any("no copy 0" in line for line in lines)

@@ -9,10 +9,13 @@ from water import CONFIG, METHOD, body, water
 from denovox.core.errors import InputError
 from denovox.core.labels import BODY, OUTSIDE
 from denovox.inference.anomaly.detection import THRESHOLD, calibrate, components, detect, scan_score
-from denovox.inference.model import Model, Running
+from denovox.inference.model import (
+    Model,
+)
+from denovox.inference.options import RunOptions
 from denovox.model.weights import describe
 from denovox.scan import anatomy
-from denovox.scan.body_regions import Slab
+from denovox.scan.body_regions import RegionSpan
 
 
 @pytest.fixture
@@ -66,7 +69,7 @@ def test_the_same_seed_gives_the_same_bits(model):
     net = model(noisy)
     healthy = calibrate(net, body(1), METHOD, "abdomen")
     one, same, other = (
-        detect(net, body(0, 90.0), healthy, "abdomen", running=Running(seed=seed)).z.hu
+        detect(net, body(0, 90.0), healthy, "abdomen", options=RunOptions(seed=seed)).z.hu
         for seed in (0, 0, 1)
     )
     assert np.array_equal(one, same)
@@ -84,7 +87,7 @@ def test_nothing_outside_the_region_of_interest_or_the_body_is_judged(found):
     assert got.score < found(90.0).score
 
 
-WHOLE = (Slab("abdomen", 0, 24, "named"),)
+WHOLE = (RegionSpan("abdomen", 0, 24, "named"),)
 
 
 def components_of(z, volume, slabs=WHOLE):
@@ -107,7 +110,7 @@ def test_components_are_counted_in_ml_signs_apart_and_small_ones_dropped():
 def test_a_component_is_of_the_region_of_its_centre():
     z = np.zeros((48, 48, 24), np.float32)
     z[2:4, 2:4, 8:11], z[2:4, 2:4, 13:16] = 8, 5
-    slabs = (Slab("abdomen", 0, 11, ""), Slab("chest", 11, 24, ""))
+    slabs = (RegionSpan("abdomen", 0, 11, ""), RegionSpan("chest", 11, 24, ""))
     assert [each.region for each in components_of(z, body(), slabs)] == ["abdomen", "chest"]
 
 
@@ -157,8 +160,8 @@ def test_calibrating_leaves_out_what_is_not_healthy(model):
 @pytest.fixture
 def two_regions(monkeypatch):
     """Abdomen below slice 12, chest from there on, whatever the image."""
-    slabs = (Slab("abdomen", 0, 12, "told"), Slab("chest", 12, 24, "told"))
-    monkeypatch.setattr("denovox.inference.model.region_along", lambda volume, coarse: slabs)
+    slabs = (RegionSpan("abdomen", 0, 12, "told"), RegionSpan("chest", 12, 24, "told"))
+    monkeypatch.setattr("denovox.inference.model.region_spans", lambda volume, coarse: slabs)
 
 
 def test_regions_hand_over_without_a_jump(model, two_regions, monkeypatch):
@@ -184,7 +187,7 @@ def test_slices_of_a_region_without_calibration_are_left_out_and_told(model, two
     net, volume = model(water), body(0, 90.0)
     healthy = calibrate(net, body(1), METHOD, "abdomen")
     said = []
-    got = detect(net, volume, healthy, running=Running(say=said.append))
+    got = detect(net, volume, healthy, options=RunOptions(say=said.append))
     sentence = "slices 12 to 23 are left out: no calibration for the chest"
     assert got.left_out == (sentence,)
     assert sentence in said

@@ -27,7 +27,7 @@ from ...datasets.samples.choice import SampleConfig
 from ...datasets.samples.control_inputs import ControlConfig
 from ...datasets.samples.multilevel import sampler
 from ...datasets.store import Case
-from ...inference.model import Running
+from ...inference.options import RunOptions
 from ...model.segmenter import Segmenter, SegmenterConfig, lesion_share
 from ...simulate.lesion_placement import Wanted, place
 from ...train.config import TrainConfig
@@ -109,13 +109,13 @@ class Bench:
     another part is done."""
 
     config: LesionTrials
-    running: Running
+    options: RunOptions
     folder: Path
     tick: Callable[[], None]
 
     def seed(self, *names: object) -> int:
         """One that depends on the trial's seed and these names, and on nothing else."""
-        return zlib.crc32(" ".join(map(str, (self.running.seed, *names))).encode())
+        return zlib.crc32(" ".join(map(str, (self.options.seed, *names))).encode())
 
 
 def cases_of(data: str | Path, config: LesionTrials) -> tuple[list[Case], list[Case]]:

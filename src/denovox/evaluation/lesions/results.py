@@ -81,7 +81,7 @@ def results(
 ) -> Results:
     """The table of a trial; `InputError` where no lesion was made."""
     ensure(found.made, "no lesion could be made: no scan has room; ask for fewer or smaller ones")
-    config, seed = bench.config, bench.running.seed
+    config, seed = bench.config, bench.options.seed
     figures = measured_figures(found.rows, seed)
     if found.gains:
         figures += (_spread(found),)

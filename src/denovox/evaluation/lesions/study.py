@@ -19,7 +19,7 @@ from jaxtyping import Bool
 from ...core.errors import InputError, ensure
 from ...datasets.store import Case
 from ...inference.inpaint import around
-from ...inference.model import Running
+from ...inference.options import RunOptions
 from ...metrics.lesions import outlined
 from ...metrics.results import Results, Value, gains
 from ...model.segmenter import Segmenter
@@ -59,7 +59,7 @@ def trial(
     make: Make,
     remove: Remove,
     config: LesionTrials | None = None,
-    running: Running | None = None,
+    options: RunOptions | None = None,
     weights: str | None = None,
 ) -> Results:
     """Run `lesion-generation` or `lesion-inpainting` on the cases of a store.
@@ -71,15 +71,15 @@ def trial(
     could be made, or `make` gives another grid.
     """
     ensure(name in LESION_TRIALS, f"'{name}' is none of {', '.join(LESION_TRIALS)}")
-    config, running = config or LesionTrials(), running or Running()
+    config, options = config or LesionTrials(), options or RunOptions()
     sick, free = cases_of(data, config)
     hosts = [*sick, *free] if config.hosts == "all" and name == "lesion-generation" else sick
-    folds = folds_of(hosts, config.folds, running.seed)
+    folds = folds_of(hosts, config.folds, options.seed)
     found, count = Found(), itertools.count(1)
     parts = config.seeds * len(folds)
     parts = parts + len(folds) if name == "lesion-inpainting" else 2 * parts + len(hosts)
     with tempfile.TemporaryDirectory(prefix="denovox-") as folder:
-        bench = Bench(config, running, Path(folder), lambda: running.done(next(count) / parts))
+        bench = Bench(config, options, Path(folder), lambda: options.progress(next(count) / parts))
         if name == "lesion-generation":
             copies = _copies(hosts, make, bench, found)
             for fold in folds:
@@ -113,7 +113,7 @@ def _copies(hosts: Sequence[Case], make: Make, bench: Bench, found: Found) -> li
     pooled = [mm for case in hosts for mm in read(case).diameters_mm]
     copies: list[Copy] = []
     for case in hosts:
-        bench.running.say(f"{case.facts.id}: lesions are made")
+        bench.options.say(f"{case.facts.id}: lesions are made")
         host = read(case)
         if host.numbers.any():
             found.look("real", case, host.volume, host.numbers)
@@ -121,7 +121,7 @@ def _copies(hosts: Sequence[Case], make: Make, bench: Bench, found: Found) -> li
             try:
                 copy = copy_of(host, host.diameters_mm or pooled, number, make, bench)
             except InputError as error:
-                bench.running.say(f"{case.facts.id}: no copy {number}, {error}")
+                bench.options.say(f"{case.facts.id}: no copy {number}, {error}")
                 continue
             copies.append(copy)
             volume = read(copy.case).volume
@@ -132,7 +132,7 @@ def _copies(hosts: Sequence[Case], make: Make, bench: Bench, found: Found) -> li
 
 def _generation(fold: Fold, copies: Sequence[Copy], bench: Bench, found: Found) -> None:
     """Judges of one fold, trained without made lesions and with them, and what they outline."""
-    bench.running.say(f"{fold.patient} is held out")
+    bench.options.say(f"{fold.patient} is held out")
     held = {case.facts.id for case in fold.judged}
     more = [copy for copy in copies if copy.host.facts.id not in held]
     both = [*fold.train, *(copy.case for copy in more)]
@@ -195,7 +195,7 @@ def _made(
 
 def _inpainting(fold: Fold, make: Make, remove: Remove, bench: Bench, found: Found) -> None:
     """Judges of one fold, and what they outline of lesions made again and taken out."""
-    bench.running.say(f"{fold.patient} is held out")
+    bench.options.say(f"{fold.patient} is held out")
     nets = [judge(fold.train, n, bench, f"{fold.number}-{n}") for n in range(bench.config.seeds)]
     for case in fold.judged:
         _again(read(case), nets, make, remove, bench, found)

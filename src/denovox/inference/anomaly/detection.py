@@ -18,8 +18,13 @@ from ...core.labels import NAMES, OUTSIDE
 from ...core.volume import Volume
 from ...model.weights import describe
 from ...scan import anatomy as anatomy_of
-from ...scan.body_regions import Slab
-from ..model import Model, Running, share_of, slabs_of
+from ...scan.body_regions import RegionSpan
+from ..model import (
+    Model,
+    region_spans_of,
+    share_of,
+)
+from ..options import RunOptions
 from ..region_blend import Part, handover
 from .calibration import Calibration, Method, empty
 from .maps import evidence, scored, shown
@@ -57,7 +62,7 @@ class Detection:
     z: Volume
     components: tuple[Component, ...]
     score: float
-    judged: tuple[Slab, ...]
+    judged: tuple[RegionSpan, ...]
     left_out: tuple[str, ...]
     calibrations: tuple[Calibration, ...]
 
@@ -69,7 +74,7 @@ def detect(
     region: str | None = None,
     roi: Mask | None = None,
     threshold: float = THRESHOLD,
-    running: Running | None = None,
+    options: RunOptions | None = None,
 ) -> Detection:
     """Where a scan is not what healthy ones are.
 
@@ -78,12 +83,12 @@ def detect(
     left out and named. roi: where to look, an organ as a rule: it is its own surroundings.
     `InputError` where a calibration is of other weights, or no slice can be judged.
     """
-    running = running or Running()
+    options = options or RunOptions()
     check(calibrations, model)
     coarse = anatomy_of.coarse(volume)
     within = _within(volume, roi) & (coarse != OUTSIDE)
     by_region = {each.region: each for each in calibrations}
-    slabs = slabs_of(volume, coarse, region, running.say)
+    slabs = region_spans_of(volume, coarse, region, options.say)
     judged = tuple(slab for slab in slabs if slab.region in by_region)
     left_out = tuple(
         f"slices {slab.start} to {slab.stop - 1} are left out: no calibration for the {slab.region}"
@@ -91,7 +96,7 @@ def detect(
         if slab not in judged
     )
     for sentence in left_out:
-        running.say(sentence)
+        options.say(sentence)
     open_ = np.zeros(volume.shape[2], bool)
     for slab in judged:
         open_[slab.start : slab.stop] = True
@@ -109,7 +114,7 @@ def detect(
         cut, own, inside = _cut(volume, coarse, within, part)
         if found is None or not inside.any():
             continue
-        share = share_of(running, number, parts)
+        share = share_of(options, number, parts)
         seen = evidence(model, cut, own, found.region, inside, found.method, share)
         here = (seen.box.slices[0], seen.box.slices[1], _shifted(seen.box.slices[2], part.start))
         share_z = part.weight[seen.box.slices[2]]
@@ -132,24 +137,24 @@ def calibrate(
     method: Method,
     region: str | None = None,
     healthy: Mask | None = None,
-    running: Running | None = None,
+    options: RunOptions | None = None,
 ) -> tuple[Calibration, ...]:
     """What this healthy scan shows, a calibration for each region in it.
 
     healthy: voxels that count; leave out known illness. Merge those of one region over scans.
     """
-    running = running or Running()
+    options = options or RunOptions()
     coarse = anatomy_of.coarse(volume)
     keep = _within(volume, healthy)
     everywhere = coarse != OUTSIDE
     weights = describe(model.path)[2]
     made = []
-    parts = handover(slabs_of(volume, coarse, region, running.say), volume.spacing_mm[2])
+    parts = handover(region_spans_of(volume, coarse, region, options.say), volume.spacing_mm[2])
     for number, part in enumerate(parts):
         cut, own, inside = _cut(volume, coarse, everywhere, part)
         if not (keep[..., part.z] & inside).any():
             continue
-        share = share_of(running, number, parts)
+        share = share_of(options, number, parts)
         like = empty(part.slab.region, method, weights)
         seen = evidence(model, cut, own, part.slab.region, inside, method, share)
         made.append(shown(seen, own, keep[..., part.z] & inside, like))
@@ -188,7 +193,7 @@ def components(
     threshold: float,
     hu: Float[np.ndarray, "x y z"],
     coarse: Labels,
-    slabs: Sequence[Slab],
+    slabs: Sequence[RegionSpan],
 ) -> tuple[Component, ...]:
     """Pieces of |z| above the threshold, darker and brighter apart, highest |z| first.
 

@@ -24,7 +24,10 @@ from ...core.volume import Volume
 from ...sampling.sampler import Noise, Vol
 from ...tasks import anomaly
 from ..frame import Frame, bounding_box, tensor, working_grid
-from ..model import Model, Running
+from ..model import (
+    Model,
+)
+from ..options import RunOptions
 from .calibration import Calibration, Method, classes_of, measured, places_of
 
 CONTEXT_MM = 18.0  # around the region of interest, which the network sees and nobody keeps
@@ -52,7 +55,7 @@ def evidence(
     region: str,
     roi: Mask,
     method: Method,
-    running: Running,
+    options: RunOptions,
 ) -> Evidence:
     """The maps of a region of interest, cut to the window of its region.
 
@@ -60,7 +63,7 @@ def evidence(
     volume that lies; outside the ROI the scan is taken as it is.
     """
     window, box = region_named(region).window, around(roi, volume.spacing_mm)
-    scan, left = _split(model, volume, coarse, region, roi, method, running)
+    scan, left = _split(model, volume, coarse, region, roi, method, options)
     inside = roi & (coarse != OUTSIDE)
     groups = np.where(inside, surroundings(coarse, volume.spacing_mm), np.uint8(0))[box.slices]
     half = np.float32(window.width_hu / 2)
@@ -80,7 +83,7 @@ def _split(
     region: str,
     roi: Mask,
     method: Method,
-    running: Running,
+    options: RunOptions,
 ) -> tuple[Float[np.ndarray, "u v w"], Float[np.ndarray, "u v w"]]:
     """The scan in the ROI's box, and what of it the healthy estimate leaves; model units."""
     grid, box = working_grid(volume, model.config.spacing_mm), around(roi, volume.spacing_mm)
@@ -92,14 +95,14 @@ def _split(
     y = tensor(work).to(model.device)
     total = torch.zeros_like(y)
     for number in range(method.seeds):
-        drawn = frame.noise(running.seed + number // 2, model.device)
+        drawn = frame.noise(options.seed + number // 2, model.device)
 
         def noise(stream: int, number: int = number, drawn: Noise = drawn) -> Vol:
             # In pairs of opposite sign: what the noise does to an estimate in first order cancels.
             return -drawn(stream) if number % 2 else drawn(stream)
 
         task = anomaly(y, method.sigma_star, method.steps, known, noise)
-        total += model.run(task, told, noise, running.nth(number, method.seeds))
+        total += model.run(task, told, noise, options.part(number, method.seeds))
     left = work - (total / method.seeds)[0, 0].cpu().numpy()
     if not frame.own_grid:
         # What is left is brought back, not the estimate: what a coarser grid lost is no finding.
