@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-fast check docs bench clean
 
 bench: .venv/test
 	$(PIP) -e ".[bench]"
@@ -30,6 +30,10 @@ check: .venv/check
 	.venv/bin/lint-imports
 	$(PY) -m pytest tests/test_docs.py
 
+# The site, into site/; broken links, anchors and references are errors.
+docs: .venv/check
+	.venv/bin/mkdocs build --strict
+
 .venv/python:
 	python3 -m venv .venv
 	touch $@
@@ -50,7 +54,7 @@ VERIFIER := nnunetv2 batchgenerators acvl_utils blosc2 numexpr ndindex httpx pan
 	touch $@
 
 .venv/check: .venv/test
-	$(PIP) -e '.[test,cluster,s3,tensorboard,dev]'
+	$(PIP) -e '.[test,cluster,s3,tensorboard,dev,docs]'
 	touch $@
 
 clean:

@@ -1,0 +1,30 @@
+"""Hooks of mkdocs: pages of benchmarks/results join the site.
+
+Links are written as they hold in the repository; here those that cross docs/ are rewritten to hold
+in the site, where benchmarks/ lies beside the pages.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[1]
+RESULTS = "benchmarks/results"
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the results of benchmarks."""
+    for page in sorted((ROOT / RESULTS).glob("*.md")):
+        name = f"{RESULTS}/{page.name}"
+        files.append(File.generated(config, name, abs_src_path=str(page)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> str:
+    """`](../../benchmarks/` in docs/a/b.md, and `](../../docs/` in results, each one level up."""
+    if page.file.src_uri.startswith(RESULTS):
+        return markdown.replace("](../../docs/", "](../../")
+    return markdown.replace("](../../benchmarks/", "](../benchmarks/")
