@@ -121,7 +121,7 @@ def gaussian() -> Gaussian:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let `tests/test_docs.py` write what it otherwise compares."""
-    parser.addoption("--write-docs", action="store_true", help="write docs/cli.md, docs/labels.md")
+    parser.addoption("--write-docs", action="store_true", help="write docs/reference's pages")
 
 
 @pytest.fixture

@@ -9,33 +9,83 @@ Names are imported when first used, so that `import denovox` stays fast.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .core.version import __version__
+
 if TYPE_CHECKING:
+    from . import simulate
     from .core.errors import InputError
     from .core.volume import Volume
+    from .inference.anomaly.detection import Component, Detection
+    from .inference.doctor import examine as inspect
+    from .inference.lesions import Edited
     from .inference.model import Model, load
     from .inference.options import RunOptions
+    from .inference.posterior import Posterior
+    from .inference.scan_context import ScanContext
+    from .inference.superres import ThinSlices
     from .io.formats import read
+    from .io.label_maps import read_labels
     from .io.nifti import write
+    from .reports.faithfulness import report
+    from .reports.types import Report
+    from .scan.anatomy import coarse as coarse_anatomy
 
-__version__ = "0.1.0"
-__all__ = ["InputError", "Model", "RunOptions", "Volume", "__version__", "load", "read", "write"]
+__all__ = [
+    "Component",
+    "Detection",
+    "Edited",
+    "InputError",
+    "Model",
+    "Posterior",
+    "Report",
+    "RunOptions",
+    "ScanContext",
+    "ThinSlices",
+    "Volume",
+    "__version__",
+    "coarse_anatomy",
+    "inspect",
+    "load",
+    "read",
+    "read_labels",
+    "report",
+    "simulate",
+    "write",
+]
 
-_HOMES = {
-    "Model": "inference.model",
-    "RunOptions": "inference.options",
-    "load": "inference.model",
+_HOMES = {  # public name -> module, and the name it has there where that is another
+    "Component": "inference.anomaly.detection",
+    "Detection": "inference.anomaly.detection",
+    "Edited": "inference.lesions",
     "InputError": "core.errors",
+    "Model": "inference.model",
+    "Posterior": "inference.posterior",
+    "Report": "reports.types",
+    "RunOptions": "inference.options",
+    "ScanContext": "inference.scan_context",
+    "ThinSlices": "inference.superres",
     "Volume": "core.volume",
+    "coarse_anatomy": "scan.anatomy:coarse",
+    "inspect": "inference.doctor:examine",
+    "load": "inference.model",
     "read": "io.formats",
+    "read_labels": "io.label_maps",
+    "report": "reports.faithfulness",
     "write": "io.nifti",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "simulate":
+        return import_module(".simulate", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module 'denovox' has no attribute '{name}'")
-    from importlib import import_module
+    home, _, known_as = _HOMES[name].partition(":")
+    return getattr(import_module(f".{home}", __name__), known_as or name)
 
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from denovox.core.box import Box, Tiling, coordinates, whole
+from denovox.core.box import Box, Tiling, bounding_box, coordinates, whole
 
 
 def test_a_box_cuts_an_array():
@@ -19,6 +19,16 @@ def test_a_box_cuts_an_array():
     assert box.stop == (3, 5, 7)
     assert np.array_equal(array[(..., *box.slices)], array[:, 1:3, 2:5, 3:7])
     assert np.array_equal(array[(..., *whole((5, 6, 7)).slices)], array)
+
+
+def test_a_bounding_box():
+    mask = np.zeros((7, 8, 9), bool)
+    mask[2, 3:5, 8] = mask[4, 4, 6] = True
+    assert bounding_box(mask) == Box((2, 3, 6), (3, 2, 3))
+    assert mask[bounding_box(mask).slices].sum() == mask.sum()
+    # The margin ends where the array does.
+    assert bounding_box(mask, (1, 4, 2)) == Box((1, 0, 4), (5, 8, 5))
+    assert bounding_box(np.zeros_like(mask), (1, 0, 2)) == whole(mask.shape)
 
 
 # Coordinates ----------------------------------------------------------------------------------

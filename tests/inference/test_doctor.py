@@ -14,9 +14,10 @@ import pytest
 
 from denovox.core.operators.coloured_noise import WHITE, Spectrum
 from denovox.core.volume import Volume
-from denovox.inference import cost, doctor
+from denovox.inference import cost, doctor, scan_context
 from denovox.inference import model as api
 from denovox.inference.cost import Trial
+from denovox.inference.options import RunOptions
 from denovox.io import nifti
 from denovox.model import weights
 from denovox.model.presets import PRESETS
@@ -225,10 +226,12 @@ def test_windows_are_counted_as_they_are_evaluated(
         return x
 
     model = api.Model(counting, trial.model.config, Path("none"), "cpu")
-    monkeypatch.setattr(api, "region_spans", lambda *_: slabs)
+    monkeypatch.setattr(scan_context, "region_spans", lambda *_: slabs)
     of = dict(zip(names[::-1], spectra[::-1], strict=False))
-    monkeypatch.setattr(api, "noise_in", lambda v, c, slab, g, say: (20.0, of[slab.region]))
-    model.denoise(chest, method=method, options=api.RunOptions(tile=32))
+    monkeypatch.setattr(
+        scan_context, "noise_in", lambda v, c, slab, g, say: (20.0, of[slab.region])
+    )
+    model.denoise(chest, method=method, options=RunOptions(tile=32))
     coloured = tuple(of[slab.region] is SOFT for slab in slabs)
     told = cost.cost(trial, chest, slabs, method, edge=32, coloured=coloured)
     assert told.windows == len(seen)

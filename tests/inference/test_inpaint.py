@@ -15,6 +15,7 @@ from denovox.inference.model import (
     Model,
 )
 from denovox.inference.options import RunOptions
+from denovox.inference.scan_context import ScanContext
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig
 
@@ -56,7 +57,7 @@ def test_the_hole_is_the_models_and_all_else_the_scans_bit_for_bit():
     volume = thorax()
     lesion = ball(volume, IN_LUNG, 9)
     hole = around(lesion, volume.spacing_mm)
-    got = edit(model(by_control), volume, Edit(hole, lesion, region="chest"))
+    got = edit(model(by_control), ScanContext(volume, "chest"), Edit(hole, lesion))
     assert np.array_equal(got.hu[~hole], volume.hu[~hole])
     np.testing.assert_allclose(got.hu[lesion], -500 + 0.5 * 900, atol=1e-3)
     np.testing.assert_allclose(got.hu[hole & ~lesion], -500 - 0.2 * 900, atol=1e-3)
@@ -72,7 +73,7 @@ def test_without_a_lesion_what_was_there_is_gone():
         heard.append(told.control)
         return torch.full_like(x, -0.3)
 
-    got = edit(model(listens, None), volume, Edit(hole, region="chest"))
+    got = edit(model(listens, None), ScanContext(volume, "chest"), Edit(hole))
     np.testing.assert_allclose(got.hu[hole], -500 - 0.3 * 900, atol=1e-3)
     assert np.array_equal(got.hu[~hole], volume.hu[~hole])
     assert heard == [None] * len(heard)
@@ -89,7 +90,7 @@ def test_on_a_grid_that_the_model_does_not_know(shape, spacing, centre, radius_m
     volume = thorax(shape, spacing)
     lesion = ball(volume, centre, radius_mm)
     hole = around(lesion, spacing)
-    got = edit(model(by_control), volume, Edit(hole, lesion, region="chest"))
+    got = edit(model(by_control), ScanContext(volume, "chest"), Edit(hole, lesion))
     assert np.array_equal(got.hu[~hole], volume.hu[~hole])
     # The lesion's border is blurred by the change of grid; its middle is not.
     core = ndimage.distance_transform_edt(lesion, spacing) > 2 * max(spacing[2], 6) - 6
@@ -103,7 +104,7 @@ def test_what_lies_beyond_the_window_stays_where_the_model_says_beyond():
     volume = thorax()
     hole = ball(volume, (30, 10, 15), 15)  # across the rod of 900 HU, in the abdomen's window
     got = edit(
-        model(lambda x, sigma, told: torch.ones_like(x)), volume, Edit(hole, region="abdomen")
+        model(lambda x, sigma, told: torch.ones_like(x)), ScanContext(volume, "abdomen"), Edit(hole)
     )
     beyond = hole & (volume.hu > 240)
     assert beyond.any()
@@ -122,13 +123,13 @@ def test_the_model_is_told_the_anatomy_without_what_was_there():
         return torch.zeros_like(x)
 
     hole = around(old, volume.spacing_mm)
-    edit(model(listens), volume, Edit(hole, region="chest"))
+    edit(model(listens), ScanContext(volume, "chest"), Edit(hole))
     assert (told["anatomy"] == LUNG).any()
     middle = tuple(n // 2 for n in told["anatomy"].shape)
     start = [max(0, int(s.start) - CONTEXT) for s in ndimage.find_objects(hole.astype(int))[0]]
     there = tuple(c - s for c, s in zip(IN_LUNG, start, strict=True))
     assert told["anatomy"][there] == LUNG
-    edit(model(listens), volume, Edit(hole, old, region="chest"))
+    edit(model(listens), ScanContext(volume, "chest"), Edit(hole, old))
     assert told["anatomy"][there] == BODY  # what a map made of a scan with a nodule says
     assert told["control"][0, 0][there] == 1
     assert told["control"].sum() == old.sum()
@@ -145,7 +146,7 @@ def test_where_in_the_body_it_is_told_as_in_training():
         return torch.zeros_like(x)
 
     hole = ball(volume, IN_LUNG, 6)
-    edit(model(listens), volume, Edit(hole, region="chest"))
+    edit(model(listens), ScanContext(volume, "chest"), Edit(hole))
     first = ndimage.find_objects(hole.astype(int))[0]
     for axis, (position, n) in enumerate(zip(told["position"], volume.shape, strict=True)):
         start = max(0, first[axis].start - CONTEXT)
@@ -161,11 +162,13 @@ def test_one_lesion_does_not_depend_on_another_far_away():
     def shows_noise(x, sigma, told):
         return torch.tanh(x / sigma)
 
-    one = edit(model(shows_noise), volume, Edit(near, near, region="chest"))
-    both = edit(model(shows_noise), volume, Edit(near | far, near | far, region="chest"))
+    one = edit(model(shows_noise), ScanContext(volume, "chest"), Edit(near, near))
+    both = edit(model(shows_noise), ScanContext(volume, "chest"), Edit(near | far, near | far))
     assert np.array_equal(one.hu[near], both.hu[near])
     assert np.std(one.hu[near]) > 1
-    other = edit(model(shows_noise), volume, Edit(near, near, region="chest"), RunOptions(seed=1))
+    other = edit(
+        model(shows_noise), ScanContext(volume, "chest"), Edit(near, near), RunOptions(seed=1)
+    )
     assert not np.array_equal(one.hu[near], other.hu[near])
 
 
@@ -177,8 +180,8 @@ def test_what_noise_a_voxel_sees_does_not_depend_on_the_box():
     def shows_noise(x, sigma, told):
         return torch.tanh(x / sigma)
 
-    one = edit(model(shows_noise), volume, Edit(small, region="chest"))
-    both = edit(model(shows_noise), volume, Edit(wide, region="chest"))
+    one = edit(model(shows_noise), ScanContext(volume, "chest"), Edit(small))
+    both = edit(model(shows_noise), ScanContext(volume, "chest"), Edit(wide))
     assert len(boxes(wide, wide.shape)) == 1
     np.testing.assert_allclose(one.hu[small], both.hu[small], atol=1e-3)
 
@@ -222,6 +225,6 @@ def test_bad_input_is_one_sentence():
     ]
     for what, says in cases:
         with pytest.raises(InputError, match=says):
-            edit(model(by_control), volume, what)
+            edit(model(by_control), ScanContext(volume), what)
     with pytest.raises(InputError, match="--control lesion"):
-        edit(model(by_control, None), volume, Edit(hole, hole))
+        edit(model(by_control, None), ScanContext(volume), Edit(hole, hole))

@@ -11,7 +11,7 @@ from denovox.core.labels import ID
 from denovox.core.resample import noise_gain
 from denovox.core.schedule import Schedule
 from denovox.core.volume import Volume
-from denovox.inference import model as api
+from denovox.inference import scan_context
 from denovox.inference.frame import working_grid
 from denovox.inference.model import (
     Model,
@@ -222,7 +222,7 @@ def test_far_outside_nothing_changes_on_a_coarser_working_grid_either():
 def test_a_scan_of_one_region_is_as_if_it_had_been_named(z_mm, method, monkeypatch):
     net, scan = learnt(), body((24, 24, 16), (5.0, 5.0, z_mm))
     monkeypatch.setattr(
-        api, "region_spans", lambda volume, coarse: (RegionSpan("chest", 0, 16, ""),)
+        scan_context, "region_spans", lambda volume, coarse: (RegionSpan("chest", 0, 16, ""),)
     )
     auto, named = (net.denoise(scan, region, None, method).hu for region in ("auto", "chest"))
     assert np.array_equal(auto, named)

@@ -12,11 +12,11 @@ from denovox.core.errors import InputError
 from denovox.core.operators.coloured_noise import WHITE, Spectrum, filtered
 from denovox.core.schedule import Schedule
 from denovox.core.volume import Volume
+from denovox.inference import scan_context
 from denovox.inference.model import (
     Model,
 )
 from denovox.inference.options import RunOptions
-from denovox.inference.posterior import samples
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig
 from denovox.tasks import denoising_sample
@@ -143,7 +143,7 @@ def test_mean_and_sd_are_those_of_the_samples():
     heard, shares = [], []
     net, volume = model(heard), scan()
     options = RunOptions(seed=7, progress=shares.append)
-    got = samples(net, volume, 4, "abdomen", 20.0, options)
+    got = net.posterior(volume, 4, "abdomen", 20.0, options)
     assert got.evaluations == 40 == len(heard)  # one window
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1)
@@ -168,19 +168,19 @@ def test_mean_and_sd_are_those_of_the_samples():
 def test_noise_is_told_and_found_once(monkeypatch):
     said, calls = [], []
     net = model([])
-    found = Model.noise
-    monkeypatch.setattr(Model, "noise", lambda *a: calls.append(1) or found(*a))
+    estimated = scan_context.noise_in
+    monkeypatch.setattr(scan_context, "noise_in", lambda *a: calls.append(1) or estimated(*a))
     thick = Volume(scan().hu, np.diag([3.0, 3.0, 8.0, 1.0]))  # worked on another grid, it says
-    samples(net, thick, 3, "abdomen", None, RunOptions(say=said.append))
+    net.posterior(thick, 3, "abdomen", options=RunOptions(say=said.append))
     assert len(calls) == 1
     assert sum("noise:" in line for line in said) == 1
     assert sum("grid:" in line for line in said) == 1
-    known = net.noise(scan(), "abdomen", 20.0, lambda line: None)
-    assert known.found == ((20.0, WHITE),)
+    known = scan_context.ScanContext(scan(), "abdomen", 20.0)
+    assert known.noise[0].spectrum is WHITE
     assert [(n.region, n.start, n.stop, n.sd_hu) for n in known.noise] == [("abdomen", 0, 8, 20)]
 
 
 @pytest.mark.parametrize("count", [1, 0, -3])
 def test_fewer_than_two_are_refused(count):
     with pytest.raises(InputError, match=f"{count} samples have no SD"):
-        samples(model([]), scan(), count, "abdomen", 20.0)
+        model([]).posterior(scan(), count, "abdomen", 20.0)

@@ -7,7 +7,7 @@ import pytest
 
 from denovox.core.box import coordinates
 from denovox.core.volume import Volume
-from denovox.inference import model as api
+from denovox.inference import scan_context
 from denovox.inference.model import (
     Model,
 )
@@ -49,7 +49,7 @@ def model(denoise):
 @pytest.fixture
 def spanning(monkeypatch):
     """Every scan of 80 slices spans three regions."""
-    monkeypatch.setattr(api, "region_spans", lambda volume, coarse: SLABS)
+    monkeypatch.setattr(scan_context, "region_spans", lambda volume, coarse: SLABS)
 
 
 def far_from(border, count):

@@ -4,12 +4,12 @@ import numpy as np
 import torch
 
 from denovox.core.volume import Volume
-from denovox.inference.anomaly.calibration import Method
+from denovox.inference.anomaly.calibration import AnomalyMethod
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig
 
 CONFIG = ModelConfig(net=PRESETS["tiny"], spacing_mm=(0.7, 6.0))
-METHOD = Method(sigma_star=0.5, seeds=1, smooth_mm=3.0)
+METHOD = AnomalyMethod(sigma_star=0.5, seeds=1, smooth_mm=3.0)
 SPOT = (slice(24, 29), slice(24, 29), slice(10, 13))
 
 

@@ -7,11 +7,12 @@ a box lies through the coordinates of its voxels in the whole, from -1 to 1 alon
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 Shape = tuple[int, int, int]
 
@@ -39,6 +40,20 @@ class Box:
 def whole(shape: Shape) -> Box:
     """The box that covers everything."""
     return Box((0, 0, 0), shape)
+
+
+def bounding_box(mask: Bool[np.ndarray, "x y z"], margin: Sequence[int] = (0, 0, 0)) -> Box:
+    """The smallest box around a mask, wider by `margin` voxels on each side, within the array.
+
+    Of an empty mask: all of the array.
+    """
+    ends = []
+    for axis, (count, more) in enumerate(zip(mask.shape, margin, strict=True)):
+        inside = np.flatnonzero(mask.any(tuple(other for other in range(3) if other != axis)))
+        first, last = (int(inside[0]), int(inside[-1]) + 1) if inside.size else (0, count)
+        ends.append((max(0, first - more), min(count, last + more)))
+    (x, u), (y, v), (z, w) = ends
+    return Box((x, y, z), (u - x, v - y, w - z))
 
 
 def coordinates(

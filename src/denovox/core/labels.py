@@ -134,5 +134,5 @@ def check(values: Iterable[Any]) -> None:
         listed = ", ".join(map(str, strange[:10]))
         raise InputError(
             f"label values {listed} are not in the vocabulary (0 unknown, 1-117 TotalSegmentator"
-            f" v2, 118-{len(NAMES) - 1} coarse classes; see docs/labels.md)"
+            f" v2, 118-{len(NAMES) - 1} coarse classes; see docs/reference/labels.md)"
         )

@@ -45,6 +45,66 @@ class Volume:
         """Distance between voxel centres along x, y, z."""
         return spacing_of(self.affine)
 
+    @classmethod
+    def from_numpy(
+        cls, values: Any, affine: Any = None, *, spacing_mm: Any = None, axes: str = "xyz"
+    ) -> Volume:
+        """A 3D array in HU.
+
+        affine: 4 x 4, voxel index (x, y, z) -> mm in RAS+, whatever the axes' order in the array;
+        or spacing_mm: one voxel size or three, x y z, for an array whose axes grow to Right,
+        Anterior and Superior. axes: order of the array's axes, "xyz" or "zyx" (as ITK has them).
+        `InputError` where it is not one finite 3D array with a place in space.
+        """
+        from .conversions import from_numpy
+
+        return cls(*from_numpy(values, affine, spacing_mm, axes))
+
+    @classmethod
+    def from_nibabel(cls, image: Any) -> Volume:
+        """A nibabel image in HU; `InputError` where it is not one finite 3D image."""
+        from .conversions import from_nibabel
+
+        return cls(*from_nibabel(image))
+
+    def to_nibabel(self) -> Any:
+        """A nibabel `Nifti1Image` in RAS."""
+        from .conversions import to_nibabel
+
+        return to_nibabel(self.hu, self.affine)
+
+    @classmethod
+    def from_sitk(cls, image: Any) -> Volume:
+        """A SimpleITK image in HU; `InputError` where it is not one finite 3D scalar image."""
+        from .conversions import from_sitk
+
+        return cls(*from_sitk(image))
+
+    def to_sitk(self) -> Any:
+        """A SimpleITK image; `InputError` where the axes are not perpendicular."""
+        from .conversions import to_sitk
+
+        return to_sitk(self.hu, self.affine)
+
+    @classmethod
+    def from_metatensor(cls, tensor: Any) -> Volume:
+        """A MONAI `MetaTensor` in HU, (x, y, z) or (1, x, y, z); `InputError` for any other."""
+        from .conversions import from_metatensor
+
+        return cls(*from_metatensor(tensor))
+
+    def to_metatensor(self) -> Any:
+        """A MONAI `MetaTensor` (1, x, y, z), its affine in RAS mm."""
+        from .conversions import to_metatensor
+
+        return to_metatensor(self.hu, self.affine)
+
+    def _repr_html_(self) -> str:
+        """Three planes and the grid, for Jupyter."""
+        from .planes import html
+
+        return html(self.hu, self.spacing_mm)
+
     def with_hu(self, hu: Float[np.ndarray, "x y z"]) -> Volume:
         """The same grid and source with other values; `ValueError` on another shape."""
         if hu.shape != self.hu.shape:

@@ -28,10 +28,8 @@ from ..io.nifti_bytes import NiftiSource
 from ..sampling.interleaved import STEP
 from ..scan.body_regions import RegionSpan
 from ..tasks import denoising, denoising_diffpir
+from .engine import Engine
 from .frame import Frame, working_grid
-from .model import (
-    Model,
-)
 from .options import RunOptions
 from .region_blend import handover
 
@@ -68,7 +66,7 @@ class Trial:
     resident_mb: of the process before, with the model and no scan. grown_mb: what a window added.
     """
 
-    model: Model
+    model: Engine
     window: Shape
     seconds: float
     resident_mb: float
@@ -99,7 +97,7 @@ class Plan:
 
 
 def plan(
-    model: Model,
+    model: Engine,
     volume: Volume,
     slabs: tuple[RegionSpan, ...],
     method: Method,
@@ -145,7 +143,7 @@ def _coloured_calls(size: Shape) -> Iterator[Shape]:
         yield len(range(i, x, STEP)), len(range(j, y, STEP)), z
 
 
-def try_window(model: Model, edge: int = RunOptions.tile, seconds: float = 1.0) -> Trial:
+def try_window(model: Engine, edge: int = RunOptions.tile, seconds: float = 1.0) -> Trial:
     """Evaluate one window, a cube of `edge`, for about `seconds` after a first time.
 
     The first time warms up; the median of the others is the speed. To be called before a scan is

@@ -7,7 +7,6 @@ box. What differs between tasks is which box they take and what they make of it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -21,6 +20,7 @@ from ..core.condition import Condition, condition
 from ..core.random_field import field, normal
 from ..core.regions import Region
 from ..core.resample import nearest, resize
+from ..core.tensors import tensor
 from ..core.volume import Volume
 
 Spacing = tuple[float, float, float]
@@ -57,19 +57,27 @@ class Frame:
 
     @classmethod
     def of_slices(cls, volume: Volume, grid: Shape, region: Region, z: slice) -> Frame:
-        """All of slices z, taken as a volume of their own."""
-        pace = volume.shape[2] / grid[2]
-        first, last = math.floor(z.start / pace), math.ceil(z.stop / pace)
-        box = Box((0, 0, first), (grid[0], grid[1], last - first))
-        return cls(region, volume.shape, volume.spacing_mm, grid, box, (first, last))
+        """All of slices z, as a volume of their own."""
+        x, y, _ = volume.shape
+        return cls.of_box(volume, grid, region, Box((0, 0, z.start), (x, y, z.stop - z.start)), z)
 
     @classmethod
-    def of_box(cls, volume: Volume, grid: Shape, region: Region, box: Box) -> Frame:
-        """A box of the scan, told its place in the whole of it."""
-        ends = zip(box.start, box.stop, volume.shape, grid, strict=True)
-        (x, u), (y, v), (z, w) = ((a * m // n, -(-b * m // n)) for a, b, n, m in ends)
-        own = Box((x, y, z), (u - x, v - y, w - z))
-        return cls(region, volume.shape, volume.spacing_mm, grid, own, (0, grid[2]))
+    def of_box(
+        cls, volume: Volume, grid: Shape, region: Region, box: Box, z: slice | None = None
+    ) -> Frame:
+        """A box of the scan; slices z are its region, the whole scan if None."""
+        z = z or slice(0, volume.shape[2])
+        ends = zip(
+            (*box.start, z.start),
+            (*box.stop, z.stop),
+            (*volume.shape, volume.shape[2]),
+            (*grid, grid[2]),
+            strict=True,
+        )
+        # The least box of the grid that holds the scan's.
+        (x, u), (y, v), (w, q), span = ((a * m // n, -(-b * m // n)) for a, b, n, m in ends)
+        own = Box((x, y, w), (u - x, v - y, q - w))
+        return cls(region, volume.shape, volume.spacing_mm, grid, own, span)
 
     @property
     def spacing_mm(self) -> Spacing:
@@ -134,19 +142,3 @@ class Frame:
             whole = field(seed, self.grid, device)  # faster than by voxel, where it is most of it
             return lambda stream: whole(stream)[(..., *self.box.slices)]
         return lambda stream: normal(seed, stream, self.grid, self.box, device)
-
-
-def tensor(array: np.ndarray) -> Tensor:
-    """x y z -> 1 1 x y z."""
-    return torch.from_numpy(np.ascontiguousarray(array))[None, None]
-
-
-def bounding_box(mask: np.ndarray, margin: tuple[float, ...] = (0, 0, 0)) -> Box:
-    """The smallest box about a mask that is not empty, `margin` voxels wider, within the array."""
-    start, stop = [], []
-    for axis, more in enumerate(margin):
-        inside = np.flatnonzero(mask.any(tuple(a for a in range(3) if a != axis)))
-        start.append(max(0, int(inside[0]) - round(more)))
-        stop.append(min(mask.shape[axis], int(inside[-1]) + 1 + round(more)))
-    (x, y, z), (u, v, w) = start, stop
-    return Box((x, y, z), (u - x, v - y, w - z))

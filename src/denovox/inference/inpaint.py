@@ -12,20 +12,18 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 
-from ..core.box import Box, Shape
+from ..core.box import Box, Shape, bounding_box
 from ..core.errors import ensure
 from ..core.labels import OUTSIDE, with_lesion
 from ..core.regions import region as region_named
+from ..core.tensors import tensor
 from ..core.volume import Volume
-from ..scan import anatomy as anatomy_of
 from ..scan.body_regions import RegionSpan
 from ..tasks import inpainting
-from .frame import Frame, tensor, working_grid
-from .model import (
-    Model,
-    region_spans_of,
-)
+from .engine import Engine
+from .frame import Frame, working_grid
 from .options import RunOptions
+from .scan_context import ScanContext
 
 CONTEXT = 16  # voxels around a hole that the model sees
 AROUND_MM = 4.0  # of a lesion: as far as it changes what is around it
@@ -39,14 +37,13 @@ class Edit:
     """What is to be made anew.
 
     hole: these voxels and no others change. lesion: where in it a lesion is to be; None: nowhere.
-    anatomy: label ids of core/labels on the scan's grid; None: the coarse classes. region: as in
-    `Model.denoise`. steps, jumps: of `tasks.inpainting`.
+    anatomy: label ids of core/labels on the scan's grid; None: the coarse classes. steps, jumps:
+    of `tasks.inpainting`.
     """
 
     hole: Mask
     lesion: Mask | None = None
     anatomy: UInt8[np.ndarray, "x y z"] | None = None
-    region: str | None = None
     steps: int = 20
     jumps: tuple[int, int] = (2, 2)
 
@@ -56,9 +53,8 @@ def around(lesion: Mask, spacing_mm: tuple[float, float, float]) -> Mask:
     if not lesion.any():
         return lesion
     # Only near the lesion: distances in a whole scan take seconds.
-    reach = [int(np.ceil(AROUND_MM / mm)) + 2 for mm in spacing_mm]
-    ends = [(np.flatnonzero(lesion.any(axes))[[0, -1]]) for axes in ((1, 2), (0, 2), (0, 1))]
-    box = tuple(slice(max(0, a - r), b + r + 1) for (a, b), r in zip(ends, reach, strict=True))
+    margin = [int(np.ceil(AROUND_MM / mm)) + 2 for mm in spacing_mm]
+    box = bounding_box(lesion, margin).slices
     near = ndimage.distance_transform_edt(~lesion[box], spacing_mm) <= AROUND_MM
     near |= ndimage.binary_dilation(lesion[box])
     hole = np.zeros_like(lesion)
@@ -66,26 +62,28 @@ def around(lesion: Mask, spacing_mm: tuple[float, float, float]) -> Mask:
     return hole
 
 
-def edit(model: Model, volume: Volume, what: Edit, options: RunOptions | None = None) -> Volume:
+def edit(
+    engine: Engine, context: ScanContext, what: Edit, options: RunOptions | None = None
+) -> Volume:
     """The scan with its hole made anew; every other voxel as it was, bit for bit.
 
     `InputError` where the hole or the lesion has no voxel, is on another grid or mostly outside the
     body, where a lesion is to be in what must not change, or the model has no control for lesions.
     """
     options = options or RunOptions()
-    coarse = anatomy_of.coarse(volume)
+    volume, coarse = context.volume, context.coarse
     _check(volume, what, coarse)
     lesion = np.zeros_like(what.hole) if what.lesion is None else what.lesion
     ids = _without(coarse if what.anatomy is None else what.anatomy, what.hole)
     ids = with_lesion(ids, lesion)
-    slabs = region_spans_of(volume, coarse, what.region, options.say)
-    grid = working_grid(volume, model.config.spacing_mm)
+    slabs = context.spans
+    grid = working_grid(volume, engine.config.spacing_mm)
     places = boxes(what.hole, grid)
     hu = volume.hu.copy()
     for number, box in enumerate(places):
         frame, voxels = _frame(volume, box, grid, slabs, what.hole)
         share = options.part(number, len(places))
-        new = _anew(model, volume, frame, voxels, what, (ids, lesion), share)
+        new = _anew(engine, volume, frame, voxels, what, (ids, lesion), share)
         hu[voxels] = np.where(what.hole[voxels], new, hu[voxels])
     return volume.with_hu(hu)
 
@@ -131,7 +129,7 @@ def _frame(
 
 
 def _anew(
-    model: Model,
+    engine: Engine,
     volume: Volume,
     frame: Frame,
     voxels: tuple[slice, slice, slice],
@@ -144,17 +142,17 @@ def _anew(
     told: anatomy, and where lesions are to be.
     """
     ids, lesion = told
-    window, noise = frame.region.window, frame.noise(options.seed, model.device)
+    window, noise = frame.region.window, frame.noise(options.seed, engine.device)
     unit = window.unit(frame.to_grid(volume.hu.astype(np.float32)))
     # Whatever is partly in the hole is unknown, and a lesion is where most of a voxel is.
     unknown = frame.to_grid(what.hole.astype(np.float32)) > 1e-6
     marked = frame.to_grid(lesion.astype(np.float32)) >= 0.5
-    y, known = (tensor(each).to(model.device) for each in (np.clip(unit, -1, 1), ~unknown))
-    task = inpainting(y, known, noise, model.config.noise_schedule, what.steps, what.jumps)
+    y, known = (tensor(each).to(engine.device) for each in (np.clip(unit, -1, 1), ~unknown))
+    task = inpainting(y, known, noise, engine.config.noise_schedule, what.steps, what.jumps)
     where = frame.condition(ids)
     if what.lesion is not None:
-        where = model.steered(where, torch.from_numpy(marked.astype(np.float32)))
-    x0 = model.run(task, where, noise, options)[0, 0].cpu().numpy()
+        where = engine.with_lesion(where, torch.from_numpy(marked.astype(np.float32)))
+    x0 = engine.run(task, where, noise, options)[0, 0].cpu().numpy()
     new, was = frame.from_grid(x0, voxels), window.unit(volume.hu[voxels])
     beyond = ((new > 1 - END) & (was > 1)) | ((new < END - 1) & (was < -1))
     return np.where(beyond, volume.hu[voxels], window.hu(new))

@@ -1,4 +1,4 @@
-"""Where lesions are to be put: as a mask says, or drawn for an organ."""
+"""Lesion generation: in a mask's components, or at places drawn in an organ."""
 
 from __future__ import annotations
 
@@ -20,13 +20,11 @@ from ..datasets.augment import Make
 from ..datasets.store import Case
 from ..io.label_maps import marked
 from ..model.weights import sha256
-from ..scan import anatomy as anatomy_of
 from ..simulate.lesion_placement import Placed, Wanted, check, place
+from .engine import Engine
 from .inpaint import Edit, around, edit
-from .model import (
-    Model,
-)
 from .options import RunOptions
+from .scan_context import ScanContext
 
 MOST = 255  # lesions of one mask: their numbers are bytes
 
@@ -46,10 +44,27 @@ class Plan:
         return self.numbers > 0
 
 
-def by_mask(volume: Volume, mask: Path, seed: int) -> Plan:
-    """Each connected piece of a mask file on the scan's grid is a lesion; `InputError`."""
-    numbers, count = ndimage.label(marked(mask, volume), np.ones((3, 3, 3)))
-    ensure(count <= MOST, f"{mask} has {count} pieces; {MOST} lesions at a time are the most")
+@dataclass(frozen=True)
+class Edited:
+    """A scan with lesions. numbers: 1, 2, ... in each lesion, 0 elsewhere. placed: where they are
+    and how large."""
+
+    volume: Volume
+    numbers: UInt8[np.ndarray, "x y z"]
+    placed: tuple[Placed, ...]
+
+
+def add(engine: Engine, context: ScanContext, plan: Plan, options: RunOptions) -> Edited:
+    """The context's scan with the planned lesions, as `Model.add_lesions` has it."""
+    hole = around(plan.lesion, context.volume.spacing_mm)
+    result = edit(engine, context, Edit(hole, plan.lesion, plan.anatomy), options)
+    return Edited(result, plan.numbers, plan.placed)
+
+
+def in_mask(volume: Volume, mask: Bool[np.ndarray, "x y z"], seed: int) -> Plan:
+    """Each connected component of a mask is a lesion; `InputError` for more than 255."""
+    numbers, count = ndimage.label(mask, np.ones((3, 3, 3)))
+    ensure(count <= MOST, f"the mask has {count} components; {MOST} lesions at a time are the most")
     voxel_ml = math.prod(volume.spacing_mm) / 1000
     placed = []
     for number in range(1, count + 1):
@@ -62,36 +77,39 @@ def by_mask(volume: Volume, mask: Path, seed: int) -> Plan:
     return Plan(numbers.astype(np.uint8), tuple(placed))
 
 
-def by_organ(
-    volume: Volume, organ: str, diameter: str | None, count: int | None, seed: int
+def in_organ(
+    context: ScanContext, wanted: Wanted, anatomy: UInt8[np.ndarray, "x y z"] | None, seed: int
 ) -> Plan:
-    """Lesions drawn for an organ: a class of core/labels, or a mask file that is named as one.
+    """Lesions drawn for an organ; anatomy: label ids, None: the coarse classes.
 
-    diameter: "12" or "12mm"; None: drawn. `InputError` where any of it makes no sense, or there is
-    no room.
+    `InputError` for an unknown organ, one that the scan does not show, or without room in it.
     """
-    name, path = organ, Path(organ)
-    anatomy = anatomy_of.coarse(volume)
-    if path.name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")):
-        name = path.name.split(".")[0]
-        if name not in ID:
-            raise InputError(
-                f"{path}: name the file as the class that it shows (docs/labels.md), e.g."
-                " pancreas.nii.gz"
-            )
-        anatomy = np.where(marked(path, volume), np.uint8(ID[name]), anatomy)
-    wanted = Wanted(organ=name, diameter_mm=_mm(diameter), count=count or 1)
-    numbers, placed = place(volume, anatomy, wanted, seed)
-    return Plan(numbers, placed, anatomy)
+    check(wanted)
+    ids = context.coarse if anatomy is None else anatomy
+    numbers, placed = place(context.volume, ids, wanted, seed)
+    return Plan(numbers, placed, ids)
 
 
-def _mm(text: str | None) -> float | None:
+def organ_in(path: Path, context: ScanContext) -> tuple[str, UInt8[np.ndarray, "x y z"]]:
+    """(organ, label ids) from a mask file that is named as the organ, over the coarse anatomy."""
+    name = path.name.split(".")[0]
+    if name not in ID:
+        raise InputError(
+            f"{path}: name the file after the organ it shows (docs/reference/labels.md), e.g."
+            " pancreas.nii.gz"
+        )
+    mask = marked(path, context.volume)
+    return name, np.where(mask, np.uint8(ID[name]), context.coarse)
+
+
+def millimetres(text: str | None) -> float | None:
+    """ "12" or "12mm" -> 12.0; `InputError` where it is neither."""
     if text is None:
         return None
     try:
         return float(text.strip().lower().removesuffix("mm"))
     except ValueError:
-        raise InputError(f"--diameter '{text}' is no length in mm, e.g. 12mm") from None
+        raise InputError(f"--diameter '{text}' is not a length in mm, e.g. 12mm") from None
 
 
 def words(one: Placed) -> str:
@@ -103,16 +121,16 @@ def words(one: Placed) -> str:
     )
 
 
-def told(plan: Plan, model: Model, scan: str, seed: int) -> dict[str, Any]:
+def record(edited: Edited, engine: Engine, scan: str, seed: int) -> dict[str, Any]:
     """What was put where, and by what: ready for JSON."""
-    lesions = [asdict(one) for one in plan.placed]
-    return {"scan": scan, "seed": seed, **by(model), "lesions": lesions}
+    lesions = [asdict(one) for one in edited.placed]
+    return {"scan": scan, "seed": seed, **by(engine), "lesions": lesions}
 
 
-def by(model: Model) -> dict[str, str]:
+def by(engine: Engine) -> dict[str, str]:
     """What lesions are made by: sha256 of the weights, and this version."""
-    control = "" if model.steered_by is None else sha256(model.steered_by)
-    return {"weights": sha256(model.path), "control": control, "version": __version__}
+    control = "" if engine.control_path is None else sha256(engine.control_path)
+    return {"weights": sha256(engine.path), "control": control, "version": __version__}
 
 
 def wanting(organ: str | None, diameter: str | None, count: int) -> Callable[[Case], Wanted]:
@@ -120,7 +138,7 @@ def wanting(organ: str | None, diameter: str | None, count: int) -> Callable[[Ca
 
     `InputError` where there is no such organ or diameter.
     """
-    diameter_mm = _mm(diameter)
+    diameter_mm = millimetres(diameter)
     check(Wanted(organ=organ or "lung", diameter_mm=diameter_mm))
 
     def wanted(case: Case) -> Wanted:
@@ -130,24 +148,23 @@ def wanting(organ: str | None, diameter: str | None, count: int) -> Callable[[Ca
     return wanted
 
 
-def maker(model: Model, options: RunOptions) -> Make:
+def maker(engine: Engine, options: RunOptions) -> Make:
     """(scan, numbers of lesions, seed) -> the scan with them, made by a model with a control."""
 
     def make(volume: Volume, numbers: UInt8[np.ndarray, "x y z"], seed: int) -> Volume:
-        lesion = numbers > 0
-        what = Edit(around(lesion, volume.spacing_mm), lesion)
-        return edit(model, volume, what, _quiet(options, seed))
+        plan = Plan(numbers, ())
+        return add(engine, ScanContext(volume), plan, _quiet(options, seed)).volume
 
     return make
 
 
 def remover(
-    model: Model, options: RunOptions
+    engine: Engine, options: RunOptions
 ) -> Callable[[Volume, Bool[np.ndarray, "x y z"], int], Volume]:
     """(scan, hole, seed) -> the scan with the hole filled, and no lesion in it."""
 
     def remove(volume: Volume, hole: Bool[np.ndarray, "x y z"], seed: int) -> Volume:
-        return edit(model, volume, Edit(hole), _quiet(options, seed))
+        return edit(engine, ScanContext(volume), Edit(hole), _quiet(options, seed))
 
     return remove
 

@@ -17,11 +17,10 @@ import numpy as np
 from ..core.errors import ensure
 from ..core.volume import Volume
 from ..tasks import SAMPLE_STEPS
-from .model import (
-    Model,
-)
+from .denoise import denoise
+from .engine import Engine
 from .options import RunOptions
-from .scan_context import ScanNoise
+from .scan_context import ScanContext
 
 
 @dataclass(frozen=True)
@@ -34,27 +33,17 @@ class Posterior:
     evaluations: int
 
 
-def samples(
-    model: Model,
-    volume: Volume,
-    count: int,
-    region: str | None = None,
-    noise_hu: float | None = None,
-    options: RunOptions | None = None,
-    noise: ScanNoise | None = None,
-) -> Posterior:
-    """Mean and SD (of count - 1 degrees of freedom) of `count` samples, seeds options.seed and up.
+def samples(engine: Engine, context: ScanContext, count: int, options: RunOptions) -> Posterior:
+    """Mean and SD of `count` samples, as `Model.posterior` has it.
 
-    region, noise_hu, noise: as in `Model.denoise`. Welford's recurrence (Technometrics 1962): of
-    volumes it holds mean, sum of squares and the newest sample. `InputError` for fewer than 2.
+    Welford's recurrence (Technometrics 1962): in memory are mean, sum of squares and the newest
+    sample, whatever the count.
     """
     check_count(count)
-    options = options or RunOptions()
-    known = noise or model.noise(volume, region, noise_hu, options.say)
+    volume = context.volume
     mean, squares = np.zeros((2, *volume.shape))
     for number in range(count):
-        own = _nth(options, number, count)
-        drawn = model.denoise(volume, method="sample", options=own, noise=known).hu
+        drawn = denoise(engine, context, "sample", _of_sample(options, number, count)).hu
         off = drawn - mean
         mean += off / (number + 1)
         squares += off * (drawn - mean)
@@ -71,7 +60,6 @@ def check_count(count: int) -> None:
     ensure(count >= 2, f"{count} samples have no SD; ask for 2 or more, such as 8")
 
 
-def _nth(options: RunOptions, number: int, count: int) -> RunOptions:
-    """Running of sample `number`: its own seed, its share of the work; the first one speaks."""
-    say = options.say if number == 0 else lambda line: None
-    return replace(options.part(number, count), seed=options.seed + number, say=say)
+def _of_sample(options: RunOptions, number: int, count: int) -> RunOptions:
+    """The options of sample `number`: its own seed and its share of the work."""
+    return replace(options.part(number, count), seed=options.seed + number)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..scan.body_regions import RegionSpan
+from .options import RunOptions
 
 HANDOVER_MM = 20.0
 CONTEXT = 8  # slices beyond, which the network sees and nobody keeps: as windows do
@@ -54,3 +55,10 @@ def handover(slabs: Sequence[RegionSpan], z_mm: float) -> list[Part]:
         start, stop = max(0, int(own[0]) - CONTEXT), min(count, int(own[-1]) + 1 + CONTEXT)
         parts.append(Part(slab, start, stop, weight[start:stop]))
     return parts
+
+
+def share_of(options: RunOptions, number: int, parts: Sequence[Part]) -> RunOptions:
+    """The options for part `number`, whose share of the work goes by its slices."""
+    sizes = [part.stop - part.start for part in parts]
+    before, whole = sum(sizes[:number]), sum(sizes)
+    return options.between(before / whole, (before + sizes[number]) / whole)

@@ -11,17 +11,15 @@ from ..core.errors import InputError, ensure
 from ..core.operators.slab_average import SlabAverage, interpolation
 from ..core.operators.slice_profile import Profile, slab_centres_mm, slab_matrix
 from ..core.regions import region as region_named
+from ..core.tensors import tensor
 from ..core.volume import Volume
-from ..scan import anatomy as anatomy_of
+from ..scan.anatomy import coarse
 from ..tasks import change, super_resolution
-from .frame import Frame, tensor, working_grid
-from .model import (
-    Model,
-    region_spans_of,
-    share_of,
-)
+from .engine import Engine
+from .frame import Frame, working_grid
 from .options import RunOptions
-from .region_blend import Part, handover
+from .region_blend import Part, handover, share_of
+from .scan_context import spans_in
 
 # What sticks out of a window by less than three of these (model units) may change; farther out
 # the interpolation stays (METHOD 3).
@@ -37,6 +35,13 @@ class Consistency:
 
     def __str__(self) -> str:
         return f"averaged back: within {self.max_hu:.2g} HU of the input (RMS {self.rms_hu:.2g})"
+
+
+@dataclass(frozen=True)
+class ThinSlices(Volume):
+    """A volume of thin slices, and how well they average back to the thick ones."""
+
+    consistency: Consistency = Consistency(0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Thin:
 
 
 def superres(
-    model: Model,
+    engine: Engine,
     volume: Volume,
     *,
     factor: float | None = None,
@@ -82,7 +87,7 @@ def superres(
     evaluations: int = 5,
     anatomy: UInt8[np.ndarray, "x y z"] | None = None,
     options: RunOptions | None = None,
-) -> tuple[Volume, Consistency]:
+) -> ThinSlices:
     """Slices `factor` times as dense along z, or spacing_z_mm apart, and their data consistency.
 
     thickness_mm: of the slices that came in (None: their spacing); thicker ones overlap, thinner
@@ -97,17 +102,17 @@ def superres(
     """
     options = options or RunOptions()
     ensure(evaluations >= 0, f"{evaluations} evaluations cannot be done; give 0 or more")
-    fine = thin(volume, model.config.spacing_mm, factor, spacing_z_mm, thickness_mm, profile)
+    fine = thin(volume, engine.config.spacing_mm, factor, spacing_z_mm, thickness_mm, profile)
     base = fine.grid(volume)
     options.say(f"slices: {volume.shape[2]} of {volume.spacing_mm[2]:g} mm to {fine.count} of"
                 f" {fine.spacing_mm:g} mm")  # fmt: skip
     if evaluations:
-        ids = anatomy_of.coarse(base) if anatomy is None else anatomy
+        ids = coarse(base) if anatomy is None else anatomy
         shown = f"the anatomy's grid is {ids.shape}, the scan's {volume.shape}"
         ensure(ids.shape in (volume.shape, base.shape), f"{shown}; bring it to the scan's grid")
-        added = _added_hu(model, volume, base, fine, ids, region, evaluations, options)
+        added = _added_hu(engine, volume, base, fine, ids, region, evaluations, options)
         base = base.with_hu(base.hu + added)
-    return base, fine.compare(base, volume)
+    return ThinSlices(base.hu, base.affine, None, fine.compare(base, volume))
 
 
 def thin(
@@ -156,7 +161,7 @@ def thin(
 
 
 def _added_hu(
-    model: Model,
+    engine: Engine,
     volume: Volume,
     base: Volume,
     fine: Thin,
@@ -169,9 +174,9 @@ def _added_hu(
     if ids.shape != base.shape:
         slice_of = np.clip(np.rint(fine.centres).astype(int), 0, volume.shape[2] - 1)
         ids = ids[..., slice_of]
-    slabs = region_spans_of(base, ids, region, options.say)
+    slabs = spans_in(base, ids, region, options.say)
     # Only in the plane can the grid be another one: z has been asked for.
-    grid = (*working_grid(volume, model.config.spacing_mm)[:2], fine.count)
+    grid = (*working_grid(volume, engine.config.spacing_mm)[:2], fine.count)
     if grid != base.shape:
         shown = " x ".join(map(str, grid))
         options.say(f"grid: worked on {shown} voxels, within the spacings the model knows")
@@ -181,7 +186,7 @@ def _added_hu(
     for number, part in enumerate(parts):
         share = share_of(options, number, parts)
         frame = Frame.of_slices(base, grid, region_named(part.slab.region), part.z)
-        of_part, near = _part(model, base, fine, part, frame, ids, evaluations, share)
+        of_part, near = _part(engine, base, fine, part, frame, ids, evaluations, share)
         added[..., part.z] += part.weight * of_part
         free[..., part.z] |= near & (part.weight > 0)
     # Windows, their ends and hand-overs left traces in the averages: the exact step, in HU.
@@ -189,7 +194,7 @@ def _added_hu(
 
 
 def _part(
-    model: Model,
+    engine: Engine,
     base: Volume,
     fine: Thin,
     part: Part,
@@ -199,17 +204,17 @@ def _part(
     options: RunOptions,
 ) -> tuple[Float[np.ndarray, "x y z2"], Bool[np.ndarray, "x y z2"]]:
     """The change of a part's slices in its region's window, HU, and where it may change."""
-    window, noise = frame.region.window, frame.noise(options.seed, model.device)
+    window, noise = frame.region.window, frame.noise(options.seed, engine.device)
     near = np.abs(window.unit(base.hu[..., part.z])) <= 1 + 3 * REACH
-    start = tensor(window.unit(frame.to_grid(base.hu))).to(model.device)
+    start = tensor(window.unit(frame.to_grid(base.hu))).to(engine.device)
     seeing = fine.operator.matrix[:, part.z]
     operator = SlabAverage(seeing[seeing.any(1)])
     # The averages of a saturated tissue are not what the window shows of the averages: the data
     # of the sampler are those of the clipped interpolation.
     clipped = start.clamp(-1, 1)
-    seen, schedule = operator.A(clipped), model.config.noise_schedule
+    seen, schedule = operator.A(clipped), engine.config.noise_schedule
     task = super_resolution(seen, operator, clipped, noise, schedule, evaluations)
-    told = frame.condition(ids, None if model.control is None else clipped[0, 0].cpu().numpy())
-    x0 = model.run(task, told, noise, options)
+    told = frame.condition(ids, None if engine.control is None else clipped[0, 0].cpu().numpy())
+    x0 = engine.run(task, told, noise, options)
     added = frame.from_grid(change(start, x0, REACH)[0, 0].cpu().numpy(), part.z)
     return np.where(near, added, 0) * (window.width_hu / 2), near

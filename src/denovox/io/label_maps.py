@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Int32
+from jaxtyping import Bool, Float, Int32, UInt8
 
 from ..core.errors import InputError, ensure
 from ..core.volume import Volume
@@ -49,6 +49,19 @@ def on_grid(path: Path, like: Volume) -> Int32[np.ndarray, "x y z"]:
     out = np.zeros(like.shape, np.int32)
     out[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))] = values
     return out
+
+
+def read_labels(
+    path: str | Path, like: Volume | None = None
+) -> UInt8[np.ndarray, "x y z"] | Int32[np.ndarray, "x y z"]:
+    """A label map or mask of any format, in the values of its file and the axes nearest to RAS.
+
+    like: a CT, on whose grid the result lies (0 where the label map was cropped). uint8 where the
+    values fit. `InputError` where the file cannot be read, or its voxels are not the CT's.
+    """
+    values = read(Path(path))[0] if like is None else on_grid(Path(path), like)
+    fits = values.size == 0 or (values.min() >= 0 and values.max() < 256)
+    return values.astype(np.uint8) if fits else values
 
 
 def marked(path: Path, like: Volume) -> Bool[np.ndarray, "x y z"]:

@@ -1,0 +1,59 @@
+"""Scans as another scanner, dose or disease would have produced them.
+
+quarter = denovox.simulate.low_dose(ct, dose=0.25)
+thick = denovox.simulate.thick_slices(ct, thickness_mm=5)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..core.operators.slice_profile import Profile
+    from ..core.volume import Volume
+    from .projection import Kernel
+
+__all__ = ["low_dose", "thick_slices"]
+
+
+def low_dose(
+    volume: Volume,
+    dose: float = 0.25,
+    *,
+    noise_hu: float | None = None,
+    kernel: Kernel = "soft",
+    seed: int = 0,
+) -> Volume:
+    """The scan with the noise that a share `dose` of its dose would have had, on the same grid.
+
+    noise_hu: SD of the scan's own noise in soft tissue, HU, which sets how many photons it had;
+    None: as many as leave 10 HU in 32 cm of water. kernel: of the reconstruction. Noise insertion
+    in the projection domain (Yu et al., J Comput Assist Tomogr 2012; Zabic et al., Med Phys 2013).
+    `InputError` for a dose outside (0, 1], pixels that are not square, or too little soft tissue.
+    """
+    from ..core.errors import ensure
+    from .dose import LowDoseConfig, photons_of, simulate_low_dose
+
+    ensure(0 < dose <= 1, f"a dose of {dose:g} is not a share of the scan's; give one of 0 to 1")
+    config = LowDoseConfig(dose=dose, kernel=kernel, seed=seed)
+    if noise_hu is not None:
+        # The scan's noise is attributed to photons alone: the detector's would count twice.
+        config = config.model_copy(update={"electronic": 0.0})
+        config = config.model_copy(update={"photons": photons_of(volume, noise_hu, config)})
+    return simulate_low_dose(volume, config)
+
+
+def thick_slices(
+    volume: Volume,
+    thickness_mm: float,
+    spacing_mm: float | None = None,
+    profile: Profile = "box",
+) -> Volume:
+    """The scan in slices `thickness_mm` thick, `spacing_mm` apart along z (default: the thickness).
+
+    profile: sensitivity along z: box, triangle or gaussian. `InputError` where the slices are to be
+    thinner than the scan's, or thicker than the whole scan.
+    """
+    from .slabs import simulate_thick_slices
+
+    return simulate_thick_slices(volume, thickness_mm, spacing_mm, profile)

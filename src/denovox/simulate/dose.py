@@ -1,4 +1,4 @@
-"""Worse scans from good ones: what a lower dose or thicker slices would have measured."""
+"""The same scan at a lower dose: noise insertion in the projection domain."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pydantic import Field
 
 from ..core.config import Settings
 from ..core.errors import ensure
-from ..core.operators.slice_profile import Profile, slab_centres_mm, slab_matrix
 from ..core.volume import Volume
 from .projection import Kernel, back_project, line_integrals
 
@@ -124,28 +123,3 @@ def thinned(
     missing = config.electronic * np.sqrt(size * (1 - config.dose**2))
     left += missing * rng.standard_normal(left.shape)
     return -np.log(np.maximum(left, 1) / np.maximum(config.dose * full, 1))
-
-
-def simulate_thick_slices(
-    volume: Volume,
-    thickness_mm: float,
-    spacing_mm: float | None = None,
-    profile: Profile = "box",
-) -> Volume:
-    """The scan in slices of that thickness, `spacing_mm` (default: the thickness) apart along z.
-
-    The first slab begins where the first slice does; the affine of the result says where the
-    slabs' centres lie, so a slab of even count has its own between two slices. The profile is
-    what the slabs add to the scan's own slices (`core.slabs`). The noise in thick slices is what
-    averaging leaves of it. No source: this grid is no longer the file's.
-    `InputError` where slabs are thinner than the slices or thicker than the scan.
-    """
-    dz_mm, count = volume.spacing_mm[2], volume.shape[2]
-    spacing_mm = thickness_mm if spacing_mm is None else spacing_mm
-    matrix = slab_matrix(count, dz_mm, thickness_mm, spacing_mm, profile)
-    first_mm = slab_centres_mm(count, dz_mm, thickness_mm, spacing_mm)[0] - dz_mm / 2
-    up = volume.affine[:, 2] / dz_mm
-    affine = volume.affine.copy()
-    affine[:, 2] = up * spacing_mm
-    affine[:, 3] += up * first_mm
-    return Volume(volume.hu @ matrix.T.astype(volume.hu.dtype), affine)

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from pydantic import Field
 from scipy import ndimage, signal
 
+from ..core.box import bounding_box
 from ..core.config import Settings
 from ..core.errors import InputError, did_you_mean, ensure
 from ..core.labels import ID, NAMES, path
@@ -112,7 +113,7 @@ def check(wanted: Wanted) -> None:
     name, mm = wanted.organ, wanted.diameter_mm
     if name not in ID:
         near = did_you_mean(name, NAMES)
-        raise InputError(f"'{name}' is not a class{near}; see docs/labels.md")
+        raise InputError(f"'{name}' is not a class{near}; see docs/reference/labels.md")
     ensure(name not in ("unknown", "outside"), f"'{name}' is no organ; name one, e.g. 'liver'")
     ensure(
         mm is None or (math.isfinite(mm) and mm > 0),
@@ -129,21 +130,12 @@ def _organ(volume: Volume, labels: UInt8[np.ndarray, "x y z"], name: str) -> tup
         raise InputError(
             f"the scan shows no {name}; name an organ that it shows, or give labels that have it"
         )
-    box = _around(found, max(2 * CLOSING_MM, GAP_MM), volume.spacing_mm)
+    reach_mm = max(2 * CLOSING_MM, GAP_MM)
+    margin = [math.ceil(reach_mm / mm) + 1 for mm in volume.spacing_mm]
+    box = bounding_box(found, margin).slices
     inside = found[box]
     # Lung by its label has holes where vessels are; small ones are lung, larger ones come off.
     return box, closed(inside, CLOSING_MM, volume.spacing_mm) if name == "lung" else inside
-
-
-def _around(mask: Bool[np.ndarray, "x y z"], mm: float, spacing: Spacing) -> Box:
-    """The box about what a mask shows, `mm` wider on each side, within the array."""
-    box = []
-    for axis, step in enumerate(spacing):
-        shown = np.flatnonzero(mask.any(tuple(n for n in range(3) if n != axis)))
-        more = math.ceil(mm / step) + 1
-        box.append(slice(max(0, int(shown[0]) - more), int(shown[-1]) + 1 + more))
-    x, y, z = box
-    return x, y, z
 
 
 def _vessels(
@@ -190,7 +182,7 @@ def _find(
     roughness = rough(rng)
     for smoother in SMOOTHER:
         shape = grow(diameter_mm, roughness * smoother, spacing, rng)
-        lesion = shape[ndimage.find_objects(shape.astype(np.uint8))[0]]
+        lesion = shape[bounding_box(shape).slices]
         for margin_mm in MARGINS_MM:
             at = _site(depth, margin_mm, lesion, spacing, rng)
             if at is not None:

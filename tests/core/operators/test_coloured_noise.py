@@ -1,4 +1,4 @@
-"""Operators of coloured and uneven noise: against dense solves, and against the white one."""
+"""The operator of coloured noise: against dense solves, and against the white one."""
 
 from __future__ import annotations
 
@@ -10,14 +10,7 @@ import torch
 
 from denovox.core.errors import InputError
 from denovox.core.operators.base import Identity, Operator
-from denovox.core.operators.coloured_noise import (
-    WHITE,
-    Coloured,
-    ColouredVarying,
-    Spectrum,
-    Varying,
-    filtered,
-)
+from denovox.core.operators.coloured_noise import WHITE, Coloured, Spectrum, filtered
 
 GRID = (6, 5, 3)
 SPACING = (0.8, 0.7, 2.0)
@@ -30,12 +23,6 @@ def volumes(count: int, batch: int = 2) -> list[torch.Tensor]:
     return [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(count)]
 
 
-def uneven() -> torch.Tensor:
-    x, y, z = torch.meshgrid(*(torch.linspace(0, 1, n) for n in GRID), indexing="ij")
-    level = torch.exp(0.7 * (x - y) + 0.3 * z).double()
-    return level / level.square().mean().sqrt()
-
-
 def dense(function) -> torch.Tensor:
     """The matrix of a linear function of volumes, column by column."""
     units = torch.eye(math.prod(GRID), dtype=torch.float64).reshape(-1, 1, *GRID)
@@ -44,57 +31,26 @@ def dense(function) -> torch.Tensor:
 
 PSD = RAMP.on(GRID, SPACING)
 FLAT = WHITE.on(GRID, SPACING)
-COVARIANCE = {
-    "coloured": (Coloured(PSD), dense(lambda x: filtered(x, PSD))),
-    "varying": (Varying(uneven()), torch.diag(uneven().flatten() ** 2)),
-    "both": (
-        ColouredVarying(PSD, uneven(), steps=90),
-        uneven().flatten()[:, None] * dense(lambda x: filtered(x, PSD)) * uneven().flatten(),
-    ),
-}
 
 
 @pytest.mark.parametrize("rho", [1e-3, 0.7, 40.0])
-@pytest.mark.parametrize("name", COVARIANCE)
-def test_prox_solves_the_dense_system(name: str, rho: float):
-    operator, covariance = COVARIANCE[name]
+def test_prox_solves_the_dense_system(rho: float):
     x0, y = volumes(2)
-    inverse = torch.linalg.inv(covariance)
+    inverse = torch.linalg.inv(dense(lambda x: filtered(x, PSD)))
     right = inverse @ y.reshape(2, -1).T + rho * x0.reshape(2, -1).T
     expected = torch.linalg.solve(inverse + rho * torch.eye(len(inverse)), right).T.reshape(y.shape)
-    torch.testing.assert_close(operator.prox(x0, y, rho), expected, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(Coloured(PSD).prox(x0, y, rho), expected, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize(
-    "operator",
-    [
-        Coloured(FLAT),
-        Varying(torch.ones(GRID)),
-        ColouredVarying(FLAT, torch.ones(GRID), steps=1),
-    ],
-    ids=lambda o: type(o).__name__,
-)
 @pytest.mark.parametrize("rho", [0.0, 1.3])
-def test_white_noise_of_one_level_is_the_identity(operator: Operator, rho: float):
+def test_white_noise_is_the_identity(rho: float):
     x0, y = volumes(2)
     expected = Identity().prox(x0, y, rho)
-    torch.testing.assert_close(operator.prox(x0, y, rho), expected, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(Coloured(FLAT).prox(x0, y, rho), expected, rtol=1e-13, atol=1e-13)
 
 
-def test_one_level_makes_both_the_coloured_in_one_step():
-    x0, y = volumes(2)
-    both = ColouredVarying(PSD, torch.ones(GRID, dtype=torch.float64), steps=1)
-    torch.testing.assert_close(both.prox(x0, y, 2.0), Coloured(PSD).prox(x0, y, 2.0))
-
-
-def test_a_dozen_steps_are_enough():
-    x0, y = volumes(2)
-    few, many = (ColouredVarying(PSD, uneven(), n).prox(x0, y, 2.0) for n in (12, 90))
-    assert float((few - many).abs().max()) < 1e-3
-
-
-@pytest.mark.parametrize("operator", [o for o, _ in COVARIANCE.values()], ids=list(COVARIANCE))
-def test_at_is_the_adjoint(operator: Operator):
+def test_at_is_the_adjoint():
+    operator = Coloured(PSD)
     assert isinstance(operator, Operator)
     x, y = volumes(2)
     assert float((operator.A(x) * y).sum()) == pytest.approx(float((x * operator.At(y)).sum()))
@@ -104,11 +60,10 @@ def test_where_there_is_no_noise_the_data_stay():
     x0, y = volumes(2)
     psd = PSD.clone()
     psd[0, 0] = 0
-    for operator in (Coloured(psd), ColouredVarying(psd, uneven(), 90)):
-        x = operator.prox(x0, y, 1e6)
-        assert torch.isfinite(x).all()
-        moved = (x - y) / uneven() if isinstance(operator, ColouredVarying) else x - y
-        assert float(moved.sum((2, 3)).abs().max()) < 1e-8  # a column's mean is frequency (0, 0)
+    x = Coloured(psd).prox(x0, y, 1e6)
+    assert torch.isfinite(x).all()
+    # A column's mean is frequency (0, 0).
+    assert float((x - y).sum((2, 3)).abs().max()) < 1e-8
 
 
 def test_the_filter_is_the_cosine_transforms():

@@ -10,7 +10,7 @@ from denovox.core.volume import Volume
 from denovox.inference.anomaly.calibration import (
     CLASSES,
     PRIOR_ML,
-    Method,
+    AnomalyMethod,
     bundled,
     classes_of,
     empty,
@@ -24,7 +24,7 @@ from denovox.model.weights import describe, locate
 
 SHAPE = (24, 20, 16)
 VOXEL_ML = 1.0
-LIKE = empty("chest", Method(), "w")
+LIKE = empty("chest", AnomalyMethod(), "w")
 
 
 def scan(seed, shape=SHAPE):
@@ -128,7 +128,11 @@ def test_only_kept_voxels_count():
 
 
 def test_calibrations_of_two_kinds_are_not_merged():
-    for change in ({"region": "abdomen"}, {"method": Method(sigma_star=2)}, {"weights": "v"}):
+    for change in (
+        {"region": "abdomen"},
+        {"method": AnomalyMethod(sigma_star=2)},
+        {"weights": "v"},
+    ):
         with pytest.raises(InputError, match=rf"two kinds.*{next(iter(change))} is"):
             merge([of(0), of(1).model_copy(update=change)])
     with pytest.raises(InputError, match="no calibration to merge"):
@@ -164,7 +168,7 @@ def test_bad_files_are_told(tmp_path, text, said):
 
 def test_a_folder_cannot_be_written(tmp_path):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="folder could not be written"):
         write(of(0), tmp_path / "folder")
     assert [each.name for each in tmp_path.iterdir()] == ["folder"]
 

@@ -13,6 +13,7 @@ from denovox.inference.model import (
     Model,
 )
 from denovox.inference.options import RunOptions
+from denovox.inference.scan_context import ScanContext
 from denovox.model.weights import describe
 from denovox.scan import anatomy
 from denovox.scan.body_regions import RegionSpan
@@ -28,12 +29,12 @@ def model(tiny):
 def found(model):
     """Detection in a body with a spot, calibrated on another body."""
     net = model(water)
-    healthy = calibrate(net, body(1), METHOD, "abdomen")
+    healthy = calibrate(net, ScanContext(body(1), "abdomen"), METHOD)
 
     def run(spot_hu=90.0, roi=None, affine=None, **change):
         volume = body(0, spot_hu)
         volume = volume if affine is None else replace(volume, affine=affine)
-        return detect(net, volume, healthy, "abdomen", roi, **change)
+        return detect(net, ScanContext(volume, "abdomen"), healthy, roi, **change)
 
     return run
 
@@ -67,9 +68,11 @@ def test_the_same_seed_gives_the_same_bits(model):
         return 0.5 * x
 
     net = model(noisy)
-    healthy = calibrate(net, body(1), METHOD, "abdomen")
+    healthy = calibrate(net, ScanContext(body(1), "abdomen"), METHOD)
     one, same, other = (
-        detect(net, body(0, 90.0), healthy, "abdomen", options=RunOptions(seed=seed)).z.hu
+        detect(
+            net, ScanContext(body(0, 90.0), "abdomen"), healthy, options=RunOptions(seed=seed)
+        ).z.hu
         for seed in (0, 0, 1)
     )
     assert np.array_equal(one, same)
@@ -122,51 +125,53 @@ def test_the_score_is_the_mean_of_the_top():
 
 def test_what_cannot_be_judged_is_told(model, tmp_path):
     net, volume = model(water), body()
-    (healthy,) = calibrate(net, volume, METHOD, "abdomen")
+    (healthy,) = calibrate(net, ScanContext(volume, "abdomen"), METHOD)
     assert healthy.weights == describe(net.path)[2]
     with pytest.raises(InputError, match="calibrations are for abdomen"):
-        detect(net, volume, [healthy], "chest")
+        detect(net, ScanContext(volume, "chest"), [healthy])
     with pytest.raises(InputError, match="for no region"):
-        detect(net, volume, [], "chest")
+        detect(net, ScanContext(volume, "chest"), [])
     with pytest.raises(InputError, match="two calibrations are for the abdomen"):
-        detect(net, volume, [healthy, healthy], "abdomen")
+        detect(net, ScanContext(volume, "abdomen"), [healthy, healthy])
     other = healthy.model_copy(update={"weights": "ab" * 32})
     with pytest.raises(InputError, match="made with the weights abababababab, not with tiny"):
-        detect(net, volume, [other], "abdomen")
+        detect(net, ScanContext(volume, "abdomen"), [other])
     # The same weights under another name are the same weights.
     renamed = tmp_path / "renamed.safetensors"
     renamed.write_bytes(net.path.read_bytes())
-    detect(replace(net, path=renamed), volume, [healthy], "abdomen")
+    detect(replace(net, path=renamed), ScanContext(volume, "abdomen"), [healthy])
     with pytest.raises(InputError, match=r"mask's grid is \(2, 2, 2\)"):
-        detect(net, volume, [healthy], "abdomen", np.ones((2, 2, 2), bool))
+        detect(net, ScanContext(volume, "abdomen"), [healthy], np.ones((2, 2, 2), bool))
     with pytest.raises(InputError, match="is empty"):
-        detect(net, volume, [healthy], "abdomen", np.zeros(volume.shape, bool))
+        detect(net, ScanContext(volume, "abdomen"), [healthy], np.zeros(volume.shape, bool))
 
 
 def test_calibrating_leaves_out_what_is_not_healthy(model):
     net, volume = model(water), body(0, 90.0)
     keep = np.ones(volume.shape, bool)
     keep[20:33, 20:33, 8:16] = False
-    with_it, without = (calibrate(net, volume, METHOD, "abdomen", mask)[0] for mask in (None, keep))
+    with_it, without = (
+        calibrate(net, ScanContext(volume, "abdomen"), METHOD, mask)[0] for mask in (None, keep)
+    )
     spread = [each.moments()[1][8, :, 0, 0].max() for each in (with_it, without)]
     assert spread[1] < spread[0]
     inside = anatomy.coarse(volume) != OUTSIDE
     assert sum(with_it.millilitres) == pytest.approx(inside.sum() * 0.045)
     assert sum(without.millilitres) == pytest.approx((inside & keep).sum() * 0.045)
     with pytest.raises(InputError, match="no healthy voxel"):
-        calibrate(net, volume, METHOD, "abdomen", anatomy.coarse(volume) == OUTSIDE)
+        calibrate(net, ScanContext(volume, "abdomen"), METHOD, anatomy.coarse(volume) == OUTSIDE)
 
 
 @pytest.fixture
 def two_regions(monkeypatch):
     """Abdomen below slice 12, chest from there on, whatever the image."""
     slabs = (RegionSpan("abdomen", 0, 12, "told"), RegionSpan("chest", 12, 24, "told"))
-    monkeypatch.setattr("denovox.inference.model.region_spans", lambda volume, coarse: slabs)
+    monkeypatch.setattr("denovox.inference.scan_context.region_spans", lambda volume, coarse: slabs)
 
 
 def test_regions_hand_over_without_a_jump(model, two_regions, monkeypatch):
     net, volume = model(water), body(0)
-    (abdomen,) = calibrate(net, volume, METHOD, "abdomen")
+    (abdomen,) = calibrate(net, ScanContext(volume, "abdomen"), METHOD)
     as_chest = abdomen.model_copy(update={"region": "chest"})
     # 20 mm of hand-over are slices 10 to 13, centred on the border at 60 mm.
     share = 0.5 - 0.5 * np.sin(np.pi * (np.array([52.5, 57.5, 62.5, 67.5]) - 60) / 20)
@@ -176,7 +181,7 @@ def test_regions_hand_over_without_a_jump(model, two_regions, monkeypatch):
         return np.full(coarse[seen.box.slices].shape, flat, np.float32)
 
     monkeypatch.setattr("denovox.inference.anomaly.detection.scored", scored)
-    got = detect(net, volume, [abdomen, as_chest]).z.hu
+    got = detect(net, ScanContext(volume), [abdomen, as_chest]).z.hu
     np.testing.assert_allclose(got[24, 24, 10:14], 2 * share + 6 * (1 - share), rtol=1e-5)
     assert set(np.unique(got[24, 24, :10])) == {2}
     assert set(np.unique(got[24, 24, 14:])) == {6}
@@ -185,9 +190,11 @@ def test_regions_hand_over_without_a_jump(model, two_regions, monkeypatch):
 
 def test_slices_of_a_region_without_calibration_are_left_out_and_told(model, two_regions):
     net, volume = model(water), body(0, 90.0)
-    healthy = calibrate(net, body(1), METHOD, "abdomen")
+    healthy = calibrate(net, ScanContext(body(1), "abdomen"), METHOD)
     said = []
-    got = detect(net, volume, healthy, options=RunOptions(say=said.append))
+    got = detect(
+        net, ScanContext(volume, say=said.append), healthy, options=RunOptions(say=said.append)
+    )
     sentence = "slices 12 to 23 are left out: no calibration for the chest"
     assert got.left_out == (sentence,)
     assert sentence in said
@@ -196,7 +203,7 @@ def test_slices_of_a_region_without_calibration_are_left_out_and_told(model, two
     inside = anatomy.coarse(volume)[..., :12] != OUTSIDE
     assert (got.z.hu[..., :12][inside] != 0).all()
     # The border's slices are not fainter for the hand-over that leads nowhere.
-    whole = detect(net, volume, healthy, "abdomen").z.hu
+    whole = detect(net, ScanContext(volume, "abdomen"), healthy).z.hu
     np.testing.assert_allclose(
         np.abs(got.z.hu[..., 11]).mean(), np.abs(whole[..., 11]).mean(), rtol=0.25
     )

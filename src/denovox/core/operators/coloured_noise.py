@@ -1,8 +1,8 @@
-"""Scans whose noise is not white: coloured, of varying level, or both (METHOD 3).
+"""Scans whose noise is coloured rather than white (METHOD 3).
 
 The measurement is the scan itself, y = x + noise; what differs from `Identity` is the noise, and so
 the distance |W^-1/2 (y - x)|^2 that the prox weighs against rho |x - x0|^2. W, the covariance, is
-relative: its mean power is 1, for the noise's own level enters through rho, as with `Identity`.
+relative: its mean power is 1, for the SD of the noise enters through rho, as with `Identity`.
 
 At its ends a volume goes on as its mirror image: a spectrum that is even is then diagonal in the
 cosine transform (DCT-II), the prox exact and the filter symmetric, without padding. Real noise does
@@ -27,11 +27,11 @@ Psd = Float[Tensor, "x y w"]  # of DCT-II coefficients; w is the slices, or 1: t
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The shape of a CT's noise power spectrum: radial in the slices, nothing said of its level.
+    """The shape of a CT's noise power spectrum: radial in the slices, without its SD.
 
-    per_mm: spatial frequencies in cycles per mm, ascending. power: at those, none negative; beyond
-    the ends it goes on level. along_z: correlation of the noise of neighbouring slices, with which
-    it ends (-0.5 to 0.5). `InputError` on anything else.
+    per_mm: spatial frequencies in cycles per mm, ascending. power: at those, none negative;
+    constant beyond the ends. along_z: correlation of the noise of neighbouring slices, -0.5 to 0.5;
+    slices farther apart are independent. `InputError` on anything else.
     """
 
     per_mm: tuple[float, ...]
@@ -103,82 +103,8 @@ class Coloured:
         return y + filtered(x0 - y, weight / (1 + weight))
 
 
-@dataclass(frozen=True)
-class Varying:
-    """Independent noise whose level differs from voxel to voxel.
-
-    level: relative SD, mean square 1, above 0.
-    """
-
-    level: Float[Tensor, "x y z"]
-
-    def A(self, x: Vol) -> Vol:
-        """x."""
-        return x
-
-    def At(self, y: Vol) -> Vol:
-        """y."""
-        return y
-
-    def prox(self, x0: Vol, y: Vol, rho: float) -> Vol:
-        """argmin |(y - x) / level|^2 + rho |x - x0|^2, voxel by voxel."""
-        weight = rho * self.level.to(x0) ** 2
-        return y + (x0 - y) * (weight / (1 + weight))
-
-
-@dataclass(frozen=True)
-class ColouredVarying:
-    """Noise of a known spectrum whose level varies: noise = level * S^1/2 * white.
-
-    psd, level: as in `Coloured` and `Varying`. steps: of conjugate gradients; one is exact where
-    the level is constant, and a dozen come within 1e-3 of y's own scale for levels of 0.5 to 2.
-    """
-
-    psd: Psd
-    level: Float[Tensor, "x y z"]
-    steps: int = 12
-
-    def A(self, x: Vol) -> Vol:
-        """x."""
-        return x
-
-    def At(self, y: Vol) -> Vol:
-        """y."""
-        return y
-
-    def prox(self, x0: Vol, y: Vol, rho: float) -> Vol:
-        """argmin |S^-1/2 ((y - x) / level)|^2 + rho |x - x0|^2.
-
-        With y - x = L S^1/2 v this is (1 + rho S^1/2 L^2 S^1/2) v = rho S^1/2 L (y - x0), solved
-        by conjugate gradients in the cosine domain, preconditioned by the constant level's answer.
-        """
-        axes, root, level = _axes(self.psd), self.psd.sqrt().to(x0), self.level.to(x0)
-        close = 1 / (1 + rho * self.psd.to(x0))
-
-        def normal(v: Tensor) -> Tensor:
-            inner = _dct(root * v, axes, back=True) * level**2
-            return v + rho * root * _dct(inner, axes)
-
-        residual = rho * root * _dct(level * (y - x0), axes)
-        v, way = torch.zeros_like(residual), close * residual
-        power = _dot(residual, way)
-        for _ in range(self.steps):
-            if not power.any():
-                break  # exactly there
-            pushed = normal(way)
-            far = power / _dot(way, pushed).clamp_min(torch.finfo(x0.dtype).tiny)
-            v, residual = v + far * way, residual - far * pushed
-            before, power = power, _dot(residual, close * residual)
-            way = close * residual + power / before.clamp_min(torch.finfo(x0.dtype).tiny) * way
-        return y - level * _dct(root * v, axes, back=True)
-
-
-def _dot(a: Vol, b: Vol) -> Float[Tensor, "b 1 1 1 1"]:
-    return (a * b).sum((1, 2, 3, 4), keepdim=True)
-
-
 def _axes(psd: Psd) -> tuple[int, ...]:
-    """The axes of a volume along which a spectrum says something."""
+    """The axes of a volume along which a spectrum is not flat."""
     return (2, 3) if psd.shape[2] == 1 else (2, 3, 4)
 
 

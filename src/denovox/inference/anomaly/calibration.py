@@ -8,8 +8,6 @@ calibration holds what healthy scans showed, and turns the maps of another into 
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -19,10 +17,12 @@ from jaxtyping import Bool, Float, UInt8
 from pydantic import Field, ValidationError
 from scipy import ndimage
 
+from ...core.box import bounding_box
 from ...core.config import Settings
 from ...core.errors import InputError, ensure, line
 from ...core.labels import AIRWAY, BONE, LUNG, OUTSIDE
 from ...core.volume import Volume
+from ...io.atomic import user_output, write_file
 
 # Each tissue has an inside and a rim (within RIM_MM of another tissue): 2 i and 2 i + 1.
 TISSUES = ("outside", "gas", "lung", "fat", "soft", "bone")
@@ -36,7 +36,7 @@ LEAST_HU = 0.5  # spreads below this are too good to be true
 Cells = tuple[float, ...]
 
 
-class Method(Settings):
+class AnomalyMethod(Settings):
     """How the maps were made; figures of one method say nothing of another's.
 
     sigma_star: noise put on the scan, model units. steps: evaluations on the way back; 1 is the
@@ -64,7 +64,7 @@ class Calibration(Settings):
     """
 
     region: str
-    method: Method
+    method: AnomalyMethod
     weights: str = ""
     bins: tuple[int, int, int] = (2, 2, 2)
     millilitres: Cells
@@ -150,7 +150,7 @@ def measured(
 
 
 def empty(
-    region: str, method: Method, weights: str = "", bins: tuple[int, int, int] = (2, 2, 2)
+    region: str, method: AnomalyMethod, weights: str = "", bins: tuple[int, int, int] = (2, 2, 2)
 ) -> Calibration:
     """A calibration that has seen nothing, for `measured` to be like."""
     none = (0.0,) * (CLASSES * int(np.prod(bins)))
@@ -188,15 +188,8 @@ def merge(calibrations: Sequence[Calibration]) -> Calibration:
 
 def write(calibration: Calibration, path: str | Path) -> None:
     """To JSON, whole or not at all; `InputError` where the file cannot be written."""
-    target = Path(path)
-    beside = target.with_name(f".{uuid.uuid4().hex}.json")
-    try:
-        beside.write_text(calibration.model_dump_json() + "\n")
-        os.replace(beside, target)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        beside.unlink(missing_ok=True)
+    with user_output(path):
+        write_file(path, calibration.model_dump_json() + "\n")
 
 
 def read(path: str | Path) -> Calibration:
@@ -254,12 +247,9 @@ def places_of(
 ) -> UInt8[np.ndarray, "x y z"]:
     """Number of the place of every voxel, x slowest: equal parts of the body's bounding box."""
     place = np.zeros(coarse.shape, np.int64)
-    body = coarse != OUTSIDE
-    for axis, (count, parts) in enumerate(zip(coarse.shape, bins, strict=True)):
-        others = tuple(a for a in range(3) if a != axis)
-        inside = np.flatnonzero(body.any(others))
-        first, last = (inside[0], inside[-1] + 1) if inside.size else (0, count)
-        way = (np.arange(count) + 0.5 - first) / (last - first)
+    box = bounding_box(coarse != OUTSIDE)
+    for axis, parts in enumerate(bins):
+        way = (np.arange(coarse.shape[axis]) + 0.5 - box.start[axis]) / box.size[axis]
         number = np.clip((way * parts).astype(int), 0, parts - 1)
         shape = [1, 1, 1]
         shape[axis] = -1

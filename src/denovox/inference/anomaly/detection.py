@@ -17,16 +17,12 @@ from ...core.errors import InputError, ensure
 from ...core.labels import NAMES, OUTSIDE
 from ...core.volume import Volume
 from ...model.weights import describe
-from ...scan import anatomy as anatomy_of
 from ...scan.body_regions import RegionSpan
-from ..model import (
-    Model,
-    region_spans_of,
-    share_of,
-)
+from ..engine import Engine
 from ..options import RunOptions
-from ..region_blend import Part, handover
-from .calibration import Calibration, Method, empty
+from ..region_blend import Part, handover, share_of
+from ..scan_context import ScanContext
+from .calibration import AnomalyMethod, Calibration, empty
 from .maps import evidence, scored, shown
 
 TOP_ML = 0.3  # the scan's score is the mean of |z| over its highest 0.3 mL
@@ -68,27 +64,25 @@ class Detection:
 
 
 def detect(
-    model: Model,
-    volume: Volume,
+    engine: Engine,
+    context: ScanContext,
     calibrations: Sequence[Calibration],
-    region: str | None = None,
     roi: Mask | None = None,
     threshold: float = THRESHOLD,
     options: RunOptions | None = None,
 ) -> Detection:
-    """Where a scan is not what healthy ones are.
+    """Where the context's scan differs from healthy ones, as `Model.detect` has it.
 
-    calibrations: one a region, all of these weights; their method is followed. region: as in
-    `Model.denoise`, with its hand-over between regions; slices whose region has no calibration are
-    left out and named. roi: where to look, an organ as a rule: it is its own surroundings.
-    `InputError` where a calibration is of other weights, or no slice can be judged.
+    calibrations: one a region, all of these weights; their method is followed. Slices whose region
+    has no calibration are left out and named. roi: an organ as a rule: it is its own surroundings.
+    `InputError` where a calibration is of other weights, or no slice can be scored.
     """
     options = options or RunOptions()
-    check(calibrations, model)
-    coarse = anatomy_of.coarse(volume)
+    check(calibrations, engine)
+    volume, coarse = context.volume, context.coarse
     within = _within(volume, roi) & (coarse != OUTSIDE)
     by_region = {each.region: each for each in calibrations}
-    slabs = region_spans_of(volume, coarse, region, options.say)
+    slabs = context.spans
     judged = tuple(slab for slab in slabs if slab.region in by_region)
     left_out = tuple(
         f"slices {slab.start} to {slab.stop - 1} are left out: no calibration for the {slab.region}"
@@ -111,11 +105,11 @@ def detect(
     parts = handover(slabs, volume.spacing_mm[2])
     for number, part in enumerate(parts):
         found = by_region.get(part.slab.region)
-        cut, own, inside = _cut(volume, coarse, within, part)
+        inside = _in_part(within, part)
         if found is None or not inside.any():
             continue
-        share = share_of(options, number, parts)
-        seen = evidence(model, cut, own, found.region, inside, found.method, share)
+        share, own = share_of(options, number, parts), np.ascontiguousarray(coarse[..., part.z])
+        seen = evidence(engine, volume, coarse, found.region, inside, found.method, share, part.z)
         here = (seen.box.slices[0], seen.box.slices[1], _shifted(seen.box.slices[2], part.start))
         share_z = part.weight[seen.box.slices[2]]
         z[here] += share_z * scored(seen, own, found)
@@ -132,10 +126,9 @@ def detect(
 
 
 def calibrate(
-    model: Model,
-    volume: Volume,
-    method: Method,
-    region: str | None = None,
+    engine: Engine,
+    context: ScanContext,
+    method: AnomalyMethod,
     healthy: Mask | None = None,
     options: RunOptions | None = None,
 ) -> tuple[Calibration, ...]:
@@ -144,33 +137,33 @@ def calibrate(
     healthy: voxels that count; leave out known illness. Merge those of one region over scans.
     """
     options = options or RunOptions()
-    coarse = anatomy_of.coarse(volume)
-    keep = _within(volume, healthy)
-    everywhere = coarse != OUTSIDE
-    weights = describe(model.path)[2]
-    made = []
-    parts = handover(region_spans_of(volume, coarse, region, options.say), volume.spacing_mm[2])
+    volume, coarse = context.volume, context.coarse
+    keep, body = _within(volume, healthy), coarse != OUTSIDE
+    weights = describe(engine.path)[2]
+    result = []
+    parts = handover(context.spans, volume.spacing_mm[2])
     for number, part in enumerate(parts):
-        cut, own, inside = _cut(volume, coarse, everywhere, part)
-        if not (keep[..., part.z] & inside).any():
+        inside = _in_part(body, part)
+        counts = (keep & inside)[..., part.z]
+        if not counts.any():
             continue
-        share = share_of(options, number, parts)
+        share, own = share_of(options, number, parts), np.ascontiguousarray(coarse[..., part.z])
         like = empty(part.slab.region, method, weights)
-        seen = evidence(model, cut, own, part.slab.region, inside, method, share)
-        made.append(shown(seen, own, keep[..., part.z] & inside, like))
-    ensure(made, "nothing to calibrate on: no healthy voxel of a body is left in the scan")
-    return tuple(made)
+        seen = evidence(engine, volume, coarse, part.slab.region, inside, method, share, part.z)
+        result.append(shown(seen, own, counts, like))
+    ensure(result, "nothing to calibrate on: no healthy voxel of a body is left in the scan")
+    return tuple(result)
 
 
-def check(calibrations: Sequence[Calibration], model: Model) -> None:
+def check(calibrations: Sequence[Calibration], engine: Engine) -> None:
     """`InputError` where a calibration was made with other weights than the model's, or two are for
     one region."""
-    mine = describe(model.path)[2]
+    mine = describe(engine.path)[2]
     for number, each in enumerate(calibrations):
         ensure(
             each.weights == mine,
             f"the calibration for the {each.region} was made with the weights"
-            f" {each.weights[:12] or 'of no name'}, not with {model.path.name} ({mine[:12]}); make"
+            f" {each.weights[:12] or 'of no name'}, not with {engine.path.name} ({mine[:12]}); make"
             " one for these with denovox calibrate and give it by --calibration",
         )
         ensure(
@@ -224,13 +217,11 @@ def components(
     return tuple(sorted(found, key=lambda each: -abs(each.peak_z)))
 
 
-def _cut(
-    volume: Volume, coarse: Labels, within: Mask, part: Part
-) -> tuple[Volume, UInt8[np.ndarray, "x y n"], Bool[np.ndarray, "x y n"]]:
-    """The slices of a part, a volume of its own (METHOD 1); of `within`, those that have weight."""
-    cut = Volume(np.ascontiguousarray(volume.hu[..., part.z]), volume.affine)  # origin: unused
-    own = np.ascontiguousarray(coarse[..., part.z])
-    return cut, own, within[..., part.z] & (part.weight > 0)
+def _in_part(within: Mask, part: Part) -> Mask:
+    """Of a mask, what lies in the slices of a part that have weight."""
+    out = np.zeros_like(within)
+    out[..., part.z] = within[..., part.z] & (part.weight > 0)
+    return out
 
 
 def _shifted(along: slice, by: int) -> slice:

@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,8 +14,8 @@ from typing import Any
 import numpy as np
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
-from ...core.errors import InputError, ensure
 from ...core.volume import Volume
+from ...io.atomic import check_writable, user_output, write_file
 from ...io.nifti_bytes import NiftiSource, save_new
 from ...metrics.results import finite
 from .detection import TOP_ML, Detection
@@ -79,21 +77,11 @@ def write_map(z: Volume, path: Path, force: bool = False) -> None:
 
 def check_json(path: Path, force: bool = False) -> None:
     """`InputError` where a report could not be put there; to be asked before the computing."""
-    folder = path.absolute().parent
-    ensure(path.suffix == ".json", f"the report {path} must end in .json")
-    ensure(folder.is_dir(), f"{path} cannot be written: {folder} is not there; make it first")
-    ensure(not path.is_dir(), f"{path} cannot be written: it is a directory; name a file in it")
-    ensure(force or not path.exists(), f"{path} already exists; name another, or give --force")
+    check_writable(path, force, (".json",))
 
 
 def write_json(told: Mapping[str, Any], path: Path, force: bool = False) -> None:
     """Strict JSON, whole or not at all; `InputError` as `check_json`, or where writing fails."""
     check_json(path, force)
-    beside = path.with_name(f".{uuid.uuid4().hex}.json")
-    try:
-        beside.write_text(json.dumps(finite(told), indent=1, allow_nan=False) + "\n")
-        os.replace(beside, path)
-    except OSError as error:
-        raise InputError(f"{path} could not be written ({error.strerror})") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    with user_output(path):
+        write_file(path, json.dumps(finite(told), indent=1, allow_nan=False) + "\n")

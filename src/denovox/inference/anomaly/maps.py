@@ -16,19 +16,18 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 
-from ...core.box import Box
+from ...core.box import Box, bounding_box
 from ...core.labels import AIRWAY, BONE, LUNG, OUTSIDE
 from ...core.regions import region as region_named
 from ...core.resample import resize
+from ...core.tensors import tensor
 from ...core.volume import Volume
 from ...sampling.sampler import Noise, Vol
 from ...tasks import anomaly
-from ..frame import Frame, bounding_box, tensor, working_grid
-from ..model import (
-    Model,
-)
+from ..engine import Engine
+from ..frame import Frame, working_grid
 from ..options import RunOptions
-from .calibration import Calibration, Method, classes_of, measured, places_of
+from .calibration import AnomalyMethod, Calibration, classes_of, measured, places_of
 
 CONTEXT_MM = 18.0  # around the region of interest, which the network sees and nobody keeps
 LUNG_MM = 12.0  # what the lung encloses, up to twice as wide, has the lung for surroundings
@@ -49,23 +48,27 @@ class Evidence:
 
 
 def evidence(
-    model: Model,
+    engine: Engine,
     volume: Volume,
     coarse: Labels,
     region: str,
     roi: Mask,
-    method: Method,
+    method: AnomalyMethod,
     options: RunOptions,
+    z: slice | None = None,
 ) -> Evidence:
     """The maps of a region of interest, cut to the window of its region.
 
-    The model works on the ROI's bounding box and `CONTEXT_MM` around it, and is told where in the
-    volume that lies; outside the ROI the scan is taken as it is.
+    z: the slices that are the region, all if None; the result's box is counted in them. The
+    network works on the ROI's bounding box and `CONTEXT_MM` around it, at its position in the
+    region; outside the ROI it sees the scan.
     """
-    window, box = region_named(region).window, around(roi, volume.spacing_mm)
-    scan, left = _split(model, volume, coarse, region, roi, method, options)
-    inside = roi & (coarse != OUTSIDE)
-    groups = np.where(inside, surroundings(coarse, volume.spacing_mm), np.uint8(0))[box.slices]
+    own = slice(0, volume.shape[2]) if z is None else z
+    window, box = region_named(region).window, around(roi[..., own], volume.spacing_mm)
+    scan, left = _split(engine, volume, coarse, region, roi, box, own, method, options)
+    anatomy = np.ascontiguousarray(coarse[..., own])
+    inside = roi[..., own] & (anatomy != OUTSIDE)
+    groups = np.where(inside, surroundings(anatomy, volume.spacing_mm), np.uint8(0))[box.slices]
     half = np.float32(window.width_hu / 2)
     off = contrast(scan * half, groups, volume.spacing_mm, method)
     # Smoothed before its size is taken: noise averages out, lesions do not.
@@ -77,37 +80,40 @@ def evidence(
 
 
 def _split(
-    model: Model,
+    engine: Engine,
     volume: Volume,
     coarse: Labels,
     region: str,
     roi: Mask,
-    method: Method,
+    box: Box,
+    z: slice,
+    method: AnomalyMethod,
     options: RunOptions,
 ) -> tuple[Float[np.ndarray, "u v w"], Float[np.ndarray, "u v w"]]:
-    """The scan in the ROI's box, and what of it the healthy estimate leaves; model units."""
-    grid, box = working_grid(volume, model.config.spacing_mm), around(roi, volume.spacing_mm)
-    frame = Frame.of_box(volume, grid, region_named(region), box)
+    """The scan in a box of slices z, and what of it the healthy estimate leaves; model units."""
+    grid = working_grid(volume, engine.config.spacing_mm)
+    whole = Box((*box.start[:2], box.start[2] + z.start), box.size)
+    frame = Frame.of_box(volume, grid, region_named(region), whole, z)
     scan = np.clip(frame.region.window.unit(volume.hu.astype(np.float32)), -1, 1)
-    told = frame.condition(coarse if method.anatomy else np.zeros_like(coarse))
-    known = torch.from_numpy(~frame.labels(roi))[None, None].to(model.device)
+    condition = frame.condition(coarse if method.anatomy else np.zeros_like(coarse))
+    known = tensor(~frame.labels(roi)).to(engine.device)
     work = frame.to_grid(scan)
-    y = tensor(work).to(model.device)
+    y = tensor(work).to(engine.device)
     total = torch.zeros_like(y)
     for number in range(method.seeds):
-        drawn = frame.noise(options.seed + number // 2, model.device)
+        drawn = frame.noise(options.seed + number // 2, engine.device)
 
         def noise(stream: int, number: int = number, drawn: Noise = drawn) -> Vol:
             # In pairs of opposite sign: what the noise does to an estimate in first order cancels.
             return -drawn(stream) if number % 2 else drawn(stream)
 
         task = anomaly(y, method.sigma_star, method.steps, known, noise)
-        total += model.run(task, told, noise, options.part(number, method.seeds))
+        total += engine.run(task, condition, noise, options.part(number, method.seeds))
     left = work - (total / method.seeds)[0, 0].cpu().numpy()
     if not frame.own_grid:
         # What is left is brought back, not the estimate: what a coarser grid lost is no finding.
-        left = frame.from_grid(left, box.slices)
-    return scan[box.slices], left
+        left = frame.from_grid(left, whole.slices)
+    return scan[whole.slices], left
 
 
 def surroundings(coarse: Labels, spacing_mm: tuple[float, float, float]) -> Labels:
@@ -134,7 +140,7 @@ def contrast(
     hu: Float[np.ndarray, "x y z"],
     groups: Labels,
     spacing_mm: tuple[float, float, float],
-    method: Method,
+    method: AnomalyMethod,
 ) -> Float[np.ndarray, "x y z"]:
     """HU less the local mean of the same group, clipped; 0 in group 0.
 
@@ -189,5 +195,4 @@ def shown(seen: Evidence, coarse: Labels, keep: Mask, like: Calibration) -> Cali
 
 def around(roi: Mask, spacing_mm: tuple[float, float, float]) -> Box:
     """The bounding box of a mask and `CONTEXT_MM` around it, within the scan."""
-    x, y, z = (CONTEXT_MM / mm for mm in spacing_mm)
-    return bounding_box(roi, (x, y, z))
+    return bounding_box(roi, [round(CONTEXT_MM / mm) for mm in spacing_mm])
