@@ -6,11 +6,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.t
 
 bench: .venv/test
 	$(PIP) -e ".[bench]"
-	$(PY) benchmarks/denoising.py
-	$(PY) benchmarks/coloured.py
-	$(PY) benchmarks/sweep.py
-	$(PY) benchmarks/superres.py
-	$(PY) benchmarks/planted.py
+	$(PY) benchmarks/run_all.py --slices 24
 	$(PY) benchmarks/windows.py
 	$(PY) benchmarks/store.py
 	$(PY) benchmarks/regions.py
@@ -22,6 +18,10 @@ demo: .venv/demo
 # Files side by side, each on a thread: many tests wait for processes of their own.
 test: .venv/test
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# Without the tests that kill processes, launch torchrun or Ray, or train for a minute.
+test-fast: .venv/test
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
 
 check: .venv/check
 	.venv/bin/ruff check .

@@ -25,6 +25,7 @@ import torch
 from denovox.core.condition import condition
 from denovox.core.random_field import normal
 from denovox.core.regions import REGIONS
+from denovox.core.tensors import tensor
 from denovox.core.volume import Volume
 from denovox.datasets import store
 from denovox.datasets.samples.batch import Sample
@@ -143,7 +144,7 @@ def psnr(ask: Denoiser, of: Crop) -> tuple[float, float]:
         else estimate(of.noisy, coarse).sd_hu
     )
     sigma = window.sigma(noise_hu)
-    unit = torch.from_numpy(window.unit(of.noisy.hu))[None, None]
+    unit = tensor(window.unit(of.noisy.hu))
     shape = (unit.shape[2], unit.shape[3], unit.shape[4])
     known = condition(shape, of.clean.spacing_mm, REGIONS[of.region].id, torch.from_numpy(coarse))
     x = noisy_input(unit, sigma, lambda stream: normal(5, stream, shape))

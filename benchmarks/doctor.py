@@ -25,16 +25,16 @@ def expected(path: Path, method: str) -> dict[str, float]:
     from denovox.scan import anatomy
     from denovox.scan.body_regions import region_spans
 
-    trial = cost.try_window(load())
+    timing = cost.time_tile(load())
     volume = nifti.read(path)
     slabs = region_spans(volume, anatomy.coarse(volume))
-    told = cost.cost(trial, volume, slabs, method)  # type: ignore[arg-type]
+    told = cost.cost(timing, volume, slabs, method)  # type: ignore[arg-type]
     return {
         "memory_mb": told.memory_mb,
         "seconds": told.seconds,
-        "grown_mb": trial.grown_mb,
-        "resident_mb": trial.resident_mb,
-        "windows": told.windows,
+        "grown_mb": timing.grown_mb,
+        "resident_mb": timing.resident_mb,
+        "tiles": told.tiles,
     }
 
 

@@ -32,7 +32,7 @@ from denovox.inference.model import (
     Model,
 )
 from denovox.inference.options import RunOptions
-from denovox.metrics.lesions import dice, distance, looks
+from denovox.metrics.lesions import appearances, dice, distance
 from denovox.model import weights
 from denovox.model.controlnet import Control, ControlConfig, Controlled
 from denovox.model.denoiser import denoiser
@@ -94,12 +94,14 @@ def main(kind: str, steps: int = 120, seeds: int = 3, root: str = ".denovox/lesi
                 and c.facts.region == "chest")  # fmt: skip
     numbers = _in_lung(scan)
     with tempfile.TemporaryDirectory() as folder:
-        bench = hosts.Bench(hosts.LesionTrials(steps=800), RunOptions(), Path(folder), lambda: None)
-        judge = hosts.judge(others, 0, bench, "judge")
+        study = hosts.StudyContext(
+            hosts.LesionStudyConfig(steps=800), RunOptions(), Path(folder), lambda: None
+        )
+        judge = hosts.trained_segmenter(others, 0, study, "judge")
     told = {"kind": kind, "steps": steps, "seeds": seeds, "train": [c.facts.id for c in cases],
             "held": scan.case.facts.id, "lesions": int(numbers.max()), "arms": {}}  # fmt: skip
     region, spacing = scan.case.facts.region, scan.volume.spacing_mm
-    real = looks(scan.volume.hu, numbers, spacing, "held")
+    real = appearances(scan.volume.hu, numbers, spacing, "held")
     found = hosts.outline(judge, scan.volume, region)
     near = around(numbers > 0, spacing)
     told["judge_on_held_lesions_dice"] = dice(found & near, numbers > 0)
@@ -119,7 +121,7 @@ def main(kind: str, steps: int = 120, seeds: int = 3, root: str = ".denovox/lesi
                 model, empty, Edit(hole, numbers > 0, region=region), RunOptions(seed=seed)
             )
             there = hosts.outline(judge, again, region)
-            made = looks(again.hu, numbers, spacing, "made")
+            made = appearances(again.hu, numbers, spacing, "made")
             figures = {
                 "loss": loss,
                 "dice": dice(there & hole, numbers > 0),
@@ -133,7 +135,7 @@ def main(kind: str, steps: int = 120, seeds: int = 3, root: str = ".denovox/lesi
     print(json.dumps(told, indent=1))
 
 
-def _in_lung(scan: hosts.Sick) -> np.ndarray:
+def _in_lung(scan: hosts.LesionCase) -> np.ndarray:
     """The largest lesions that stand in air, numbered from 1."""
     ring = around(scan.numbers > 0, scan.volume.spacing_mm) & (scan.numbers == 0)
     in_air = []

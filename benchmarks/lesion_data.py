@@ -28,7 +28,7 @@ from denovox.simulate import planted_lesions
 KINDS = (
     planted_lesions.Lesions(tissues=("lung",), contrast_hu=(400, 850), signs=(1,), number=4),
     # Darker than their surroundings, as most metastases are: told of both signs, a small network
-    # learns their mean, which is no lesion at all (docs/log.md).
+    # learns their mean, which is no lesion at all (docs/explain/log.md).
     planted_lesions.Lesions(tissues=("liver",), contrast_hu=(30, 90), signs=(-1,), number=4),
     planted_lesions.Lesions(tissues=("muscle",), contrast_hu=(30, 90), signs=(-1,), number=4),
 )

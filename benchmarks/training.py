@@ -43,7 +43,6 @@ from denovox.model.weights import ModelConfig, place
 from denovox.train import cost
 from denovox.train.config import DataConfig, Recipe, TrainConfig
 from denovox.train.distributed import Group
-from denovox.train.hardware import gpu
 from denovox.train.loop import Session, train
 from denovox.train.loss import predictor
 
@@ -208,8 +207,8 @@ def memory() -> None:
     print("|---|---|---|---|---|")
     for precision in ("float32", "bfloat16"):
         for again in (False, True):
-            work = cost.work(Size("paper", 1, 128).recipe(precision, 1, again), on_gpu=True)
-            total, needs = (work.fixed + work.peak) / 1e9, gpu("h200").needs(work) / 1e9
+            work = cost.work(Size("paper", 1, 128).recipe(precision, 1, again), gpu=True)
+            total, needs = (work.fixed + work.peak) / 1e9, work.memory(gpu=True) / 1e9
             kept = "computed again" if again else "kept"
             print(f"| {precision} | {kept} | {work.fixed / 1e9:.2f} | {total:.2f} | {needs:.2f} |")
 

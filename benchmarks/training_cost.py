@@ -1,13 +1,14 @@
-"""How true the cost of training is that `denovox plan` counts: predicted against measured steps.
+"""How well `denovox plan` foresees training on a CPU: estimated against measured steps.
 
     OMP_NUM_THREADS=1 python benchmarks/training_cost.py [--rounds 3] [--clock process] [CASE ...]
 
 A case is preset:BATCHxPATCH, with :float32, and :again for activations computed again. Measured is
-the step of train/loop.py: the loss, backward, clipping, AdamW and the average, on samples drawn at
-random. Hardware is tried before each round and steps are taken after, so that other programs on
-the machine disturb both alike; the median of each counts. --clock process: seconds of the processor
-that this process had (one thread!), where others run; wall: of the clock. Memory is the process's
-at its peak, in a process of its own, against what is counted.
+the step of train/loop.py: the loss, backward, clipping, AdamW and the average, on random samples.
+An estimate and two steps take turns, so that other programs on the machine disturb both alike; the
+median of each counts. An estimate of a small case times such a step itself; of a large case (more
+than `cost.TIMED_FLOPS`) a smaller one, which is what is tested then. --clock process: seconds of
+the processor that this process had (one thread!), where others run; wall: of the clock. Memory is
+that of a process of its own at its peak, without what it had before the step.
 """
 
 from __future__ import annotations
@@ -25,18 +26,15 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from torch import Tensor
 
 from denovox.core.condition import condition
 from denovox.core.memory import resident_mb
 from denovox.datasets.samples.batch import Sample, collate
 from denovox.datasets.samples.choice import SampleConfig
-from denovox.model.activation_checkpointing import recompute
 from denovox.model.presets import PRESETS
-from denovox.model.weights import ModelConfig, place
+from denovox.model.weights import ModelConfig
 from denovox.train import cost
 from denovox.train.config import DataConfig, Recipe, TrainConfig
-from denovox.train.hardware import CPU_ALLOCATOR, CPU_KEPT
 from denovox.train.loss import predictor
 from denovox.train.run_state import RunState
 
@@ -73,20 +71,13 @@ def recipe(case: str) -> Recipe:
 
 def step_of(of: Recipe) -> Callable[[], None]:
     """One step of training, as train/loop.py has it, without drawing its samples."""
-    net = place(of.model.build(), "cpu")
-    if of.train.checkpointing:
-        recompute(net)
+    net, patch = cost.network(of, fast=True), of.data.sample.patch
     parameters = dict(net.named_parameters())
-    state = RunState(parameters, of.train)
-    predict = predictor(net, of.model, of.train)
-    patch = of.data.sample.patch
-
-    def noise() -> Tensor:
-        return torch.randn(1, 1, patch, patch, patch)
-
-    told = condition((patch,) * 3, (1.0, 1.0, 1.0), 1)
+    state, predict = RunState(parameters, of.train), predictor(net, of.model, of.train)
+    known = condition((patch,) * 3, (1.0, 1.0, 1.0), 1)
+    x0, noise = torch.randn(2, of.train.batch, 1, 1, patch, patch, patch).unbind()
     samples = collate(
-        [Sample(noise().clamp(-1, 1), noise(), 0.5, told, 2) for _ in range(of.train.batch)]
+        [Sample(x.clamp(-1, 1), n, 0.5, known, 2) for x, n in zip(x0, noise, strict=True)]
     )
 
     def step() -> None:
@@ -110,10 +101,34 @@ def grown_gb(case: str) -> float | None:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def print_memory(case: str) -> None:
+    """`grown_gb`, in that process."""
+    step_of(recipe("tiny:1x8"))()  # imports whatever a step imports
+    before, highest_before = resident_mb() / 1e3, highest()
+    step = step_of(recipe(case))
+    step()
+    step()
+    print(json.dumps(highest() - before if highest() > highest_before + 0.01 else None))
+
+
 def highest() -> float:
-    """The most this process has held, GB (Linux; getrusage would tell of the parent's, too)."""
+    """The most this process has held, GB (Linux; getrusage would count the parent's, too)."""
     status = Path("/proc/self/status").read_text()
     return float(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9
+
+
+def timed(of: Recipe, rounds: int, clock: Callable[[], float]) -> tuple[float, float]:
+    """(estimated, measured) seconds of a step, the median of some rounds."""
+    step = step_of(of)
+    step()  # warms up, and allocates the optimizer's state
+    estimated, measured = [], []
+    for _ in range(rounds):
+        estimated.append(cost.cost(of, "cpu", clock=clock).step_s)
+        for _ in range(2):
+            began = clock()
+            step()
+            measured.append(clock() - began)
+    return statistics.median(estimated), statistics.median(measured)
 
 
 def main() -> None:
@@ -123,45 +138,21 @@ def main() -> None:
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="process")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
-    told = parser.parse_args()
-    if told.memory:
-        step_of(recipe("tiny:1x8"))()  # what is imported, is
-        before, highest_before = resident_mb() / 1e3, highest()
-        step = step_of(recipe(told.memory))
-        step()
-        step()
-        grew = highest() > highest_before + 0.01
-        print(json.dumps(highest() - before if grew else None))
+    options = parser.parse_args()
+    if options.memory:
+        print_memory(options.memory)
         return
-    clock = CLOCKS[told.clock]
-    print(f"{torch.get_num_threads()} thread(s), {told.clock} seconds, median of {told.rounds}")
-    print("| case | predicted s | measured s | ratio | counted GB | measured GB | ratio |")
+    threads, clock = torch.get_num_threads(), options.clock
+    print(f"{threads} thread(s), {clock} seconds, median of {options.rounds}")
+    print("| case | estimated s | measured s | ratio | estimated GB | measured GB | ratio |")
     print("|---|---|---|---|---|---|---|")
-    for case in told.cases:
-        row = timed(recipe(case), told.rounds, clock)
-        work = cost.work(recipe(case), on_gpu=False)
-        held = min(CPU_ALLOCATOR * work.peak, work.peak + CPU_KEPT)
-        counted = (work.fixed + held) / 1e9
-        grown = None if told.no_memory else grown_gb(case)
-        memory = f" {counted:.2f} | " + (
-            f"{grown:.2f} | {counted / grown:.2f}" if grown else "- | -"
-        )
-        print(f"| {case} | {row[0]:.3f} | {row[1]:.3f} | {row[0] / row[1]:.2f} |{memory} |")
+    for case in options.cases:
+        row = timed(recipe(case), options.rounds, CLOCKS[clock])
+        gb = (cost.work(recipe(case), gpu=False).memory(gpu=False) - cost.CPU_OVERHEAD) / 1e9
+        grown = None if options.no_memory else grown_gb(case)
+        memory = f"{gb:.2f} | {grown:.2f} | {gb / grown:.2f}" if grown else f"{gb:.2f} | - | -"
+        print(f"| {case} | {row[0]:.3f} | {row[1]:.3f} | {row[0] / row[1]:.2f} | {memory} |")
         sys.stdout.flush()
-
-
-def timed(of: Recipe, rounds: int, clock: Callable[[], float]) -> tuple[float, float]:
-    """(predicted, measured) seconds of a step, the median of some rounds."""
-    step = step_of(of)
-    step()  # warms up, and makes the optimizer's state
-    predicted, measured = [], []
-    for _ in range(rounds):
-        predicted.append(cost.cost(of, cost.hardware(of, "cpu", clock)).step_s)
-        for _ in range(2):
-            began = clock()
-            step()
-            measured.append(clock() - began)
-    return statistics.median(predicted), statistics.median(measured)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ def volume(data: Path, shape: tuple[int, ...]) -> torch.Tensor:
     """The middle of a torso at 1.5 mm, in units of the abdomen's window (1 1 x y z)."""
     from denovox.core.regions import region
     from denovox.core.resample import resize
+    from denovox.core.tensors import tensor
     from denovox.io import nifti
 
     scan = nifti.read(data / "torso_CCTH-A01_ct.nii.gz")
@@ -41,7 +42,7 @@ def volume(data: Path, shape: tuple[int, ...]) -> torch.Tensor:
     start = [(n - m) // 2 for n, m in zip(grid, shape, strict=True)]
     cut = fine[tuple(slice(a, a + m) for a, m in zip(start, shape, strict=True))]
     unit = region("abdomen").window.unit(cut).clip(-1, 1)
-    return torch.from_numpy(unit.astype(np.float32))[None, None]
+    return tensor(unit.astype(np.float32))
 
 
 def side(name: str, options: argparse.Namespace) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The tasks: rows of METHOD 2's table, and METHOD 3's rules for what lies outside a window."""
+"""The tasks: rows of Method 2's table, and Method 3's rules for what lies outside a window."""
 
 from __future__ import annotations
 

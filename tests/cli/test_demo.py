@@ -19,7 +19,7 @@ def small(monkeypatch):
     """A quick demo: few voxels, few steps, a denoiser that shrinks towards grey."""
     config = ModelConfig(net=PRESETS["tiny"], spacing_mm=(0.7, 9.0))
     toy = model.Model(lambda x, s, told: 0.9 * x / (1 + s), config, Path("none"), "cpu")
-    monkeypatch.setattr(demo, "load", lambda: toy)
+    monkeypatch.setattr(model, "load", lambda *given: toy)
     monkeypatch.setattr(demo, "SHAPE", (48, 40, 24))
     monkeypatch.setattr(demo, "SPACING_MM", 8.0)
     monkeypatch.setattr(demo, "STEPS", 3)
@@ -47,8 +47,8 @@ def test_an_earlier_demo_is_not_overwritten_unasked(small, tmp_path):
     assert (tmp_path / "phantom.nii.gz").read_bytes() == b"mine"
 
 
-def test_a_folder_that_cannot_be_made(small, tmp_path):
+def test_a_folder_that_cannot_be_created(small, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     result = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "file" / "demo")])
     assert result.exit_code == 2
-    assert "cannot be made" in result.stderr
+    assert "cannot be created" in result.stderr

@@ -52,7 +52,7 @@ def ready(tmp_path_factory):
     path = folder / "tiny.safetensors"
     weights.save(path, state, config, {})
     healthy = save(folder / "healthy.nii.gz", hu_of(1))
-    options = ("--weights", path, "--region", "abdomen", "--window", 32)
+    options = ("--weights", path, "--region", "abdomen", "--tile", 32)
     made = run("calibrate", healthy, "--out", folder / "made", *options)
     assert made.exit_code == 0, made.output
     return folder, options, save(folder / "sick.nii.gz", hu_of(0, 150)), made
@@ -86,7 +86,7 @@ def test_the_report_says_where_and_by_what(ready, detected):
     assert told["weights"] == sha == told["calibrations"][0]["weights"]
     assert told["settings"] == {"region": "abdomen", "roi": None, "seed": 0}
     assert (told["threshold"], told["left_out"]) == (4, [])
-    assert told["judged"][0]["region"] == "abdomen"
+    assert told["covered"][0]["region"] == "abdomen"
     first = told["components"][0]
     assert first["centre_mm"] == pytest.approx((-4 * 23.5, -4 * 14.5, 5 * 6.0), abs=4)
     assert first["region"] == "abdomen"
@@ -95,7 +95,7 @@ def test_the_report_says_where_and_by_what(ready, detected):
     line = detected[0].stderr.strip().splitlines()[-1]
     many = len(told["components"])
     assert line.startswith(f"score {told['score']:.1f}, {many} component")
-    assert "no diagnosis" in told["meaning"]
+    assert "not a diagnosis" in told["meaning"]
     assert set(first) == {
         *("volume_ml", "centre_mm", "peak_z", "mean_hu", "contrast_hu", "region", "tissue")
     }
@@ -131,9 +131,9 @@ def masked(folder, name, array, affine=None):
             "not on the grid",
         ),
         (lambda f: ("--region", "chest"), "calibrations are for abdomen"),
-        (lambda f: ("--calibration", f / "sick.nii.gz"), "is no calibration"),
-        (lambda f: ("--report", f / "report.txt"), "must end in .json"),
-        (lambda f: ("--report", f / "not/there.json"), "is not there"),
+        (lambda f: ("--calibration", f / "sick.nii.gz"), "is not a calibration"),
+        (lambda f: ("--report", f / "report.txt"), "end in .json"),
+        (lambda f: ("--report", f / "not/there.json"), "create it first"),
     ],
 )
 def test_bad_input_is_one_sentence(ready, words, says):
@@ -175,7 +175,7 @@ def test_calibrating_tells_what_it_made_and_keeps_what_is_there(ready):
     found = read(folder / "made/abdomen.json")
     assert (found.region, found.scans) == ("abdomen", 1)
     assert found.weights == describe(options[1])[2]
-    assert "abdomen.json: 1 scans" in made.stderr
+    assert "abdomen.json: 1 scan," in made.stderr
     again = run("calibrate", folder / "healthy.nii.gz", "--out", folder / "made", *options)
     assert again.exit_code == 2
     assert "already exists" in again.stderr
@@ -184,7 +184,7 @@ def test_calibrating_tells_what_it_made_and_keeps_what_is_there(ready):
         *("--lesions", "a.nii.gz", "b.nii.gz"),
     )
     assert strange.exit_code == 2
-    assert "a.nii.gz, which is no scan here" in strange.stderr
+    assert "a.nii.gz, which is not one of SCANS" in strange.stderr
     assert not (folder / "other").exists()
 
 
@@ -215,9 +215,19 @@ def test_a_store_is_read_case_by_case(ready, tmp_path):
     asked = ("prepare", tmp_path / "scans", "--out", tmp_path / "store", "--workers", "1")
     prepared = CliRunner().invoke(main, [str(a) for a in (*asked, "--layout", "folder")])
     assert prepared.exit_code == 0, prepared.output
-    words = ("--weights", options[1], "--window", 32, "--out", tmp_path / "made")
+    words = ("--weights", options[1], "--tile", 32, "--out", tmp_path / "made")
     result = run("calibrate", tmp_path / "store", *words)
     assert result.exit_code == 0, result.output
     made = list((tmp_path / "made").glob("*.json"))
     assert len(made) == 1
     assert read(made[0]).region == made[0].stem
+
+
+def test_the_coarse_anatomy_of_a_scan_is_computed_once(ready, coarse_calls):
+    folder, options, scan, _ = ready
+    given = ("--calibration", folder / "made/abdomen.json", "--report", folder / "once.json")
+    assert run("detect", scan, folder / "once.nii.gz", *given, *options).exit_code == 0
+    assert coarse_calls == [SHAPE]
+    result = run("calibrate", scan, scan, "--out", folder / "twice", *options)
+    assert result.exit_code == 0, result.output
+    assert coarse_calls == [SHAPE] * 3  # once for each of the scans

@@ -44,8 +44,8 @@ def test_a_report_comes_with_the_result(scan, tmp_path, tiny):
     }  # fmt: skip
     assert told["noise_hu"] == 20
     assert [(n["region"], n["start"], n["stop"]) for n in told["noise"]] == [("abdomen", 0, 8)]
-    unjudged = {c["name"] for c in told["checks"] if c["verdict"] == "not judged"}
-    assert not unjudged & {"removed_ratio", "residual_correlation"}
+    not_evaluated = {c["name"] for c in told["checks"] if c["verdict"] == "not evaluated"}
+    assert not not_evaluated & {"removed_ratio", "residual_correlation"}
     assert told["spread"] is None
     assert len(told["weights"]) == 64
     assert told["summary"] in result.stderr
@@ -85,7 +85,7 @@ def test_samples_give_a_mean_and_a_map_of_their_sd(scan, tmp_path, tiny):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--samples", 1), "1 samples have no SD"),
+        (("--samples", 1), "at least 2 samples, not 1"),
     ],
 )
 def test_samples_are_refused_before_any_work(tmp_path, words, says):
@@ -103,7 +103,7 @@ def test_superres_reports(scan, tmp_path, tiny):
     checks = {check["name"]: check for check in told["checks"]}
     assert checks["data_consistency"]["verdict"] == "fine"
     assert 0 < told["data_consistency_hu"] < 0.1
-    assert checks["structure"]["verdict"] == "not judged"
+    assert checks["structure"]["verdict"] == "not evaluated"
     assert told["settings"]["factor"] == 2
     volume = nifti.read(scan)
     base = thin(volume, (0.7, 6), factor=2).grid(volume)
@@ -120,7 +120,7 @@ def test_superres_reports(scan, tmp_path, tiny):
 
 def test_superres_gives_slices_that_average_to_the_scans(scan, tmp_path, tiny):
     out = tmp_path / "out.nii.gz"
-    asked = ("--factor", 2, "--weights", tiny, "--region", "abdomen", "--window", 32)
+    asked = ("--factor", 2, "--weights", tiny, "--region", "abdomen", "--tile", 32)
     result = run("superres", scan, out, *asked)
     assert result.exit_code == 0, result.output
     assert "averaged back" in result.stderr
@@ -152,8 +152,17 @@ def test_superres_refuses(scan, tmp_path, tiny, words, says):
     assert not out.exists()
 
 
-def test_windows_together_are_a_number(scan, tmp_path, tiny, monkeypatch):
-    monkeypatch.setenv("DENOVOX_WINDOW_BATCH", "many")
-    result = run("denoise", scan, tmp_path / "o.nii.gz", "--weights", tiny, "--noise-hu", 20)
-    assert result.exit_code == 2
-    assert "DENOVOX_WINDOW_BATCH" in result.stderr
+def test_the_coarse_anatomy_is_computed_once(scan, tmp_path, tiny, coarse_calls):
+    thin = (*SHAPE[:2], 2 * SHAPE[2])
+    commands = (
+        (("denoise",), SHAPE),
+        (("denoise", "--samples", 2), SHAPE),
+        (("superres", "--factor", 2), thin),
+    )
+    for number, ((name, *more), shape) in enumerate(commands):
+        for report in ((), ("--report", tmp_path / f"report{number}")):
+            coarse_calls.clear()
+            asked = (*more, *report, "--weights", tiny, "--tile", 32, "--force")
+            result = run(name, scan, tmp_path / "out.nii.gz", *asked)
+            assert result.exit_code == 0, result.output
+            assert coarse_calls == [shape], (name, report)

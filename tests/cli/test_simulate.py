@@ -68,7 +68,7 @@ def test_slabs_have_their_own_grid(scan, tmp_path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("low-dose", "--photons", 1e6, "--noise-hu", 10), "twice"),
+        (("low-dose", "--photons", 1e6, "--noise-hu", 10), "both set the noise"),
         (("low-dose", "--noise-hu", -1), "-1 HU"),
         (("thick-slices", "--thickness", 1), "1"),
         (("thick-slices", "--thickness", 1000), "1000"),

@@ -114,11 +114,11 @@ def test_an_array_in_either_order_of_axes():
         (lambda v: Volume.from_numpy(v, spacing_mm=1, axes="yzx"), "'xyz' or 'zyx'"),
         (lambda v: Volume.from_numpy(v * 1j, spacing_mm=1), "complex"),
         (lambda v: Volume.from_numpy(v / 0.0, spacing_mm=1), "NaN or infinite"),
-        (lambda v: Volume.from_numpy(v, np.zeros((4, 4))), "does not place voxels"),
+        (lambda v: Volume.from_numpy(v, np.zeros((4, 4))), "invertible 4 x 4 matrix"),
         (lambda v: Volume.from_numpy(v, np.eye(3)), "4 x 4"),
         (lambda v: Volume.from_nibabel(v), "not a nibabel image"),
         (lambda v: Volume.from_sitk(v), "not a SimpleITK image"),
-        (lambda v: Volume.from_sitk(sitk.Image(3, 3, sitk.sitkInt16)), "not one 3D scalar"),
+        (lambda v: Volume.from_sitk(sitk.Image(3, 3, sitk.sitkInt16)), "not a single 3D scalar"),
         (lambda v: Volume.from_metatensor(torch.zeros(2, 2, 2)), "not a MONAI MetaTensor"),
         (
             lambda v: Volume.from_numpy(v, np.eye(4) + np.eye(4, k=1) * 0.3).to_sitk(),

@@ -1,4 +1,4 @@
-"""The table of regions is METHOD 1's."""
+"""The table of regions is Method 1's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Schedules against diffusers', the figures of METHOD 3, and the spacings' closed forms."""
+"""Schedules against diffusers', the figures of Method 3, and the spacings' closed forms."""
 
 from __future__ import annotations
 

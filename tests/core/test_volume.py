@@ -76,5 +76,39 @@ def test_a_volume_with_other_values_keeps_the_rest():
 
 def test_another_shape_is_refused():
     volume = Volume(np.zeros((3, 4, 5), np.float32), np.eye(4))
-    with pytest.raises(ValueError, match=r"\(3, 4, 6\) is not the grid's \(3, 4, 5\)"):
+    with pytest.raises(ValueError, match=r"\(3, 4, 6\) does not match the grid's \(3, 4, 5\)"):
         volume.with_hu(np.zeros((3, 4, 6), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("z", "first", "count"),
+    [
+        (slice(2, 5), 2, 3),
+        (slice(0, 6), 0, 6),
+        (slice(None), 0, 6),
+        (slice(4, None), 4, 2),
+        (slice(-2, None), 4, 2),
+        (slice(3, 99), 3, 3),
+    ],
+)
+def test_slices_of_a_volume_stay_where_they_were(z, first, count):
+    rng = np.random.default_rng(0)
+    affine = np.eye(4)
+    affine[:3] = rng.normal(size=(3, 4))
+    volume = Volume(rng.normal(size=(3, 4, 6)), affine, source="file")
+    part = volume.slices(z)
+    assert part.shape == (3, 4, count)
+    assert part.source is None
+    assert np.shares_memory(part.hu, volume.hu)
+    for k in range(count):
+        assert np.array_equal(part.hu[..., k], volume.hu[..., first + k])
+        np.testing.assert_allclose(part.affine @ [1, 2, k, 1], affine @ [1, 2, first + k, 1])
+    assert part.spacing_mm == volume.spacing_mm
+
+
+def test_every_other_slice_is_no_volume_of_the_same_grid():
+    volume = Volume(np.zeros((3, 4, 6), np.float32), np.eye(4))
+    for step in (2, -1):
+        with pytest.raises(ValueError, match=f"steps of {step}"):
+            volume.slices(slice(None, None, step))
+    assert np.array_equal(volume.affine, np.eye(4))

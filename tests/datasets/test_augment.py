@@ -20,14 +20,14 @@ from denovox.datasets import nnunet, store
 from denovox.datasets.augment import augment, copy_seed
 from denovox.datasets.manifest import CaseFacts
 from denovox.simulate import phantom
-from denovox.simulate.lesion_placement import Wanted, place
+from denovox.simulate.lesion_placement import LesionRequest, place
 
 SHAPE, MM = (44, 36, 20), 7.0
-LIVER = Wanted(organ="liver", diameter_mm=16.0)
+LIVER = LesionRequest(organ="liver", diameter_mm=16.0)
 FIRST = copy_seed(5, "b/chest", 0)
 
 
-def ask(case: store.Case) -> Wanted:
+def ask(case: store.Case) -> LesionRequest:
     return LIVER
 
 
@@ -181,8 +181,8 @@ def test_a_case_without_the_organ_is_named_and_left_out(shelf, tmp_path):
 
 
 def test_its_own_pair_is_written_even_where_the_organ_is_not_shown(shelf, tmp_path):
-    def heart(case: store.Case) -> Wanted:
-        return Wanted(organ="brain")
+    def heart(case: store.Case) -> LesionRequest:
+        return LesionRequest(organ="brain")
 
     lines = list(augment(cases(shelf, "b"), tmp_path, 2, 0, heart, make))
     assert nnunet.names(tmp_path) == ["b_chest_real"]
@@ -190,7 +190,7 @@ def test_its_own_pair_is_written_even_where_the_organ_is_not_shown(shelf, tmp_pa
 
 
 def test_nothing_at_all_is_an_error_that_says_why(shelf, tmp_path):
-    with pytest.raises(InputError, match=r"nothing could be made of 1 cases: .*liver"):
+    with pytest.raises(InputError, match=r"nothing could be made from 1 cases: .*liver"):
         run(shelf, tmp_path, "c")
     assert not (tmp_path / "dataset.json").exists()
     for wrong, why in (
@@ -236,8 +236,8 @@ def test_stopped_before_any_file_and_repeated_gives_the_same_files(shelf, tmp_pa
 def test_what_a_kill_left_half_written_is_gone_afterwards(shelf, tmp_path):
     run(shelf, tmp_path, "a")
     whole = tree(tmp_path)
-    for place_, end in (("imagesTr", "nii.gz"), ("lesions", "json"), (".", "json")):
-        (tmp_path / place_ / f".{'0b' * 16}.{end}").write_bytes(b"half")
+    for place_ in ("imagesTr", "lesions", "."):
+        (tmp_path / place_ / f".{'0b' * 16}.part").write_bytes(b"half")
     run(shelf, tmp_path, "a")
     assert tree(tmp_path) == whole
 
@@ -255,15 +255,15 @@ def test_what_is_there_is_not_made_again(shelf, tmp_path):
     lines = list(augment(cases(shelf), tmp_path, 2, 5, ask, counting))
     assert made == [copy_seed(5, "a/chest", 1)]
     assert tree(tmp_path) == before
-    assert lines[0] == "a_chest: 1 of 2 were there"
-    assert "b_chest: 3 of 3 were there" in lines
+    assert lines[0] == "a_chest: 1 of 2 already exist"
+    assert "b_chest: 3 of 3 already exist" in lines
 
 
 @pytest.mark.parametrize(
     ("how", "key"),
     [
         ({"seed": 6}, "seed"),
-        ({"wanted": lambda case: Wanted(organ="liver", diameter_mm=12.0)}, "wanted"),
+        ({"wanted": lambda case: LesionRequest(organ="liver", diameter_mm=12.0)}, "wanted"),
         ({"about": {"weights": "other"}}, "about"),
     ],
 )
@@ -271,11 +271,11 @@ def test_pairs_made_otherwise_are_not_mixed_in(shelf, tmp_path, how, key):
     said = {"per_scan": 1, "seed": 5, "wanted": ask, "make": make, "about": {"weights": "these"}}
     list(augment(cases(shelf, "a"), tmp_path, **said))
     before = tree(tmp_path)
-    with pytest.raises(InputError, match=rf"a_chest_s0 made with another .*\b{key}\b"):
+    with pytest.raises(InputError, match=rf"a_chest_s0 made with a different .*\b{key}\b"):
         list(augment(cases(shelf, "a"), tmp_path, **said | how))
     assert tree(tmp_path) == before
     (tmp_path / "lesions" / "a_chest_s0.json").unlink()
-    with pytest.raises(InputError, match="does not say how a_chest_s0 was made"):
+    with pytest.raises(InputError, match="does not record how a_chest_s0 was made"):
         list(augment(cases(shelf, "a"), tmp_path, **said))
 
 
@@ -294,6 +294,6 @@ def test_a_maker_that_changes_the_grid_is_caught(shelf, tmp_path):
     def cut(scan: Volume, numbers: np.ndarray, seed: int) -> Volume:
         return Volume(scan.hu[1:], scan.affine)
 
-    with pytest.raises(ValueError, match="is not the grid's"):
+    with pytest.raises(ValueError, match="does not match the grid's"):
         list(augment(cases(shelf, "a"), tmp_path, 1, 5, ask, cut))
     assert nnunet.names(tmp_path) == []

@@ -237,7 +237,7 @@ def test_values_of_a_file_as_they_are(tmp_path):
     with pytest.raises(InputError, match="not in the vocabulary"):
         nifti.read_label_map(file)
     nibabel.Nifti1Image(raw + 0.5, np.eye(4)).to_filename(file)
-    with pytest.raises(InputError, match="not whole numbers"):
+    with pytest.raises(InputError, match="not integers"):
         nifti.read_label_values(file)
     nibabel.Nifti1Image(raw.astype(np.int32) + 2**25, np.eye(4)).to_filename(file)
     with pytest.raises(InputError, match=r"2\^24"):

@@ -37,7 +37,7 @@ PUBLISHED = {
         totalsegmentator_s0012 - 0
         """,
         None,
-        {"s0011/segmentations/gizzard.nii.gz": "no organ", "s0013/mri.nii.gz": "not part"},
+        {"s0011/segmentations/gizzard.nii.gz": "not the name", "s0013/mri.nii.gz": "not part"},
     ),
     "autopet": (
         """
@@ -399,11 +399,11 @@ def test_bmad_is_refused_and_says_why(tmp_path):
 
 
 def test_no_layout_fits_or_several_do(tmp_path):
-    with pytest.raises(InputError, match="no known layout fits") as caught:
+    with pytest.raises(InputError, match="no known layout matches") as caught:
         survey(tree(tmp_path, "scan.nii.gz"))
     assert all(f"\n  {name}: {look}" in str(caught.value) for name, look in LOOKS.items())
     tree(tmp_path, "imagesTr/word_0001.nii.gz", "imagesTr/lung_001.nii.gz")
-    with pytest.raises(InputError, match=r"several layouts fit \(word, msd_lung\)"):
+    with pytest.raises(InputError, match=r"several layouts match \(word, msd_lung\)"):
         survey(tmp_path)
     assert [e.id for e in find(tmp_path, "word")] == ["word_0001"]
     assert ("imagesTr/lung_001.nii.gz", "not part of this layout") in survey(
@@ -416,7 +416,7 @@ def test_what_cannot_be_surveyed(tmp_path):
         survey(tmp_path / "none")
     with pytest.raises(InputError, match="layout 'amos' is not known"):
         survey(tmp_path, "amos")
-    with pytest.raises(InputError, match="no case of layout 'word': looked for imagesTr/word_0002"):
+    with pytest.raises(InputError, match="no cases of layout 'word': expected imagesTr/word_0002"):
         survey(tmp_path, "word")
     twice = [f"{split}/train_1_a_1.nii.gz" for split in ("train", "train_fixed")]
     with pytest.raises(InputError, match="would both be case 'ctrate_train_1_a_1'"):
@@ -543,7 +543,10 @@ def test_an_index_that_is_wrong(tmp_path):
         ({**entry, "file": "u.nii.gz"}, "u.nii.gz of case 't' does not exist"),
         ({**entry, "masks": {"m": "amos22"}}, "m.nii.gz of case 't' does not exist"),
         ({**entry, "masks": {"m": "amos"}}, "label set 'amos' is not known"),
-        ({**entry, "use": "tune"}, "use 'tune' of case 't' is none of train, validate, evaluate"),
+        (
+            {**entry, "use": "tune"},
+            "use 'tune' of case 't' is not one of train, validate, evaluate",
+        ),
         ({"id": "t"}, "entry 0 lacks one of 'id', 'file' and 'patient'"),
     ):
         with pytest.raises(InputError, match=why):
@@ -587,6 +590,6 @@ def test_the_shared_scans(data_dir):
 
 
 def test_every_layout_and_label_set_is_documented():
-    text = (Path(__file__).parents[2] / "docs/datasets.md").read_text("utf-8")
+    text = (Path(__file__).parents[2] / "docs/reference/datasets.md").read_text("utf-8")
     assert all(f"\n| `{name}` | " in text for name in LAYOUTS)
     assert all(f"`{name}`" in text for name in label_sets.names())

@@ -188,7 +188,7 @@ def _stopped_at(monkeypatch, moment: int) -> None:
 
 def test_what_a_killed_run_left_is_cleared_and_nothing_else(tmp_path):
     filled(tmp_path)
-    left = tmp_path / "imagesTr" / f".{'0a' * 16}.nii.gz"
+    left = tmp_path / "imagesTr" / f".{'0a' * 16}.part"
     own = tmp_path / "labelsTr" / ".keep"
     left.write_bytes(b"half")
     own.write_bytes(b"")
@@ -201,14 +201,14 @@ def test_what_a_killed_run_left_is_cleared_and_nothing_else(tmp_path):
 def test_a_data_set_of_another_kind_is_not_touched(tmp_path):
     (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "liver": 1}}')
     for touch in (nnunet.start, nnunet.write_dataset_json):
-        with pytest.raises(InputError, match="other channels or labels; name another folder"):
+        with pytest.raises(InputError, match="other channels or labels; choose another folder"):
             touch(tmp_path)
     (tmp_path / "dataset.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read"):
         nnunet.start(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["dataset.json"]
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be filled"):
+    with pytest.raises(InputError, match="cannot be written to"):
         nnunet.start(tmp_path / "file")
 
 
@@ -226,7 +226,7 @@ def test_a_scan_that_is_not_finite_or_on_another_grid_is_no_case(tmp_path):
     nnunet.start(tmp_path)
     hu = scan().hu
     hu[0] = np.nan
-    with pytest.raises(InputError, match="56 voxels of it are NaN"):
+    with pytest.raises(InputError, match="56 of its voxels are NaN"):
         nnunet.write_case(tmp_path, "a", Volume(hu, np.eye(4)), lesion())
     with pytest.raises(ValueError, match="on a grid of"):
         nnunet.write_case(tmp_path, "a", scan(), lesion()[1:])
@@ -239,5 +239,5 @@ def test_names_are_safe_and_differ_where_ids_do():
     assert names[:2] == ["a_chest", "a_abdomen"]
     assert len(set(names)) == len(ids)
     for bad in ("a", "a/b/c", "../chest", "a/chest_b", "ä/chest", "a b/chest"):
-        with pytest.raises(InputError, match="no case of a store"):
+        with pytest.raises(InputError, match="not a case of a store"):
             nnunet.case_name(bad)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,7 +118,7 @@ def test_what_is_blank_is_unknown_and_noted(source, tmp_path):
     assert np.array_equal(anatomy == ID["unknown"], blank & ~named)
     assert np.array_equal(anatomy == ID["liver"], named)
     share = (blank & ~named).mean()
-    assert torso.facts.notes == (f"{share:.0%} is blank (one exact value): labelled unknown",)
+    assert torso.facts.notes == (f"{share:.0%} is blank (one constant value): labelled unknown",)
     assert chest_case.facts.notes == ()
 
 
@@ -138,8 +139,8 @@ def test_a_doubtful_scan_is_put_aside_with_the_reason(source, tmp_path):
     assert "not in Hounsfield units" in rows["c"]
     assert "not a NIfTI file" in rows["t"] or "t.nii.gz" in rows["t"]
     assert rows["ok/chest"] == ""
-    assert any(line.startswith("c: put aside") for line in said)
-    assert "3 put aside" in said[-1]
+    assert any(line.startswith("c: set aside") for line in said)
+    assert "3 set aside" in said[-1]
 
 
 def test_a_scan_that_cannot_be_read_is_put_aside_and_does_not_stop_the_run(
@@ -161,7 +162,7 @@ def test_a_kill_never_leaves_half_the_settings(source, tmp_path, monkeypatch):
     def killed(*paths: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare.os, "replace", killed)
+    monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         run(source, tmp_path / "store")
     monkeypatch.undo()
@@ -276,8 +277,8 @@ def test_totalsegmentator_names_what_no_mask_does(source, tmp_path, monkeypatch)
     def liver(volume: Volume) -> np.ndarray:
         return np.full(volume.shape, ID["liver"], np.uint8)
 
-    monkeypatch.setattr(prepare.segment, "require", lambda: None)
-    monkeypatch.setattr(prepare.segment, "segment", liver)
+    monkeypatch.setattr(prepare.totalsegmentator, "require", lambda: None)
+    monkeypatch.setattr(prepare.totalsegmentator, "segment", liver)
     run(source, tmp_path / "store", PrepareConfig(segment=True))
     one, masked = store.cases(tmp_path / "store")
     assert (one.voxels("anatomy")[...] == ID["liver"]).all()
@@ -306,7 +307,7 @@ def test_a_second_run_does_nothing_again(source, tmp_path):
     target = tmp_path / "store"
     run(source, target)
     before = {p: p.stat().st_mtime_ns for p in target.glob("*/**/*")}
-    assert "3 of them in the store already" in " ".join(run(source, target))
+    assert "3 of them already in the store" in " ".join(run(source, target))
     assert {p: p.stat().st_mtime_ns for p in target.glob("*/**/*")} == before
 
 
@@ -357,7 +358,7 @@ def test_two_runs_at_once_are_kept_apart(source, tmp_path):
 
 def test_other_settings_need_another_store(source, tmp_path):
     run(source, tmp_path / "store")
-    with pytest.raises(InputError, match="name another --out"):
+    with pytest.raises(InputError, match="choose another --out"):
         run(source, tmp_path / "store", PrepareConfig(spacing_mm=2))
 
 
@@ -412,7 +413,7 @@ def test_a_digest_is_of_all_files_in_order_of_their_names(tmp_path):
 
 
 def test_a_folder_without_an_index(tmp_path):
-    with pytest.raises(InputError, match="no known layout fits"):
+    with pytest.raises(InputError, match="no known layout matches"):
         run(tmp_path, tmp_path / "store")
 
 

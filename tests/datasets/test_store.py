@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -227,8 +228,8 @@ def test_a_manifest_keeps_every_fact(tmp_path):
 def test_a_failing_write_keeps_the_old_manifest(tmp_path, monkeypatch):
     manifest.write(tmp_path, [facts()])
 
-    def full(table: object, path: Path) -> None:
-        path.write_bytes(b"half")
+    def full(table: object, file: BinaryIO) -> None:
+        file.write(b"half")
         raise OSError("No space left on device")
 
     monkeypatch.setattr(pq, "write_table", full)

@@ -1,4 +1,4 @@
-"""`denovox evaluate`: pairs on disk to a table; hand-made scans with known figures."""
+"""`denovox evaluate pairs`: files to a table; constructed scans with known figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["evaluate", *map(str, arguments)])
+    return CliRunner().invoke(main, ["evaluate", "pairs", *map(str, arguments)])
 
 
 def scan(path: Path, seed: int, add: float = 0.0, affine: np.ndarray = AFFINE) -> Path:
@@ -65,7 +65,7 @@ def table(path: Path, *rows: tuple[object, ...]) -> Path:
     return path
 
 
-def test_a_csv_says_whose_scans_they_are(folders, tmp_path):
+def test_a_csv_names_the_patients(folders, tmp_path):
     rows = [
         ("A" if i < 2 else "B", f"reference/p{i}.nii.gz", f"test/p{i}.nii.gz") for i in range(3)
     ]
@@ -75,11 +75,11 @@ def test_a_csv_says_whose_scans_they_are(folders, tmp_path):
     assert {(f["patients"], f["scans"]) for f in told["figures"]} == {(2, 3)}
 
 
-def test_what_was_judged_is_told_by_content(folders, tiny, tmp_path):
+def test_files_are_recorded_by_content(folders, tiny, tmp_path):
     given = ("mayo16-redcnn", folders, "--force", "--out", tmp_path / "out")
     assert run(*given).exit_code == 0
     told = json.loads((tmp_path / "out" / "figures.json").read_text())
-    assert told["weights"] is None, "files are judged, whoever made them"
+    assert told["weights"] is None, "files may come from any method"
     one = next(file for file in told["files"] if file["patient"] == "p1")
     for name in ("reference", "test"):
         content = (folders / name / "p1.nii.gz").read_bytes()
@@ -89,7 +89,7 @@ def test_what_was_judged_is_told_by_content(folders, tiny, tmp_path):
     told = json.loads((tmp_path / "out" / "figures.json").read_text())
     assert told["weights"] == hashlib.sha256(tiny.read_bytes()).hexdigest()
     assert f"sha256 {told['weights']}" in result.stdout
-    assert "was said, not measured" in told["notes"][-1]
+    assert "is stated by the user" in told["notes"][-1]
 
 
 def test_rplhr_takes_its_own_units(tmp_path):
@@ -127,15 +127,30 @@ def refuses(result: Result, *says: str) -> None:
         assert word in last
 
 
+def test_scores_of_images_count_instead_of_their_maps(tmp_path):
+    rows = [("patient", "map", "mask", "score")]
+    for i in range(4):
+        mask = np.zeros((8, 8), np.uint8)
+        mask[2:4, 2:4] = i % 2
+        for name in ("maps", "masks"):
+            (tmp_path / name).mkdir(exist_ok=True)
+            np.save(tmp_path / name / f"{i}.npy", mask)
+        rows.append((f"p{i}", f"maps/{i}.npy", f"masks/{i}.npy", 1 - i % 2))
+    data = table(tmp_path / "scores.csv", *rows)
+    assert run("bmad-liver", data, "--out", tmp_path / "out").exit_code == 0
+    told = json.loads((tmp_path / "out" / "figures.json").read_text())
+    values = {figure["name"]: figure["value"] for figure in told["figures"]}
+    assert (values["image AUROC"], values["pixel AUROC"]) == (0, 1)
+
+
 def test_bad_input_is_one_sentence(folders, tmp_path):
     out = tmp_path / "out"
     refuses(run("mayo", folders, "--out", out), "'mayo' is not known", "mayo16-redcnn")
     refuses(run("rplhr", folders, "--out", out), "[0, 1]")
     refuses(run("mayo16-redcnn", tmp_path / "no.csv", "--out", out), "no.csv cannot be read")
+    refuses(run("rplhr", folders, "--out", out, "--weights", "no"), "weights 'no'")
     lame = table(folders / "lame.csv", ("patient", "reference"), ("A", "reference/p0.nii.gz"))
-    refuses(run("mayo16-redcnn", lame, "--out", out), "line 2: no test")
-    empty = table(folders / "empty.csv", ("patient", "reference", "test"))
-    refuses(run("mayo16-redcnn", empty, "--out", out), "has no pairs")
+    refuses(run("mayo16-redcnn", lame, "--out", out), "line 1: no column 'test'")
     scan(folders / "test" / "alone.nii.gz", 9)
     refuses(run("mayo16-redcnn", folders, "--out", out), "alone has no partner")
     (folders / "test" / "alone.nii.gz").unlink()

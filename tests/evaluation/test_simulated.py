@@ -20,9 +20,9 @@ from denovox.core.labels import OUTSIDE
 from denovox.core.volume import Volume
 from denovox.evaluation import simulated, simulated_tasks
 from denovox.evaluation.inputs import sha256
-from denovox.evaluation.simulated import trial
-from denovox.evaluation.simulated_tasks import TrialConfig, own_dose
-from denovox.inference.anomaly.calibration import Method, empty
+from denovox.evaluation.simulated import evaluate_simulated
+from denovox.evaluation.simulated_tasks import SimulatedConfig, own_dose
+from denovox.inference.anomaly.calibration import AnomalyMethod, empty
 from denovox.inference.model import (
     Model,
     load,
@@ -57,7 +57,7 @@ def scans(tmp_path):
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["evaluate", *map(str, arguments)])
+    return CliRunner().invoke(main, ["evaluate", "simulated", *map(str, arguments)])
 
 
 def told(folder: Path) -> dict:
@@ -82,7 +82,7 @@ def model(tiny):
 def test_dose_whole(scans, tiny, tmp_path):
     out, kept = tmp_path / "out", tmp_path / "kept"
     given = ["--region", "chest", "--weights", tiny, "--seed", 3, "--save", kept, "--dose", 0.5]
-    result = run("simulated-dose", scans, "--out", out, *given)
+    result = run("dose", scans, "--out", out, *given)
     assert result.exit_code == 0, result.output
     found = told(out)
     assert found["weights"] == describe(tiny)[2] == sha256(tiny)
@@ -97,7 +97,7 @@ def test_dose_whole(scans, tiny, tmp_path):
     assert 5 < files["ann"]["noise_hu"] < 16  # edges of voxels this coarse count for noise
     assert "| denovox | chest psnr (dB) |" in result.stdout
     assert (out / "figures.md").read_text() in result.stdout
-    # What was kept: the same damage made by hand, and figures of its own from the files.
+    # The saved scans: the same noise simulated by hand, and figures computed from the files.
     truth = nibabel.load(scans / "ann.nii.gz").get_fdata(dtype=np.float32)
     config = LowDoseConfig(dose=0.5, seed=3, photons=files["ann"]["photons"], electronic=0)
     low = simulate_low_dose(Volume(truth, body().affine), config).hu
@@ -114,17 +114,20 @@ def test_dose_whole(scans, tiny, tmp_path):
         error = np.clip(test, -1400, 400) - np.clip(clean, -1400, 400)
         psnr.append(20 * np.log10(1800 / np.sqrt(np.mean(error[inside] ** 2))))
     assert values(found)["denovox", "chest psnr"] == pytest.approx(np.mean(psnr), abs=1e-3)
-    pairs = run("mayo16-founddiff", kept, "--out", tmp_path / "pairs", "--weights", tiny)
+    arguments = ["mayo16-founddiff", kept, "--out", tmp_path / "pairs", "--weights", tiny]
+    pairs = CliRunner().invoke(main, ["evaluate", "pairs", *map(str, arguments)])
     assert pairs.exit_code == 0, pairs.output
     assert told(tmp_path / "pairs")["weights"] == describe(tiny)[2]
 
 
-def test_a_denoiser_gains_and_the_same_seed_says_the_same(scans, model):
+def test_a_denoiser_gains_and_the_same_seed_gives_the_same(scans, model):
     scan = scans / "ann.nii.gz"
-    config = TrialConfig(region="chest", method="mean of 3 x 3", dose=LowDoseConfig(views=90))
+    config = SimulatedConfig(region="chest", method="mean of 3 x 3", dose=LowDoseConfig(views=90))
     kept = {}
-    found = trial("simulated-dose", scan, model, config, keep=lambda *k: kept.update({k[0]: k[2]}))
-    # What is judged is what comes of the damaged scan, and of nothing else.
+    found = evaluate_simulated(
+        "simulated-dose", scan, model, config, save=lambda *k: kept.update({k[0]: k[2]})
+    )
+    # The result depends on the degraded scan alone.
     assert not np.allclose(kept["input"].hu, kept["reference"].hu, atol=1)
     again = model.denoise(kept["input"], "chest")
     np.testing.assert_array_equal(kept["test"].hu, again.hu)
@@ -133,9 +136,12 @@ def test_a_denoiser_gains_and_the_same_seed_says_the_same(scans, model):
     both = [by[who, "chest psnr"].value for who in ("mean of 3 x 3", "low dose")]
     assert gain.value == pytest.approx(both[0] - both[1])
     assert by["low dose", "chest bias muscle and organs"].value == pytest.approx(0, abs=2)
-    assert trial("simulated-dose", scan, model, config).figures == found.figures
-    other = TrialConfig(region="chest", dose=LowDoseConfig(views=90, seed=1))
-    assert trial("simulated-dose", scan, model, other).figures[0].value != found.figures[0].value
+    assert evaluate_simulated("simulated-dose", scan, model, config).figures == found.figures
+    other = SimulatedConfig(region="chest", dose=LowDoseConfig(views=90, seed=1))
+    assert (
+        evaluate_simulated("simulated-dose", scan, model, other).figures[0].value
+        != found.figures[0].value
+    )
 
 
 def test_a_quarter_dose_is_one_of_the_scans_own():
@@ -156,7 +162,7 @@ def test_a_quarter_dose_is_one_of_the_scans_own():
 def test_slab_whole(scans, tiny, tmp_path):
     out, kept = tmp_path / "out", tmp_path / "kept"
     given = ["--region", "chest", "--weights", tiny, "--factor", 3, "--save", kept]
-    result = run("simulated-slab", scans / "ann.nii.gz", "--out", out, *given)
+    result = run("slab", scans / "ann.nii.gz", "--out", out, *given)
     assert result.exit_code == 0, result.output
     found = values(told(out))
     assert {method for method, _ in found} == {"linear", "cubic", "Lanczos-3", "denovox"}
@@ -175,8 +181,10 @@ def test_slab_leaves_out_slices_that_make_no_slab(tmp_path, model):
     cut = Volume(volume.hu[..., :7], volume.affine)
     path = write(cut, tmp_path / "cut.nii.gz")
     seen = {}
-    config = TrialConfig(factor=2, region="chest")
-    trial("simulated-slab", path, model, config, keep=lambda *k: seen.update({k[0]: k[2]}))
+    config = SimulatedConfig(factor=2, region="chest")
+    evaluate_simulated(
+        "simulated-slab", path, model, config, save=lambda *k: seen.update({k[0]: k[2]})
+    )
     np.testing.assert_array_equal(seen["reference"].hu, np.rint(volume.hu[..., :6]))
     assert [seen[what].shape[2] for what in ("reference", "input", "test")] == [6, 3, 6]
     np.testing.assert_allclose(seen["test"].affine, seen["reference"].affine, atol=1e-4)
@@ -184,32 +192,32 @@ def test_slab_leaves_out_slices_that_make_no_slab(tmp_path, model):
 
 @pytest.fixture
 def oracle(monkeypatch):
-    """Detection that finds what was planted, since it knows the scans as they came."""
+    """Detection that finds what was added, since it knows the original scans."""
     known = {}
 
-    def detect(model, volume, calibrations, region=None, roi=None, options=None):
+    def detect(model, volume, **options):
         name = float(volume.hu[0].sum())  # air, where no lesion is
         z = volume.with_hu((known.setdefault(name, volume.hu) - volume.hu) / 10)
         return SimpleNamespace(z=z, score=float(np.abs(z.hu).max()))
 
-    monkeypatch.setattr(simulated_tasks, "detect", detect)
+    monkeypatch.setattr(Model, "detect", detect)
     return known
 
 
-CALIBRATION = empty("chest", Method(), "tiny.safetensors")
+CALIBRATION = empty("chest", AnomalyMethod(), "tiny.safetensors")
 SMALL = Lesions(diameter_mm=(14.0, 24.0), edge_mm=1.0, texture=0.0)
 
 
 def test_planted_whole(scans, model, oracle):
     kept = {}
     said: list[str] = []
-    config = TrialConfig(region="chest", lesions=SMALL)
-    found = trial("planted-lesions", scans, model, config, [CALIBRATION],
+    config = SimulatedConfig(region="chest", lesions=SMALL)
+    found = evaluate_simulated("planted-lesions", scans, model, config, [CALIBRATION],
     RunOptions(say=said.append),
                   lambda *k: kept.update({k[:2]: k[2]}))  # fmt: skip
     by = {f.name: f for f in found.figures}
     assert by["chest lung voxel AUROC"].value > 0.99
-    assert (by["scan AUROC"].value, by["found"].value) == (1, 1)
+    assert (by["scan AUROC"].value, by["detected"].value) == (1, 1)
     planted = [name for what, name in kept if what == "masks" and kept[what, name].hu.any()]
     assert by["scan AUROC"].scans == len(planted) >= 2
     assert by["scan AUROC"].patients == 2
@@ -222,22 +230,22 @@ def test_planted_whole(scans, model, oracle):
         changed = kept["input", name].hu != kept["input", f"{scan}_healthy"].hu
         assert changed[kept["masks", name].hu > 0].all()
         np.testing.assert_array_equal(kept["maps", name].hu > 0, changed)
-    again = trial("planted-lesions", scans, model, config, [CALIBRATION])
+    again = evaluate_simulated("planted-lesions", scans, model, config, [CALIBRATION])
     assert again.figures == found.figures
 
 
 def test_regions_are_measured_apart(tmp_path, model, oracle, monkeypatch):
     path = write(body(), tmp_path / "ann.nii.gz")
     slabs = (RegionSpan("abdomen", 0, 4, "told"), RegionSpan("chest", 4, 9, "told"))
-    monkeypatch.setattr(simulated_tasks, "region_spans_of", lambda *_: slabs)
+    monkeypatch.setattr(simulated_tasks, "spans_in", lambda *_: slabs)
     kept = {}
 
     def keep(what: str, name: str, volume: Volume) -> None:
         kept[what, name] = volume
 
-    config = TrialConfig(dose=LowDoseConfig(views=90), lesions=SMALL)
-    by = values({"figures": [asdict(f) for f in
-                 trial("simulated-dose", path, model, config, keep=keep).figures]})  # fmt: skip
+    config = SimulatedConfig(dose=LowDoseConfig(views=90), lesions=SMALL)
+    dose = evaluate_simulated("simulated-dose", path, model, config, save=keep)
+    by = values({"figures": [asdict(figure) for figure in dose.figures]})
     clean, low = (kept[what, "ann"].hu for what in ("reference", "input"))
     inside = anatomy.coarse(kept["reference", "ann"]) != OUTSIDE
     for slab, (bottom, top) in zip(slabs, ((-120, 240), (-1400, 400)), strict=True):
@@ -245,7 +253,7 @@ def test_regions_are_measured_apart(tmp_path, model, oracle, monkeypatch):
         error = (np.clip(low, bottom, top) - np.clip(clean, bottom, top))[..., z][inside[..., z]]
         expected = 20 * np.log10((top - bottom) / np.sqrt(np.mean(error.astype(float) ** 2)))
         assert by["low dose", f"{slab.region} psnr"] == pytest.approx(expected, abs=1e-3)
-    found = trial("planted-lesions", path, model, config, [CALIBRATION], keep=keep)
+    found = evaluate_simulated("planted-lesions", path, model, config, [CALIBRATION], save=keep)
     (fact,) = [one for one in found.files[0]["lesions"] if one["tissue"] == "lung"]
     lesion = np.argwhere(kept["masks", "ann_lung"].hu)
     assert lesion[:, 2].min() >= 4, "planted where no calibration is"
@@ -267,43 +275,41 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(scans, tiny, tmp_path):
     out, kept = tmp_path / "out", tmp_path / "kept"
     given = ("--out", out, "--save", kept, "--weights", tiny)
     (tmp_path / "empty").mkdir()
-    refuses(run("simulated-dose", tmp_path / "empty", *given), "empty", "any CT")
-    refuses(run("simulated-dose", tmp_path / "no.nii.gz", *given), "no.nii.gz does not exist")
+    refuses(run("dose", tmp_path / "empty", *given), "empty", "any CT")
+    refuses(run("dose", tmp_path / "no.nii.gz", *given), "no.nii.gz does not exist")
     (scans / "torn.nii.gz").write_bytes((scans / "ann.nii.gz").read_bytes()[:5000])
-    refuses(run("simulated-dose", scans, *given), "torn.nii.gz")
+    refuses(run("dose", scans, *given), "torn.nii.gz")
     (scans / "torn.nii.gz").unlink()
-    refuses(run("simulated-slab", scans, *given, "--factor", 6), "9 slices", "18 or more")
-    refuses(run("simulated", scans, *given), "'simulated' is not known", "simulated-dose")
-    refuses(run("simulated-slab", scans, *given, "--dose", 0.5), "--dose is of simulated-dose")
-    refuses(run("rplhr", scans, "--out", out, "--save", kept), "--save is of simulated protocols")
-    refuses(run("simulated-dose", scans, "--out", out, "--weights", "no"), "weights 'no'")
-    refuses(run("rplhr", scans, "--out", out, "--weights", "no"), "weights 'no'")
+    refuses(run("slab", scans, *given, "--factor", 6), "9 slices", "18 or more")
+    refuses(run("simulated", scans, *given), "'simulated' is not known", "dose, slab")
+    refuses(run("slab", scans, *given, "--dose", 0.5), "does not use --dose")
+    refuses(run("dose", scans, "--out", out, "--weights", "no"), "weights 'no'")
     narrow = Volume(body().hu[:9], body().affine)
     path = write(narrow, tmp_path / "narrow.nii.gz")
-    refuses(run("simulated-dose", path, *given), "narrow.nii.gz", "9 x 48", "11 x 11")
+    refuses(run("dose", path, *given), "narrow.nii.gz", "9 x 48", "11 x 11")
     thick = Volume(body().hu, body().affine @ np.diag([1, 1, 1.5, 1]))
     path = write(thick, tmp_path / "thick.nii.gz")
-    late = run("simulated-slab", path, *given, "--factor", 2)
+    late = run("slab", path, *given, "--factor", 2)
     refuses(late, "slices 7.5 mm apart", "0.7 to 6")
-    assert "1 of 1" not in late.stderr, "told only when all work was done"
+    assert "1 of 1" not in late.stderr, "reported only after the work"
     kept.mkdir()
     (kept / "mine.txt").write_text("mine")
-    refuses(run("simulated-dose", scans, *given), "kept has files in it", "--force")
+    refuses(run("dose", scans, *given), "kept", "--force")
     assert [p.name for p in kept.iterdir()] == ["mine.txt"]
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "d", "empty", "kept", "narrow.nii.gz", "thick.nii.gz", "weights",
     ]  # fmt: skip
 
 
-def test_where_no_lesion_fits_nothing_is_said(tmp_path, model, oracle, monkeypatch):
+def test_where_no_lesion_fits_there_are_no_figures(tmp_path, model, oracle, monkeypatch):
     shallow = Volume(body().hu[..., :2], body().affine)
     path = write(shallow, tmp_path / "shallow.nii.gz")
-    config = TrialConfig(region="chest", lesions=SMALL)
-    with pytest.raises(InputError, match="no lesion could be planted"):
-        trial("planted-lesions", path, model, config, [CALIBRATION])
+    config = SimulatedConfig(region="chest", lesions=SMALL)
+    with pytest.raises(InputError, match="no lesion could be added"):
+        evaluate_simulated("planted-lesions", path, model, config, [CALIBRATION])
     monkeypatch.setattr(simulated, "bundled", lambda: (CALIBRATION,))  # of other weights, by sha256
     with pytest.raises(InputError, match="no calibration of the weights tiny"):
-        trial("planted-lesions", path, model, config)
+        evaluate_simulated("planted-lesions", path, model, config)
 
 
 def test_a_scan_that_fails_half_way_leaves_nothing(scans, tiny, tmp_path, monkeypatch):
@@ -318,5 +324,5 @@ def test_a_scan_that_fails_half_way_leaves_nothing(scans, tiny, tmp_path, monkey
     monkeypatch.setattr(Model, "denoise", fails)
     monkeypatch.setattr(simulated_tasks, "simulate_low_dose", lambda volume, config: volume)
     given = ("--out", tmp_path / "out", "--save", tmp_path / "kept", "--weights", tiny)
-    refuses(run("simulated-dose", scans, *given, "--region", "chest"), "bob.nii.gz: it is too late")
+    refuses(run("dose", scans, *given, "--region", "chest"), "bob.nii.gz: it is too late")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d", "weights"]

@@ -1,4 +1,4 @@
-"""Simulated protocols against numbers by hand; no model runs here."""
+"""Metrics of simulated protocols against numbers by hand; no model runs here."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from scipy.interpolate import interp1d
 from denovox.core.errors import InputError
 from denovox.core.labels import BODY, LUNG, OUTSIDE
 from denovox.core.volume import Volume
-from denovox.evaluation.published import protocol
 from denovox.evaluation.simulated_metrics import (
-    SIMULATED,
     Scored,
     closeness,
     interpolations,
@@ -44,7 +42,7 @@ def of(values: tuple[Value, ...]) -> dict[str, float]:
 def test_closeness_by_hand() -> None:
     hu, body = scan()
     found = of(closeness(hu, np.where(body, hu + 9, -900), body, "abdomen"))
-    assert found["rmse"] == pytest.approx(9, abs=1e-4)  # what lies outside of the body is nothing
+    assert found["rmse"] == pytest.approx(9, abs=1e-4)  # voxels outside the body do not count
     assert found["psnr"] == pytest.approx(20 * math.log10(360 / 9), abs=1e-4)
     beyond = hu.copy()
     beyond[5, 5, 5] = 5000  # cut to the window's end, 240 HU
@@ -87,7 +85,7 @@ def test_slab_by_hand() -> None:
     hu, body = scan()
     thick = hu.reshape(24, 20, 4, 3).mean(-1)
     test = hu.copy()
-    test[..., :3] += 50  # the first and last slab count for no closeness, but for averages
+    test[..., :3] += 50  # the first and last slab count for averages alone
     test[..., 5] += 6
     found = of(simulated_slab(hu, test, thick, body, "abdomen"))
     assert found["rmse"] == pytest.approx(6 / math.sqrt(6), abs=1e-4)  # one of six slices
@@ -97,28 +95,28 @@ def test_slab_by_hand() -> None:
     assert of(simulated_slab(hu, hu, thick, body, "abdomen"))["averaged back, most"] < 1e-4
     with pytest.raises(InputError, match="2 thick slices are too few"):
         simulated_slab(hu, hu, thick[..., :2], body, "abdomen")
-    with pytest.raises(InputError, match="11 slices cannot be shared"):
+    with pytest.raises(InputError, match="11 slices cannot be divided"):
         simulated_slab(hu[..., :11], hu[..., :11], thick, body[..., :11], "abdomen")
 
 
 def test_planted_by_hand_and_as_the_figures_alone() -> None:
-    lesion, judged = np.zeros((6, 5, 4), bool), np.ones((6, 5, 4), bool)
+    lesion, scored = np.zeros((6, 5, 4), bool), np.ones((6, 5, 4), bool)
     lesion[1, 1, 1] = lesion[4, 3:5, 2] = True
     score = np.zeros((6, 5, 4), np.float32)
     score[lesion], score[0] = 2, 3  # 20 healthy voxels of 117 lie above
-    found = of(planted_lesions(score, lesion, judged))
+    found = of(planted_lesions(score, lesion, scored))
     assert found["voxel AUROC"] == pytest.approx(97 / 117)
     assert found["voxel AP"] == pytest.approx(3 / 23)
     assert found["PRO at FPR 0.3"] == pytest.approx((0.3 - 20 / 117) / 0.3)
-    judged[0] = False
-    assert set(of(planted_lesions(score, lesion, judged)).values()) == {1.0}
+    scored[0] = False
+    assert set(of(planted_lesions(score, lesion, scored)).values()) == {1.0}
     noisy = np.random.default_rng(0).normal(lesion, 1).astype(np.float32)
-    found = of(planted_lesions(noisy, lesion, np.ones_like(judged)))
+    found = of(planted_lesions(noisy, lesion, np.ones_like(scored)))
     assert found["PRO at FPR 0.3"] == pytest.approx(pro([lesion], [noisy]))
     flat = lesion.ravel(), noisy.ravel()
     assert (found["voxel AUROC"], found["voxel AP"]) == (auroc(*flat), average_precision(*flat))
     with pytest.raises(InputError, match="abnormal"):
-        planted_lesions(score, np.zeros_like(lesion), judged)
+        planted_lesions(score, np.zeros_like(lesion), scored)
 
 
 def test_interpolations_agree_with_scipy_and_keep_what_they_must() -> None:
@@ -173,12 +171,12 @@ def test_figures_are_means_over_parts_of_one_region() -> None:
         measured_figures([])
 
 
-def test_a_scan_as_it_came_counts_once() -> None:
+def test_an_original_counts_once() -> None:
     rows = [Scored("p", "1", 5.0, 6.0), Scored("p", "1", 5.0, 4.0), Scored("q", "2", 1.0, 5.5)]
-    area, found = scan_figures(rows, "ours", seed=1)
+    area, detected = scan_figures(rows, "ours", seed=1)
     # 6, 4, 5.5 against 5 and 1: of six pairs only (4, 5) is the wrong way round.
     assert area.value == pytest.approx(5 / 6)
-    assert found.value == pytest.approx(2 / 3)
+    assert detected.value == pytest.approx(2 / 3)
     assert (area.patients, area.scans, area.method) == (2, 3, "ours")
 
     def slow(drawn: np.ndarray) -> float:
@@ -190,9 +188,3 @@ def test_a_scan_as_it_came_counts_once() -> None:
 
     expected = bootstrap(["p", "p", "q"], slow, seed=1)
     assert (area.interval.low, area.interval.high) == pytest.approx((expected.low, expected.high))
-
-
-def test_simulated_protocols_are_among_the_known() -> None:
-    with pytest.raises(InputError, match="simulated-dose, simulated-slab, planted-lesions"):
-        protocol("mayo")
-    assert not set(SIMULATED) - {"simulated-dose", "simulated-slab", "planted-lesions"}

@@ -16,7 +16,7 @@ from denovox.core.operators.coloured_noise import WHITE, Spectrum
 from denovox.core.volume import Volume
 from denovox.inference import cost, doctor, scan_context
 from denovox.inference import model as api
-from denovox.inference.cost import Trial
+from denovox.inference.cost import TileTiming
 from denovox.inference.options import RunOptions
 from denovox.io import nifti
 from denovox.model import weights
@@ -30,12 +30,12 @@ SHAPE = (76, 56, 48)
 
 
 @pytest.fixture(scope="module")
-def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
+def timing(tmp_path_factory: pytest.TempPathFactory) -> TileTiming:
     """A window of a network that has learnt nothing, tried."""
     path = tmp_path_factory.mktemp("weights") / "fresh.safetensors"
     config = weights.ModelConfig(net=PRESETS["tiny"])
     weights.save(path, config.build().state_dict(), config, {})
-    return cost.try_window(api.load(path, "cpu"), 32, 0.01)
+    return cost.time_tile(api.load(path, "cpu"), 32, 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +48,9 @@ def verdicts(report: doctor.Report) -> dict[str, str]:
     return {one.code: one.severity for one in report.findings}
 
 
-def test_a_good_scan_is_told_in_full(tmp_path: Path, chest: Volume, trial: Trial) -> None:
+def test_a_good_scan_is_told_in_full(tmp_path: Path, chest: Volume, timing: TileTiming) -> None:
     nifti.write(chest, tmp_path / "ct.nii.gz")
-    report = doctor.examine(tmp_path / "ct.nii.gz", trial=trial)
+    report = doctor.examine(tmp_path / "ct.nii.gz", timing=timing)
     assert report.verdict in ("ok", "note")
     assert report.values is not None
     assert report.geometry is not None
@@ -79,16 +79,18 @@ def test_a_good_scan_is_told_in_full(tmp_path: Path, chest: Volume, trial: Trial
         assert part in text
 
 
-def test_json_holds_numbers_under_stable_keys(tmp_path: Path, chest: Volume, trial: Trial) -> None:
+def test_json_holds_numbers_under_stable_keys(
+    tmp_path: Path, chest: Volume, timing: TileTiming
+) -> None:
     nifti.write(chest, tmp_path / "ct.nii")
-    report = doctor.examine(tmp_path / "ct.nii", trial=trial)
+    report = doctor.examine(tmp_path / "ct.nii", timing=timing)
     told: dict[str, Any] = json.loads(report.model_dump_json())
     assert set(told) == {
         *("path", "verdict", "findings", "values", "geometry", "stacking", "view", "regions"),
         "costs",
     }
     assert set(told["costs"][0]) == {
-        *("method", "evaluations", "windows", "window", "seconds", "memory_mb", "device_mb")
+        *("method", "evaluations", "tiles", "tile", "seconds", "memory_mb", "device_mb")
     }
     words = {"path", "verdict", "code", "severity", "sentence", "advice", "file_axes"}
     words |= {"region", "reason", "method"}
@@ -117,7 +119,7 @@ REFUSED: dict[str, tuple[Callable[[Path, Volume], None], str, str]] = {
     "cut": (
         lambda path, ct: (nifti.write(ct, path), put(path, path.read_bytes()[:9999]))[1],
         "read",
-        "cut short",
+        "truncated",
     ),
     "packed junk": (lambda path, ct: put(path, gzip.compress(b"junk")), "read", "not a NIfTI"),
     "intercept lost": (
@@ -128,19 +130,19 @@ REFUSED: dict[str, tuple[Callable[[Path, Volume], None], str, str]] = {
     "no air": (
         lambda path, ct: nifti.write(ct.with_hu(np.clip(ct.hu, 0, 80)), path),
         "grey_levels",
-        "8 bits",
+        "8-bit",
     ),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_used_gets_a_report_and_no_crash(
-    tmp_path: Path, chest: Volume, trial: Trial, name: str
+    tmp_path: Path, chest: Volume, timing: TileTiming, name: str
 ) -> None:
     make, code, said = REFUSED[name]
     path = tmp_path / "ct.nii"
     make(path, chest)
-    report = doctor.examine(path, trial=trial)
+    report = doctor.examine(path, timing=timing)
     assert report.verdict == "refuse"
     assert verdicts(report)[code] == "refuse"
     assert (report.view, report.regions, report.costs) == (None, (), ())
@@ -150,17 +152,17 @@ def test_what_cannot_be_used_gets_a_report_and_no_crash(
     assert said in last
 
 
-def test_without_a_trial_nothing_is_said_of_costs(tmp_path: Path, chest: Volume) -> None:
+def test_without_a_timing_nothing_is_said_of_costs(tmp_path: Path, chest: Volume) -> None:
     nifti.write(chest, tmp_path / "ct.nii")
     report = doctor.examine(tmp_path / "ct.nii")
     assert report.costs == ()
     assert report.regions
 
 
-def test_another_working_grid_is_told(tmp_path: Path, chest: Volume, trial: Trial) -> None:
+def test_another_working_grid_is_told(tmp_path: Path, chest: Volume, timing: TileTiming) -> None:
     thick = Volume(chest.hu[..., ::2].copy(), chest.affine @ np.diag([1, 1, 2.0, 1]))
     nifti.write(thick, tmp_path / "ct.nii")
-    report = doctor.examine(tmp_path / "ct.nii", trial=trial)
+    report = doctor.examine(tmp_path / "ct.nii", timing=timing)
     (said,) = [one.sentence for one in report.findings if one.code == "resampled"]
     assert "76 x 56 x 40 voxels" in said  # 24 slices of 10 mm, as 40 of 6 mm
 
@@ -206,7 +208,7 @@ SOFT = Spectrum((0.0, 0.03, 0.08, 0.16), (0.1, 1.0, 0.2, 0.0))
 @pytest.mark.parametrize("borders", [(0, 48), (0, 20, 48)])
 def test_windows_are_counted_as_they_are_evaluated(
     chest: Volume,
-    trial: Trial,
+    timing: TileTiming,
     borders: tuple[int, ...],
     method: Any,
     spectra: Any,
@@ -225,7 +227,7 @@ def test_windows_are_counted_as_they_are_evaluated(
         shapes.add(tuple(x.shape[2:]))
         return x
 
-    model = api.Model(counting, trial.model.config, Path("none"), "cpu")
+    model = api.Model(counting, timing.model.config, Path("none"), "cpu")
     monkeypatch.setattr(scan_context, "region_spans", lambda *_: slabs)
     of = dict(zip(names[::-1], spectra[::-1], strict=False))
     monkeypatch.setattr(
@@ -233,24 +235,24 @@ def test_windows_are_counted_as_they_are_evaluated(
     )
     model.denoise(chest, method=method, options=RunOptions(tile=32))
     coloured = tuple(of[slab.region] is SOFT for slab in slabs)
-    told = cost.cost(trial, chest, slabs, method, edge=32, coloured=coloured)
-    assert told.windows == len(seen)
+    told = cost.cost(timing, chest, slabs, method, edge=32, coloured=coloured)
+    assert told.tiles == len(seen)
     assert told.evaluations == (10 if method == "diffpir" else 4 if any(coloured) else 1)
-    assert math.prod(told.window) == math.prod(max(shapes, key=math.prod))
-    assert cost.plan(trial.model, chest, slabs, method, 32, coloured).shapes == shapes
-    per_voxel = trial.seconds / math.prod(trial.window)
+    assert math.prod(told.tile) == math.prod(max(shapes, key=math.prod))
+    assert cost.plan(timing.model, chest, slabs, method, 32, coloured).shapes == shapes
+    per_voxel = timing.seconds / math.prod(timing.tile)
     assert told.seconds == pytest.approx(sum(seen) * per_voxel, rel=1e-9)
 
 
-def test_memory_grows_with_the_scan_and_the_window(chest: Volume, trial: Trial) -> None:
+def test_memory_grows_with_the_scan_and_the_tile(chest: Volume, timing: TileTiming) -> None:
     slabs = (RegionSpan("chest", 0, 48, ""),)
     large = Volume(np.tile(chest.hu, (3, 3, 3)), chest.affine)
     big = (RegionSpan("chest", 0, 144, ""),)
-    one = cost.cost(trial, chest, slabs, "mean", edge=32)
-    two = cost.cost(trial, large, big, "mean", edge=32)
+    one = cost.cost(timing, chest, slabs, "mean", edge=32)
+    two = cost.cost(timing, large, big, "mean", edge=32)
     grown = (large.hu.size - chest.hu.size) * 4 / 1e6
     assert two.memory_mb - one.memory_mb > 5 * grown  # HU, and what is made of them
-    assert one.memory_mb > trial.resident_mb + chest.hu.nbytes / 1e6
+    assert one.memory_mb > timing.resident_mb + chest.hu.nbytes / 1e6
     assert two.device_mb == 0
 
 

@@ -217,9 +217,9 @@ def test_bad_input_is_one_sentence():
     air = np.zeros_like(hole)
     air[:3, :3] = True
     cases = [
-        (Edit(nothing), "no voxel"),
-        (Edit(hole[:-1]), r"grid of \(59, 56, 30\), the scan on \(60, 56, 30\)"),
-        (Edit(air), "100% of the hole's mask lie outside the body"),
+        (Edit(nothing), "hole mask is empty"),
+        (Edit(hole[:-1]), r"shape \(59, 56, 30\), the scan \(60, 56, 30\)"),
+        (Edit(air), "100% of the hole mask lies outside the body"),
         (Edit(hole, air), "outside the body"),
         (Edit(hole, around(hole, volume.spacing_mm)), "outside the hole"),
     ]

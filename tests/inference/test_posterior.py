@@ -182,5 +182,5 @@ def test_noise_is_told_and_found_once(monkeypatch):
 
 @pytest.mark.parametrize("count", [1, 0, -3])
 def test_fewer_than_two_are_refused(count):
-    with pytest.raises(InputError, match=f"{count} samples have no SD"):
+    with pytest.raises(InputError, match=f"at least 2 samples, not {count}"):
         model([]).posterior(scan(), count, "abdomen", 20.0)

@@ -12,7 +12,7 @@ from denovox.inference.model import (
     Model,
 )
 from denovox.inference.options import RunOptions
-from denovox.inference.region_blend import CONTEXT, HANDOVER_MM, handover
+from denovox.inference.region_blend import BLEND_MM, CONTEXT, blend_parts
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig
 from denovox.scan.body_regions import RegionSpan
@@ -26,7 +26,7 @@ SLABS = (
 )
 TALL = (24, 20, 80)
 Z_MM = 4.0
-REACH = round(HANDOVER_MM / 2 / Z_MM + 0.5)  # slices on each side of a border that are blended
+REACH = round(BLEND_MM / 2 / Z_MM + 0.5)  # slices on each side of a border that are blended
 
 
 def scan_of(hu, z_mm=Z_MM):
@@ -59,7 +59,7 @@ def far_from(border, count):
 
 @pytest.mark.parametrize("z_mm", [0.8, 4.0, 12.0])
 def test_weights_sum_to_one_and_a_border_is_half_and_half(z_mm):
-    parts = handover(SLABS, z_mm)
+    parts = blend_parts(SLABS, z_mm)
     total = np.zeros(80)
     for part in parts:
         assert (part.weight >= 0).all()
@@ -73,15 +73,15 @@ def test_weights_sum_to_one_and_a_border_is_half_and_half(z_mm):
                 above.weight[border + k - above.start],
             )
             assert mirrored[0] == pytest.approx(mirrored[1], abs=1e-6)
-            way = min(0.5 + (k + 0.5) * z_mm / HANDOVER_MM, 1)
+            way = min(0.5 + (k + 0.5) * z_mm / BLEND_MM, 1)
             assert mirrored[0] == pytest.approx(np.sin(np.pi * way / 2) ** 2, abs=1e-6)
 
 
 def test_a_part_has_context_and_one_region_is_one_part():
-    parts = handover(SLABS, Z_MM)
+    parts = blend_parts(SLABS, Z_MM)
     assert [part.start for part in parts] == [0, 30 - REACH + 1 - CONTEXT, 52 - REACH + 1 - CONTEXT]
     assert [part.stop for part in parts] == [30 + REACH - 1 + CONTEXT, 52 + REACH - 1 + CONTEXT, 80]
-    (one,) = handover((RegionSpan("chest", 0, 9, ""),), 1.0)
+    (one,) = blend_parts((RegionSpan("chest", 0, 9, ""),), 1.0)
     assert (one.start, one.stop) == (0, 9)
     assert np.array_equal(one.weight, np.ones(9))
 
@@ -119,7 +119,7 @@ def test_what_is_added_goes_from_one_region_to_the_next_without_a_jump(spanning)
     added = net.denoise(scan, "auto", 20.0).hu - scan.hu
     low, mid, high = (net.denoise(scan, s.region, 20.0).hu - scan.hu for s in SLABS)
     # A cosine of 20 mm is never steeper than pi / 2 / 20 a mm.
-    steepest = np.pi / 2 * Z_MM / HANDOVER_MM
+    steepest = np.pi / 2 * Z_MM / BLEND_MM
     for a, b, z in ((low, mid, slice(0, 41)), (mid, high, slice(41, 80))):
         jump = np.abs(np.diff(added[..., z], axis=2))
         assert (jump <= steepest * np.abs(b - a)[..., :1] + 1e-3).all()
@@ -137,8 +137,8 @@ def test_a_part_is_a_volume_of_its_own_and_is_told_its_region(spanning):
 
     model(listens).denoise(body(), None, 20.0)
     assert list(heard) == [3, 2, 1]
-    for part in handover(SLABS, Z_MM):
-        positions = heard[{"abdomen": 3, "chest": 2, "headneck": 1}[part.slab.region]]
+    for part in blend_parts(SLABS, Z_MM):
+        positions = heard[{"abdomen": 3, "chest": 2, "headneck": 1}[part.span.region]]
         own = coordinates(0, part.stop - part.start, part.stop - part.start, part.stop - part.start)
         assert min(positions) == pytest.approx(own[0], abs=1e-6)
         assert max(positions) >= own[-1] - 1e-6  # the last window may reach beyond

@@ -121,7 +121,7 @@ def test_a_plane_finer_than_the_model_knows_is_worked_on_coarser():
     assert got.consistency.max_hu < 0.1
     (_, spacing) = seen[0]
     np.testing.assert_allclose(spacing, (0.7, 0.7, 1.0), rtol=0.05)
-    assert any(line.startswith("grid: worked on 27 x 23 x 24") for line in lines)
+    assert any(line.startswith("grid: processed at 27 x 23 x 24") for line in lines)
 
 
 def test_the_model_is_told_the_thin_grid_and_asked_as_often_as_said():
@@ -170,13 +170,13 @@ def test_same_seed_same_bits():
     [
         ({}, "either a factor or the spacing"),
         ({"factor": 2, "spacing_z_mm": 1}, "not both"),
-        ({"factor": 1}, "makes no slices thinner"),
-        ({"factor": float("nan")}, "makes no slices thinner"),
-        ({"factor": 10}, r"0.5 mm apart .* from 0.7 to 6 mm; a factor of 7.14 is the most"),
-        ({"spacing_z_mm": float("nan")}, "model knows spacings"),
-        ({"spacing_z_mm": -1}, "model knows spacings"),
-        ({"spacing_z_mm": 5.5}, "no finer than the scan's own, 5 mm"),
-        ({"spacing_z_mm": 2, "thickness_mm": 1}, "thinner than those asked for"),
+        ({"factor": 1}, "does not make slices thinner"),
+        ({"factor": float("nan")}, "does not make slices thinner"),
+        ({"factor": 10}, r"0.5 mm apart .* from 0.7 to 6 mm; the largest factor here is 7.14"),
+        ({"spacing_z_mm": float("nan")}, "model supports spacings"),
+        ({"spacing_z_mm": -1}, "model supports spacings"),
+        ({"spacing_z_mm": 5.5}, "not finer than the scan's own, 5 mm"),
+        ({"spacing_z_mm": 2, "thickness_mm": 1}, "thinner than the requested ones"),
         ({"factor": 2, "evaluations": -1}, "give 0 or more"),
     ],
     ids=str,

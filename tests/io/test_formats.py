@@ -150,22 +150,28 @@ HUGE = "10000 10000 10000"
 @pytest.mark.parametrize(
     ("fields", "what"),
     [
-        ({"sizes": HUGE}, "is cut short: 2000000000000 bytes of voxels"),
-        ({"sizes": HUGE, "encoding": "gzip"}, "is cut short"),
+        ({"sizes": HUGE}, "is truncated: 2000000000000 bytes of voxels"),
+        ({"sizes": HUGE, "encoding": "gzip"}, "is truncated"),
         ({"encoding": "gzip"}, "damaged voxels"),
         ({"sizes": "7 6 4"}, "holds 84 bytes more than 7 x 6 x 4 voxels"),
-        ({"sizes": HUGE, "encoding": "ascii"}, "is cut short"),
-        ({"space": ""}, "does not say how it lies in space"),
-        ({"space directions": ""}, "does not say how it lies in space"),
-        ({"space origin": ""}, "does not say how it lies in space"),
-        ({"space": "scanner-xyz"}, "lies in a space of scanner-xyz"),
-        ({"space units": '"cm" "cm" "cm"'}, "measures in cm"),
+        ({"sizes": HUGE, "encoding": "ascii"}, "is truncated"),
+        ({"space": ""}, "does not state its position in space"),
+        ({"space directions": ""}, "does not state its position in space"),
+        ({"space origin": ""}, "does not state its position in space"),
+        ({"space": "scanner-xyz"}, "unsupported space scanner-xyz"),
+        ({"space units": '"cm" "cm" "cm"'}, "is in cm"),
         ({"space directions": "(1,0,0) (2,0,0) (0,0,3)"}, "a.nrrd"),
         ({"space directions": "(1,0,0) (0,nan,0) (0,0,3)"}, "a.nrrd"),
-        ({"space directions": "(1e300,0,0) (0,1,0) (0,0,3)"}, "a geometry that no CT has"),
-        ({"space directions": "(1,0,0) (0,1e-9,0) (0,0,3)"}, "a geometry that no CT has"),
-        ({"encoding": "bzip2"}, "packed as bzip2"),
-        ({"sizes": "35 6 1"}, "no 3D volume"),
+        (
+            {"space directions": "(1e300,0,0) (0,1,0) (0,0,3)"},
+            "a geometry that is implausible for a CT",
+        ),
+        (
+            {"space directions": "(1,0,0) (0,1e-9,0) (0,0,3)"},
+            "a geometry that is implausible for a CT",
+        ),
+        ({"encoding": "bzip2"}, "unsupported encoding bzip2"),
+        ({"sizes": "35 6 1"}, "not a 3D volume"),
         ({"dimension": "2", "sizes": "35 6", "space directions": "(1,0,0) (0,1,0)"}, "a.nrrd"),
         (
             {
@@ -174,10 +180,10 @@ HUGE = "10000 10000 10000"
                 "space directions": "none (1,0,0) (0,2,0) (0,0,3)",
                 "kinds": "vector domain domain domain",
             },
-            "does not say how it lies",
+            "does not state its position",
         ),
-        ({"data file": "gone.raw"}, "gone.raw, which is no file"),
-        ({"data file": "/dev/zero"}, "/dev/zero, which is no file"),
+        ({"data file": "gone.raw"}, "gone.raw, which is not a file"),
+        ({"data file": "/dev/zero"}, "/dev/zero, which is not a file"),
         ({"data file": "slice%03d.raw 1 5 1"}, "in several files"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
@@ -189,18 +195,18 @@ def test_a_nrrd_that_is_no_ct_is_refused(tmp_path: Path, fields: dict[str, str],
 @pytest.mark.parametrize(
     ("fields", "what"),
     [
-        ({"DimSize": HUGE}, "is cut short: 2000000000000 bytes of voxels"),
-        ({"DimSize": HUGE, "CompressedData": "True"}, "is cut short"),
+        ({"DimSize": HUGE}, "is truncated: 2000000000000 bytes of voxels"),
+        ({"DimSize": HUGE, "CompressedData": "True"}, "is truncated"),
         ({"CompressedData": "True"}, "damaged voxels"),
         ({"DimSize": "7 6 4"}, "holds 84 bytes more than 7 x 6 x 4 voxels"),
-        ({"TransformMatrix": ""}, "does not say how it lies in space"),
-        ({"Offset": ""}, "does not say how it lies in space"),
-        ({"DistanceUnits": "cm"}, "measures in cm"),
+        ({"TransformMatrix": ""}, "does not state its position in space"),
+        ({"Offset": ""}, "does not state its position in space"),
+        ({"DistanceUnits": "cm"}, "is in cm"),
         ({"TransformMatrix": "1 0 0 0 1 0 0 1 0"}, "a.mha"),
-        ({"ElementNumberOfChannels": "2", "DimSize": "7 3 5"}, "2 values a voxel"),
-        ({"DimSize": "42 5 1"}, "no 3D volume"),
+        ({"ElementNumberOfChannels": "2", "DimSize": "7 3 5"}, "2 values per voxel"),
+        ({"DimSize": "42 5 1"}, "not a 3D volume"),
         ({"ElementDataFile": "LIST"}, "in several files"),
-        ({"ElementDataFile": "gone.raw"}, "gone.raw, which is no file"),
+        ({"ElementDataFile": "gone.raw"}, "gone.raw, which is not a file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
@@ -265,7 +271,7 @@ def test_straighten_and_series_reach_dicom(tmp_path: Path) -> None:
     how = {"series": cases.SERIES[-4:], "straighten": True, "say": notes.append}
     assert formats.read(tmp_path, **how).source.straightened
     assert notes
-    refused(nrrd(tmp_path / "a.nrrd"), "no DICOM, so it has no series", series="1")
+    refused(nrrd(tmp_path / "a.nrrd"), "not DICOM, so there is no series", series="1")
 
 
 def test_what_is_no_ct_is_refused_with_what_is(tmp_path: Path) -> None:
@@ -277,7 +283,7 @@ def test_what_is_no_ct_is_refused_with_what_is(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.write(tmp_path / "volumes/a.nii", "a.nii")
     os.mkfifo(tmp_path / "pipe")
-    refused(tmp_path / "text.txt", "no CT that can be read", "NIfTI", "NRRD", "DICOM")
+    refused(tmp_path / "text.txt", "not a CT in a supported format", "NIfTI", "NRRD", "DICOM")
     refused(tmp_path / "empty", "is empty")
     refused(tmp_path / "folder", "holds no DICOM (0 other files)")
     refused(tmp_path / "volumes", "holds no DICOM, but 1 other volumes", "a.nii")

@@ -87,7 +87,7 @@ def test_labels_of_another_grid_are_refused_with_both_geometries(tmp_path, moved
 
 def test_fractions_are_no_labels_in_any_format(tmp_path):
     nrrd(tmp_path / "m.nrrd", np.full(SHAPE, 0.5, np.float32), ct().affine)
-    with pytest.raises(InputError, match="not whole numbers"):
+    with pytest.raises(InputError, match="not integers"):
         label_maps.read(tmp_path / "m.nrrd")
 
 

@@ -207,10 +207,10 @@ def bomb(head: bytes, mebibytes: int) -> bytes:
 @pytest.mark.parametrize(
     ("head", "what"),
     [
-        (whole(), "goes on for more than 64 MiB"),
-        (whole(dim=[3, 30000, 30000, 30000, 1, 1, 1, 1]), "is cut short: at most"),
-        (whole(vox_offset=1e9), "1000000000 bytes of header"),
-        (whole(nib.Nifti2Image, vox_offset=2**62), "is cut short: at most"),
+        (whole(), "has more than 64 MiB"),
+        (whole(dim=[3, 30000, 30000, 30000, 1, 1, 1, 1]), "is truncated: at most"),
+        (whole(vox_offset=1e9), "a header of 1000000000 bytes"),
+        (whole(nib.Nifti2Image, vox_offset=2**62), "is truncated: at most"),
         (b"no header", "is not a NIfTI file"),
     ],
     ids=["small", "dims", "offset", "endless offset", "zeros"],

@@ -75,7 +75,7 @@ def test_a_network_of_the_hub(hub):
     with torch.no_grad():
         net.net.bias += 1e-3
     assert f.digest(net.net) != net.sha256
-    with pytest.raises(InputError, match="gives no network"):
+    with pytest.raises(InputError, match="does not return a network"):
         f.load(f"hub:{hub}:words", 2, "fid25d-maisi")
     with pytest.raises(InputError, match=r"no route to host.*connection"):
         f.load(f"hub:{hub}:broken", 2, "fid25d-maisi")
@@ -137,21 +137,21 @@ def test_what_is_no_network_is_one_sentence(script, tmp_path):
         f.load(None, 2, "fid25d-maisi")
     with pytest.raises(InputError, match=r"needs --weights: MedicalNet"):
         f.load(None, 3, "fid3d-medicalnet")
-    with pytest.raises(InputError, match="is no file"):
+    with pytest.raises(InputError, match="is not a file"):
         f.load(str(tmp_path / "none.pt"), 2, "fid25d-maisi")
     for name in ("state.pth", "text.pt", "list.pth"):
         (tmp_path / name).write_bytes(b"neither")
-    with pytest.raises(InputError, match="not what fid25d-maisi takes"):
+    with pytest.raises(InputError, match="not what fid25d-maisi needs"):
         f.load(str(tmp_path / "state.pth"), 2, "fid25d-maisi")
     with pytest.raises(InputError, match="cannot be read as TorchScript"):
         f.load(str(tmp_path / "text.pt"), 2, "fid25d-maisi")
     with pytest.raises(InputError, match="cannot be read as a state dict"):
         f.load(str(tmp_path / "state.pth"), 3, "fid3d-medicalnet")
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(InputError, match="holds no state dict"):
+    with pytest.raises(InputError, match="does not contain a state dict"):
         f.load(str(tmp_path / "list.pth"), 3, "fid3d-medicalnet")
     net = f.FeatureNetwork(nn.Conv3d(1, 1, 1), "", "cpu")
-    with pytest.raises(InputError, match="does not take"):
+    with pytest.raises(InputError, match="does not accept"):
         net(np.zeros((2, 3, 4, 4), np.float32))
-    with pytest.raises(InputError, match="no row of features"):
+    with pytest.raises(InputError, match="one row of features"):
         f.FeatureNetwork(nn.Flatten(0), "", "cpu")(np.zeros((2, 3), np.float32))

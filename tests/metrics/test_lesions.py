@@ -11,15 +11,15 @@ from scipy import stats
 from denovox.core.errors import InputError
 from denovox.metrics import lesions
 from denovox.metrics.lesions import (
-    LEAST_HU,
-    Look,
+    MIN_CONTRAST_HU,
+    Appearance,
+    appearances,
     by_lesion,
     by_patient,
     dice,
     distance,
-    looks,
-    outlined,
     realism_figures,
+    segmentation_scores,
 )
 
 MM = (1.0, 1.0, 1.0)
@@ -59,21 +59,21 @@ def test_outlines_of_two_lesions() -> None:
     half = first & (np.indices(SHAPE)[1] >= 20)
     stray = ball((30, 5, 5), 2)  # farther than 10 mm from both
     stray2 = ball((30, 35, 35), 2)
-    got = of(outlined(half | stray | stray2, numbers, MM))
+    got = of(segmentation_scores(half | stray | stray2, numbers, MM))
     of_first = 2 * half.sum() / (half.sum() + first.sum())
     assert got["lesion Dice"] == pytest.approx(of_first / 2)
     both = half.sum() + 2 * stray.sum()
     assert got["scan Dice"] == pytest.approx(2 * half.sum() / (both + (numbers > 0).sum()))
     assert got["sensitivity"] == 0.5
     assert got["pieces elsewhere"] == 2
-    perfect = of(outlined(numbers > 0, numbers, MM))
+    perfect = of(segmentation_scores(numbers > 0, numbers, MM))
     assert perfect == {
         "lesion Dice": 1,
         "scan Dice": 1,
         "sensitivity": 1,
         "pieces elsewhere": 0,
     }
-    nothing = of(outlined(numbers > 9, numbers, MM))
+    nothing = of(segmentation_scores(numbers > 9, numbers, MM))
     assert nothing["scan Dice"] == nothing["lesion Dice"] == nothing["sensitivity"] == 0
 
 
@@ -82,7 +82,9 @@ def test_what_is_near_a_lesion_and_wrong_costs_it() -> None:
     near, far = ball((20, 20, 33), 1), ball((50, 20, 20), 1)  # 8 mm, 25 mm from the surface
     whole = numbers > 0
     expected = 2 * whole.sum() / (2 * whole.sum() + near.sum())
-    assert of(outlined(whole | near | far, numbers, MM))["lesion Dice"] == pytest.approx(expected)
+    assert of(segmentation_scores(whole | near | far, numbers, MM))["lesion Dice"] == pytest.approx(
+        expected
+    )
 
 
 def test_a_tenth_of_a_lesion_finds_it() -> None:
@@ -90,9 +92,9 @@ def test_a_tenth_of_a_lesion_finds_it() -> None:
     numbers[10:20, 10:20, 10] = 1  # 100 voxels
     found = np.zeros(SHAPE, bool)
     found[10, 10:20, 10] = True
-    assert of(outlined(found, numbers, MM))["sensitivity"] == 1
+    assert of(segmentation_scores(found, numbers, MM))["sensitivity"] == 1
     found[10, 10, 10] = False
-    assert of(outlined(found, numbers, MM))["sensitivity"] == 0
+    assert of(segmentation_scores(found, numbers, MM))["sensitivity"] == 0
 
 
 def test_zones_are_in_mm_and_belong_to_the_nearer_lesion() -> None:
@@ -103,7 +105,7 @@ def test_zones_are_in_mm_and_belong_to_the_nearer_lesion() -> None:
     found[14, 10, 4] = True  # 4 mm from the first, 6 from the second
     found[10, 10, 6] = True  # 10 mm above the first
     found[20, 10, 7] = True  # 15 mm above the second: nobody's
-    got = of(outlined(found, numbers, mm))
+    got = of(segmentation_scores(found, numbers, mm))
     assert got["lesion Dice"] == pytest.approx((2 / 4 + 1) / 2)
     assert got["pieces elsewhere"] == 3
 
@@ -112,9 +114,9 @@ def test_lesions_that_are_not_asked_for_take_what_is_theirs() -> None:
     numbers = ball((20, 20, 20), 5).astype(np.uint8)
     others = ball((34, 20, 20), 4)  # 5 mm between the two
     found = (numbers > 0) | ball((34, 20, 20), 5)
-    got = of(outlined(found, numbers, MM, others))
+    got = of(segmentation_scores(found, numbers, MM, others))
     assert got == {"lesion Dice": 1, "scan Dice": 1, "sensitivity": 1, "pieces elsewhere": 0}
-    without = of(outlined(found, numbers, MM))
+    without = of(segmentation_scores(found, numbers, MM))
     assert without["lesion Dice"] < 1
     assert without["scan Dice"] < 1
     assert without["pieces elsewhere"] == 1
@@ -122,7 +124,7 @@ def test_lesions_that_are_not_asked_for_take_what_is_theirs() -> None:
 
 def test_no_lesion_is_no_question() -> None:
     with pytest.raises(InputError, match="no lesion"):
-        outlined(np.ones(SHAPE, bool), np.zeros(SHAPE, np.uint8), MM)
+        segmentation_scores(np.ones(SHAPE, bool), np.zeros(SHAPE, np.uint8), MM)
 
 
 # ---- looks --------------------------------------------------------------------------------------
@@ -136,7 +138,7 @@ def test_a_ball_of_known_hu() -> None:
     hu[far > 15] = 999.0  # beyond the ring
     hu[(far > 8) & (far <= 10)] = 500.0  # before the ring
     hu[(np.indices(SHAPE)[1] < 14) & (far > 8)] = 700.0  # a wall, in less than half of the ring
-    (one,) = looks(hu, numbers, MM, "p")
+    (one,) = appearances(hu, numbers, MM, "p")
     assert (one.patient, one.contrast_hu) == ("p", 840.0)
     share = (far <= 2).sum() / numbers.sum()
     assert (one.hu == 140).mean() == pytest.approx(share, abs=0.01)
@@ -152,7 +154,7 @@ def test_a_ramp_is_as_sharp_as_it_is(sign: int, width: float, mm: tuple) -> None
     numbers = (far <= 12).astype(np.uint8)
     contrast = 300.0 * sign
     hu = 50 + contrast * np.clip(0.5 - (far - 12) / width, 0, 1)
-    (one,) = looks(hu, numbers, mm, "p")
+    (one,) = appearances(hu, numbers, mm, "p")
     # All of the shell of 2 mm lies on the ramp, and so does what its differences reach.
     assert one.sharpness * one.contrast_hu == pytest.approx(contrast / width, rel=0.03)
     assert one.sharpness > 0
@@ -160,7 +162,7 @@ def test_a_ramp_is_as_sharp_as_it_is(sign: int, width: float, mm: tuple) -> None
 
 def test_a_step_is_as_sharp_as_its_shell_is_wide() -> None:
     (fine,), (coarse,) = (
-        looks(np.where(far <= 12, 100.0, 0.0), (far <= 12).astype(np.uint8), mm, "p")
+        appearances(np.where(far <= 12, 100.0, 0.0), (far <= 12).astype(np.uint8), mm, "p")
         for mm in ((0.7,) * 3, (1.5,) * 3)
         for far in [away((20, 20, 20), mm, (round(40 / mm[0]),) * 3)]
     )
@@ -175,7 +177,7 @@ def test_noise_averages_out_of_sharpness() -> None:
     numbers = (far <= 10).astype(np.uint8)
     clean = 200 * np.clip(0.5 - (far - 10) / 6, 0, 1)
     noise = np.random.default_rng(0).normal(0, 40, SHAPE)
-    (one,), (other,) = (looks(hu, numbers, MM, "p") for hu in (clean, clean + noise))
+    (one,), (other,) = (appearances(hu, numbers, MM, "p") for hu in (clean, clean + noise))
     assert other.sharpness == pytest.approx(one.sharpness, rel=0.1)
     assert np.std(other.hu) > np.std(one.hu) + 10
 
@@ -187,10 +189,10 @@ def test_other_lesions_are_no_surroundings() -> None:
     numbers = np.where(own, 1, np.where(other, 3, 0)).astype(np.uint8)  # no 2
     ramp = 160 * np.clip(0.5 - (far - 10) / 6, 0, 1) - 100
     hu = np.where(other, 400.0, ramp)
-    first, third = looks(hu, numbers, MM, "p")
-    (told,) = looks(hu, own.astype(np.uint8), MM, "p", other)
-    (wrong,) = looks(hu, own.astype(np.uint8), MM, "p")
-    (bare,) = looks(ramp, own.astype(np.uint8), MM, "p")
+    first, third = appearances(hu, numbers, MM, "p")
+    (told,) = appearances(hu, own.astype(np.uint8), MM, "p", other)
+    (wrong,) = appearances(hu, own.astype(np.uint8), MM, "p")
+    (bare,) = appearances(ramp, own.astype(np.uint8), MM, "p")
     assert first.contrast_hu == told.contrast_hu == pytest.approx(bare.contrast_hu)
     assert first.sharpness == told.sharpness == pytest.approx(bare.sharpness, rel=0.05)
     assert wrong.contrast_hu < -300
@@ -199,11 +201,11 @@ def test_other_lesions_are_no_surroundings() -> None:
 
 def test_without_contrast_or_ring_nothing_is_made_up() -> None:
     numbers = ball((20, 20, 20), 6).astype(np.uint8)
-    faint = np.where(numbers > 0, LEAST_HU - 1, 0.0)
-    (one,) = looks(faint, numbers, MM, "p")
-    assert one.contrast_hu == LEAST_HU - 1
+    faint = np.where(numbers > 0, MIN_CONTRAST_HU - 1, 0.0)
+    (one,) = appearances(faint, numbers, MM, "p")
+    assert one.contrast_hu == MIN_CONTRAST_HU - 1
     assert math.isnan(one.sharpness)
-    (all_of_it,) = looks(np.ones((5, 5, 5)), np.ones((5, 5, 5), np.uint8), MM, "p")
+    (all_of_it,) = appearances(np.ones((5, 5, 5)), np.ones((5, 5, 5), np.uint8), MM, "p")
     assert math.isnan(all_of_it.contrast_hu)
     assert math.isnan(all_of_it.sharpness)
 
@@ -211,7 +213,7 @@ def test_without_contrast_or_ring_nothing_is_made_up() -> None:
 def test_a_scan_of_one_slice() -> None:
     far = away((20, 20), (1.0, 1.0), (40, 40))
     hu = np.where(far <= 8, 50.0, 0.0)[..., None]
-    (one,) = looks(hu, (far <= 8).astype(np.uint8)[..., None], MM, "p")
+    (one,) = appearances(hu, (far <= 8).astype(np.uint8)[..., None], MM, "p")
     assert one.contrast_hu == 50
     assert one.sharpness > 0.1
 
@@ -262,8 +264,10 @@ def test_floors() -> None:
     assert by_lesion(values, 0) == pytest.approx(splits[0] / 3 + splits[1] * 2 / 3, rel=0.1)
 
 
-def look(patient: str, centre: float, contrast: float = 100.0, sharpness: float = 0.2) -> Look:
-    return Look(patient, centre + np.linspace(-5, 5, lesions.QUANTILES), contrast, sharpness)
+def look(
+    patient: str, centre: float, contrast: float = 100.0, sharpness: float = 0.2
+) -> Appearance:
+    return Appearance(patient, centre + np.linspace(-5, 5, lesions.QUANTILES), contrast, sharpness)
 
 
 def test_the_table_has_each_distance_beside_its_floors() -> None:
@@ -290,5 +294,5 @@ def test_the_table_has_each_distance_beside_its_floors() -> None:
 
 
 def test_nothing_to_compare() -> None:
-    with pytest.raises(InputError, match="made ones"):
+    with pytest.raises(InputError, match="synthetic lesions"):
         realism_figures([look("a", 0)], [], "chest", "ours")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from denovox.core.errors import InputError
-from denovox.io.new_folder import write_folder
+from denovox.io.atomic import write_folder
 from denovox.metrics.bootstrap import Interval
 from denovox.metrics.results import Figure, Results, as_json, as_markdown, over_patients, write
 
@@ -100,7 +100,7 @@ def test_a_folder_with_files_is_kept(tmp_path: Path) -> None:
     out.mkdir()
     write_folder(out, {"a": b"1"})  # an empty one is as good as none
     (out / "mine").write_bytes(b"x")
-    with pytest.raises(InputError, match="has files in it already"):
+    with pytest.raises(InputError, match="already contains files"):
         write_folder(out, {"a": b"2"})
     assert (out / "a").read_bytes() == b"1"
     write_folder(out, {"a": b"2"}, force=True)
@@ -110,7 +110,7 @@ def test_a_folder_with_files_is_kept(tmp_path: Path) -> None:
 
 def test_places_that_cannot_be_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         write_folder(tmp_path / "file", {})
-    with pytest.raises(InputError, match="make that folder first"):
+    with pytest.raises(InputError, match="create that folder first"):
         write_folder(tmp_path / "no/out", {})

@@ -130,7 +130,7 @@ def test_mmd_agrees_with_monai_on_the_kernels_own_features():
 
 @pytest.mark.parametrize("distance", [frechet, mmd])
 def test_sets_that_have_no_distance(distance):
-    with pytest.raises(InputError, match="two scans or more"):
+    with pytest.raises(InputError, match="at least two scans"):
         distance(np.ones((1, 3)), np.ones((4, 3)))
     with pytest.raises(InputError, match="NaN"):
         distance(np.ones((3, 3)), np.full((4, 3), np.nan))
@@ -151,7 +151,7 @@ def test_halves_share_no_patient():
         assert len(first) == len(second) == 2
         for part, names in ((split.first, first), (split.second, second)):
             assert len(part) == sum(name in names for name in real), "all rows of a patient"
-        assert len(split.made) in (2, 3)
+        assert len(split.synthetic) in (2, 3)
         seen.add(tuple(split.first))
     assert len(seen) > 3
     again, _ = splits_of(real, ["x", "y", "z", "z"], 30, seed=1)
@@ -162,14 +162,14 @@ def test_halves_share_no_patient():
 def test_made_scans_of_the_same_patients_are_drawn_as_real_ones_are():
     names = [f"p{i}" for i in range(8)]
     for split in splits_of(names, names, 20)[0]:
-        assert not set(split.first) & set(split.made)
-        assert set(split.made) == set(split.second)
+        assert not set(split.first) & set(split.synthetic)
+        assert set(split.synthetic) == set(split.second)
     some, sizes = splits_of(names, [*names[:2], "q"], 60)
     assert sizes == (4, 2)
     assert len(some) == 60, "halves with both p0 and p1 are drawn again"
     for split in some:
-        assert not set(split.first) & set(split.made[split.made < 2])
-        assert len(split.made) == len(split.second) == 2
+        assert not set(split.first) & set(split.synthetic[split.synthetic < 2])
+        assert len(split.synthetic) == len(split.second) == 2
     assert splits_of(names[:2] * 2, names[:2] * 2, 3)[1] == (1, 1)
 
 
@@ -185,10 +185,10 @@ def test_the_floor_is_at_its_own_number():
     found = floor(frechet, of(real, "r"), of(same, "m"))
     assert found is not None
     assert found.sizes == found.scans == (12, 12)
-    assert len(found.real) == len(found.made) == 20
+    assert len(found.real) == len(found.synthetic) == 20
     # Distances of all 24 are below the floor of 12: those at its number are what is comparable.
     assert frechet(real, same) < 0.75 * found.real.mean()
-    assert found.made.mean() == pytest.approx(found.real.mean(), rel=0.3)
+    assert found.synthetic.mean() == pytest.approx(found.real.mean(), rel=0.3)
     assert 0.1 < found.above < 0.9
     far = floor(frechet, of(real, "r"), of(off, "m"))
     assert far is not None
@@ -219,7 +219,7 @@ def test_a_copy_is_caught():
     assert found.closest(1) == [("m4", "t17", 0.0)]
     assert found.near[4] == 1
     brute = np.linalg.norm(made[:, None] - training[None], axis=2)
-    assert np.allclose(found.made, brute.min(1), atol=0, rtol=1e-12)
+    assert np.allclose(found.synthetic, brute.min(1), atol=0, rtol=1e-12)
     assert found.nearest[0] == f"t{brute[0].argmin()}"
     assert found.limit == np.sort(found.held_out)[0]
     assert 0.2 < found.auroc() < 0.8

@@ -125,7 +125,7 @@ def test_what_is_what_is_told_from_the_file(files):
     assert digest == weights.sha256(control)
     with pytest.raises(InputError, match="is a control, not a base"):
         weights.describe(control)
-    with pytest.raises(InputError, match="not a control's weights"):
+    with pytest.raises(InputError, match="not the weights of a control"):
         weights.describe_control(path)
 
 
@@ -141,5 +141,5 @@ def test_a_control_finds_its_base_beside_it_and_names_what_is_missing(files, tmp
     away = tmp_path / "away"
     away.mkdir()
     alone = control.rename(away / control.name)
-    with pytest.raises(InputError, match=r"\(mine, sha256 .*neither bundled nor beside it"):
+    with pytest.raises(InputError, match=r"\(mine, sha256 .*neither bundled nor in its folder"):
         weights.resolve([alone])

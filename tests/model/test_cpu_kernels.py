@@ -7,7 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from denovox.model.cpu_kernels import LAST, ONEDNN, _GroupNorm, convolution, group_norm, quicken
+from denovox.model.cpu_kernels import (
+    LAST,
+    ONEDNN,
+    _GroupNorm,
+    convolution,
+    group_norm,
+    use_fast_kernels,
+)
 
 
 def drawn(shape, dtype, mean=0.0, spread=1.0):
@@ -79,7 +86,7 @@ def test_where_it_does_not_serve_torch_does():
 def test_a_network_keeps_its_names_and_its_layout():
     net = nn.Sequential(nn.Conv3d(4, 8, 3), norm(8, 4)).to(memory_format=LAST)
     before = list(net.state_dict())
-    quicken(net)
+    use_fast_kernels(net)
     assert list(net.state_dict()) == before
     x, _ = drawn((2, 4, 6, 6, 6), torch.float32)
     y = net(x)
@@ -129,7 +136,7 @@ def test_one_small_window_takes_the_quick_path():
     x = torch.randn(1, 16, 8, 8, 8).contiguous(memory_format=LAST)
     with torch.no_grad():
         assert "aten::slow_conv3d" in ran(lambda: module(x))  # else torch has learnt it
-        quicken(module)
+        use_fast_kernels(module)
         assert "aten::slow_conv3d" not in ran(lambda: module(x))
 
 

@@ -120,7 +120,7 @@ def test_presets_keep_their_promises():
     torch.manual_seed(0)
     base = sum(p.numel() for p in Net(PRESETS["base"]).parameters())
     assert base <= 12e6
-    assert PRESETS["paper"].channels[0] == 32  # METHOD 1
+    assert PRESETS["paper"].channels[0] == 32  # Method 1
     assert PRESETS["paper"].stem == "plain"
     # Attention at 16^3 of a patch of 128^3, and only there.
     sizes = [128 // 2**level for level, on in enumerate(PRESETS["paper"].attention) if on]

@@ -89,8 +89,8 @@ def test_what_is_not_weights_is_named(tmp_path):
     save_file({"a": torch.zeros(1)}, newer, {"denovox": json.dumps(told)})
     for path, says in (
         (torn, "not a readable safetensors"),
-        (foreign, "carry no denovox configuration"),
-        (newer, "not one this version knows"),
+        (foreign, "have no denovox configuration"),
+        (newer, "this version cannot read its configuration"),
     ):
         with pytest.raises(InputError, match=says) as caught:
             weights.load(path)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -148,8 +149,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
 ) -> None:
     from matplotlib.figure import Figure
 
-    def full_disk(self: Figure, path: Path, **more: object) -> None:
-        Path(path).write_bytes(b"half a PNG")
+    def full_disk(self: Figure, file: BinaryIO, **more: object) -> None:
+        file.write(b"half a PNG")
         raise OSError("No space left on device")
 
     monkeypatch.setattr(Figure, "savefig", full_disk)

@@ -36,10 +36,10 @@ def blurred(x: Tensor, sigma: float, c: Condition) -> Tensor:
 
 @pytest.mark.parametrize("tiling", [TILING, SMALLEST, Tiling(8, 0, 4)], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("together", [1, 3])
-def test_a_pointwise_function_is_reproduced(shape, tiling, together):
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_pointwise_function_is_reproduced(shape, tiling, batch):
     x = volume(shape)
-    denoise = windowed(lambda x, s, c: torch.tanh(x) * s, told(shape), tiling, together)
+    denoise = windowed(lambda x, s, c: torch.tanh(x) * s, told(shape), tiling, batch)
     for sigma in (0.5, 3.0):  # the seams have moved at the second call
         got = denoise(x, sigma)
         assert got.shape == x.shape
@@ -60,7 +60,7 @@ def test_windows_are_told_their_positions(shape, tiling, axis):
     view = [1, 1, 1, 1, 1]
     view[2 + axis] = -1
     expected = c.position[axis].view(view).expand(1, 1, *shape)
-    got = windowed(answer, c, tiling, together=2)(volume(shape), 1.0)
+    got = windowed(answer, c, tiling, batch=2)(volume(shape), 1.0)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
 
 
@@ -74,7 +74,7 @@ def test_windows_are_told_their_labels_region_and_spacing(shape):
         assert sigma == 0.25
         return seen.anatomy[:, None].float()
 
-    got = windowed(answer, c, TILING, together=3)(volume(shape), 0.25)
+    got = windowed(answer, c, TILING, batch=3)(volume(shape), 0.25)
     torch.testing.assert_close(got, c.anatomy[:, None].float(), rtol=1e-5, atol=1e-5)
 
 
@@ -127,8 +127,8 @@ def test_windows_are_boxes_of_x():
 @pytest.mark.parametrize("shape", [(31, 17, 45), (50, 50, 9)], ids=str)
 def test_how_many_windows_go_together_changes_only_rounding(shape):
     results = [
-        windowed(blurred, told(shape), TILING, together)(volume(shape), 1.0)
-        for together in (1, 2, 5, 100)
+        windowed(blurred, told(shape), TILING, batch)(volume(shape), 1.0)
+        for batch in (1, 2, 5, 100)
     ]
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=0, atol=1e-6)
@@ -158,14 +158,14 @@ def volumes_held() -> dict[int, int]:
     return {storage.data_ptr(): storage.nbytes() // 4 for storage in storages}
 
 
-@pytest.mark.parametrize("together", [1, 4])
-def test_no_more_is_held_than_the_result_and_a_batch_of_windows(together):
+@pytest.mark.parametrize("batch", [1, 4])
+def test_no_more_is_held_than_the_result_and_a_batch_of_windows(batch):
     shape, sizes, peaks = (70, 50, 61), [], []
     x = volume(shape)
     before = volumes_held()
 
     def watch(x: Tensor, sigma: float, c: Condition) -> Tensor:
-        assert len(x) <= together
+        assert len(x) <= batch
         assert len(c.anatomy) == len(x)
         assert all(n <= TILING.size for n in x.shape[2:])
         if len(sizes) % 4 == 0:
@@ -174,17 +174,17 @@ def test_no_more_is_held_than_the_result_and_a_batch_of_windows(together):
         sizes.append(x.numel())
         return x.clone()
 
-    torch.testing.assert_close(windowed(watch, told(shape), TILING, together)(x, 1.0), x)
+    torch.testing.assert_close(windowed(watch, told(shape), TILING, batch)(x, 1.0), x)
     # The result, the windows now asked about, and those answered last.
     allowed = x.numel() + 2 * max(sizes)
     assert max(peaks) <= allowed
     assert allowed < 0.6 * sum(sizes)  # all windows at once would take much more
 
 
-@pytest.mark.parametrize("together", [1, 3])
-def test_done_rises_to_one_in_every_call(together):
+@pytest.mark.parametrize("batch", [1, 3])
+def test_done_rises_to_one_in_every_call(batch):
     shape, shares = (60, 31, 45), []
-    denoise = windowed(blurred, told(shape), TILING, together, done=shares.append)
+    denoise = windowed(blurred, told(shape), TILING, batch, done=shares.append)
     for _ in range(2):
         shares.clear()
         denoise(volume(shape), 1.0)

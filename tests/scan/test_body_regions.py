@@ -112,7 +112,7 @@ def test_head_and_neck() -> None:
     head = found(column([85.0] * 25 + [112.0] * 35, ring=True))
     assert names(head) == ["headneck"]
     assert "skull in 58%" in head[0].reason
-    assert "sure" not in head[0].reason
+    assert "certain" not in head[0].reason
     assert names(found(column([85.0] * 40))) == ["headneck"]
 
 
@@ -149,8 +149,8 @@ def test_the_tips_of_the_lungs_alone_are_a_chest() -> None:
 def test_what_is_not_sure_says_so_and_nothing_is_refused() -> None:
     thigh = column([95.0] * 40)
     assert names(found(thigh)) == ["abdomen"]
-    assert "no region is sure" in found(thigh)[0].reason
-    assert "sure" not in found(column([150.0] * 40))[0].reason
+    assert "no region is certain" in found(thigh)[0].reason
+    assert "certain" not in found(column([150.0] * 40))[0].reason
     air = Volume(np.full((9, 8, 7), -1000.0, np.float32), np.eye(4))
     nothing = region_spans(air, np.full((9, 8, 7), OUTSIDE, np.uint8))
     assert nothing == (RegionSpan("abdomen", 0, 7, "no body found"),)
@@ -198,4 +198,4 @@ def test_real_scans_and_crops_of_them(data_dir: Path) -> None:
 @pytest.mark.parametrize("name", ["limb_STS-001", "limb_STS-003"])
 def test_limbs_are_not_sure(data_dir: Path, name: str) -> None:
     (slab,) = found(benchmark().read(data_dir / f"{name}_ct.nii.gz"))
-    assert "no region is sure" in slab.reason
+    assert "no region is certain" in slab.reason

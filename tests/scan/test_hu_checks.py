@@ -70,7 +70,7 @@ WRONG: dict[str, tuple[Change, str, str]] = {
     "a half, and more": (lambda hu: hu / 2 + 500, "scaled", "about 0.5"),
     "[0, 1]": (lambda hu: (hu + 1024) / 4095, "normalised", "[0, "),
     "[-1, 1]": (lambda hu: np.clip(hu / 1000, -1, 1), "normalised", "[-1, "),
-    "8 bits": (lambda hu: np.rint(np.clip((hu + 1000) / 8, 0, 255)), "grey_levels", "8 bits"),
+    "8 bits": (lambda hu: np.rint(np.clip((hu + 1000) / 8, 0, 255)), "grey_levels", "8-bit"),
     "a window": (lambda hu: np.clip(hu, -160, 240), "windowed", "lower end"),
     "a narrow window": (lambda hu: np.clip(hu, 0, 80) - 40, "windowed", "lower end"),
     "no air": (

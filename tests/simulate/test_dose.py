@@ -19,10 +19,10 @@ from denovox.simulate.dose import (
     LowDoseConfig,
     photons_of,
     simulate_low_dose,
-    simulate_thick_slices,
     thinned,
 )
 from denovox.simulate.projection import CUTOFF, back_project, line_integrals, response
+from denovox.simulate.slabs import simulate_thick_slices
 
 KERNELS = ["soft", "sharp"]
 
@@ -285,7 +285,7 @@ def test_photons_of_a_scan_from_its_noise(photons):
         ),
         (
             Volume(np.full((8, 8, 2), np.nan, np.float32), np.eye(4)),
-            "128 voxels are NaN or infinite; give them an HU, e.g. -1024",
+            "128 voxels are NaN or infinite; set them to an HU, e.g. -1024",
         ),
     ],
 )

@@ -12,7 +12,7 @@ from denovox.core.labels import BODY, ID, LUNG, NAMES, OUTSIDE, path
 from denovox.core.volume import Volume
 from denovox.scan.tissue import healthy
 from denovox.simulate import lesion_placement, phantom
-from denovox.simulate.lesion_placement import GAP_MM, Wanted, place
+from denovox.simulate.lesion_placement import GAP_MM, LesionRequest, place
 from denovox.simulate.lesion_shapes import SIZES
 
 MM = (1.5, 1.5, 3.0)
@@ -51,7 +51,7 @@ def chest():
     "organ", ["lung", "lung_lower_lobe_right", "liver", "spleen", "vertebrae", "aorta"]
 )
 def test_lesions_lie_inside_their_organ_and_apart(chest, organ):
-    numbers, placed = place(chest.ct, chest.labels, Wanted(organ=organ, count=3), 4)
+    numbers, placed = place(chest.ct, chest.labels, LesionRequest(organ=organ, count=3), 4)
     inside = healthy(chest.ct, chest.labels, "lung") if organ == "lung" else None
     inside = below(chest.labels, organ) if inside is None else inside
     assert inside[numbers > 0].all()
@@ -69,7 +69,7 @@ def test_lesions_lie_inside_their_organ_and_apart(chest, organ):
 
 def test_facts_are_in_mm_of_a_turned_scan():
     volume, labels = block()
-    numbers, (fact,) = place(volume, labels, Wanted(organ="liver", diameter_mm=16), 0)
+    numbers, (fact,) = place(volume, labels, LesionRequest(organ="liver", diameter_mm=16), 0)
     centre = volume.affine @ [*np.argwhere(numbers == 1).mean(0), 1]
     assert fact.centre_mm == pytest.approx(tuple(centre[:3]))
     assert fact.diameter_mm == 16
@@ -80,12 +80,14 @@ def test_two_mm_off_the_border_where_there_is_room_and_less_where_not():
     volume, labels = block()
     depth = clearance(labels == ID["liver"], MM)
     for seed in range(8):
-        numbers, _ = place(volume, labels, Wanted(organ="liver", diameter_mm=12), seed)
+        numbers, _ = place(volume, labels, LesionRequest(organ="liver", diameter_mm=12), seed)
         assert depth[numbers > 0].min() >= 2
     labels[:, :18] = labels[:, 26:] = BODY  # 8 voxels: room for 12 mm, none to spare
     depth = clearance(labels == ID["liver"], MM)
     least = [
-        depth[place(volume, labels, Wanted(organ="liver", diameter_mm=11.5), seed)[0] > 0].min()
+        depth[
+            place(volume, labels, LesionRequest(organ="liver", diameter_mm=11.5), seed)[0] > 0
+        ].min()
         for seed in range(6)
     ]
     assert min(least) == 1.5
@@ -95,7 +97,7 @@ def test_the_end_of_the_scan_is_a_border():
     volume, labels = block()
     labels[:], volume.hu[:] = ID["liver"], 100
     for seed in range(10):
-        numbers, _ = place(volume, labels, Wanted(organ="liver", diameter_mm=30), seed)
+        numbers, _ = place(volume, labels, LesionRequest(organ="liver", diameter_mm=30), seed)
         assert not numbers[0].any()
         assert not numbers[..., -1].any()
         assert clearance(labels > 0, MM)[numbers > 0].min() >= 2
@@ -107,12 +109,12 @@ def test_taken_voxels_are_kept_away_from():
     taken[10:30, 10:36, 3:-3] = True
     away = ndimage.distance_transform_edt(~taken, MM)
     for seed in range(6):
-        numbers, _ = place(volume, labels, Wanted(organ="liver", diameter_mm=8), seed, taken)
+        numbers, _ = place(volume, labels, LesionRequest(organ="liver", diameter_mm=8), seed, taken)
         assert away[numbers > 0].min() > GAP_MM
     outside = np.zeros(volume.shape, bool)
     outside[:, :2] = True  # too far to matter
-    free, _ = place(volume, labels, Wanted(organ="liver", diameter_mm=8), 0)
-    again, _ = place(volume, labels, Wanted(organ="liver", diameter_mm=8), 0, outside)
+    free, _ = place(volume, labels, LesionRequest(organ="liver", diameter_mm=8), 0)
+    again, _ = place(volume, labels, LesionRequest(organ="liver", diameter_mm=8), 0, outside)
     assert np.array_equal(free, again)
 
 
@@ -122,11 +124,11 @@ def test_vessels_with_contrast_are_kept_off_and_thin_ones_are_not():
     thick = np.zeros(volume.shape, bool)
     thick[20:27, 6:-6, 8:14] = True
     for seed in range(10):
-        numbers, _ = place(volume, labels, Wanted(organ="liver", diameter_mm=14), seed)
+        numbers, _ = place(volume, labels, LesionRequest(organ="liver", diameter_mm=14), seed)
         assert not (thick & (numbers > 0)).any()
     thin, _ = block()
     thin.hu[8::6, :, 12] += 80  # 1.5 x 3 mm, 9 mm apart: no room between them
-    numbers, _ = place(thin, labels, Wanted(organ="liver", diameter_mm=20), 0)
+    numbers, _ = place(thin, labels, LesionRequest(organ="liver", diameter_mm=20), 0)
     assert (numbers[8::6, :, 12] > 0).any()
 
 
@@ -138,10 +140,10 @@ def test_vessels_by_label_and_dense_lung_are_kept_off():
     labels[34] = ID["pulmonary_vein"]  # closed with the lung's small holes
     assert healthy(volume, labels, "lung")[34, 20, 12]
     for seed in range(8):
-        numbers, _ = place(volume, labels, Wanted(organ="lung", diameter_mm=9), seed)
+        numbers, _ = place(volume, labels, LesionRequest(organ="lung", diameter_mm=9), seed)
         assert not (numbers[20:26] > 0).any()
         assert not (numbers[34] > 0).any()
-    vein, _ = place(volume, labels, Wanted(organ="pulmonary_vein", diameter_mm=1), 0)
+    vein, _ = place(volume, labels, LesionRequest(organ="pulmonary_vein", diameter_mm=1), 0)
     assert vein[34].any()
 
 
@@ -151,7 +153,7 @@ def test_small_vessels_that_a_lung_label_leaves_out_may_be_covered():
     volume.hu[labels == LUNG] = -850
     holes = (slice(8, None, 6), slice(None), slice(4, None, 5))
     labels[holes], volume.hu[holes] = BODY, 40  # 9 x 15 mm apart: no room between
-    numbers, _ = place(volume, labels, Wanted(organ="lung", diameter_mm=20), 0)
+    numbers, _ = place(volume, labels, LesionRequest(organ="lung", diameter_mm=20), 0)
     assert (numbers[holes] > 0).any()
 
 
@@ -161,19 +163,19 @@ def test_liver_and_muscle_are_found_in_coarse_labels():
     labels[:2] = OUTSIDE
     volume.hu[:] = -100
     volume.hu[66:112, 10:50, 1:39] = 100  # on the patient's right
-    numbers, _ = place(volume, labels, Wanted(organ="liver", diameter_mm=20), 0)
+    numbers, _ = place(volume, labels, LesionRequest(organ="liver", diameter_mm=20), 0)
     assert healthy(volume, labels, "liver")[numbers > 0].all()
     volume.hu[3:20, :, :] = 50
-    numbers, _ = place(volume, labels, Wanted(organ="muscle", diameter_mm=12), 0)
+    numbers, _ = place(volume, labels, LesionRequest(organ="muscle", diameter_mm=12), 0)
     assert numbers[3:20].any()
 
 
 def test_a_seed_says_it_all_and_more_lesions_only_add_some():
     volume, labels = block()
-    three, facts = place(volume, labels, Wanted(organ="liver", diameter_mm=7, count=3), 5)
-    again, _ = place(volume, labels, Wanted(organ="liver", diameter_mm=7, count=3), 5)
-    two, fewer = place(volume, labels, Wanted(organ="liver", diameter_mm=7, count=2), 5)
-    other, _ = place(volume, labels, Wanted(organ="liver", diameter_mm=7, count=3), 6)
+    three, facts = place(volume, labels, LesionRequest(organ="liver", diameter_mm=7, count=3), 5)
+    again, _ = place(volume, labels, LesionRequest(organ="liver", diameter_mm=7, count=3), 5)
+    two, fewer = place(volume, labels, LesionRequest(organ="liver", diameter_mm=7, count=2), 5)
+    other, _ = place(volume, labels, LesionRequest(organ="liver", diameter_mm=7, count=3), 6)
     assert np.array_equal(three, again)
     assert np.array_equal(np.where(three == 3, 0, three), two)
     assert facts[:2] == fewer
@@ -182,7 +184,7 @@ def test_a_seed_says_it_all_and_more_lesions_only_add_some():
 
 def test_every_place_is_as_likely():
     volume, labels = block((90, 9, 9), mm=(2.0, 2.0, 2.0), margin=2)
-    ball = Wanted(organ="liver", diameter_mm=3)
+    ball = LesionRequest(organ="liver", diameter_mm=3)
     where = [place(volume, labels, ball, seed)[1][0].centre_mm[1] for seed in range(40)]
     low = volume.affine[1, 3] + 2 * 3  # its centre is 2 mm (one voxel) off either end
     span = 2 * (90 - 4 - 3)
@@ -195,11 +197,11 @@ def test_a_hard_place_is_found_by_looking_at_all(monkeypatch):
     liver[::12] = liver[:, ::10] = False  # cells of 11 x 9 voxels ...
     liver[30:50, 8:30] = True  # ... and one place of 20 x 22
     labels[~liver] = BODY
-    numbers, _ = place(volume, labels, Wanted(organ="liver", diameter_mm=24), 0)
+    numbers, _ = place(volume, labels, LesionRequest(organ="liver", diameter_mm=24), 0)
     assert numbers[30:50, 8:30].any()
     monkeypatch.setattr(lesion_placement, "TRIES", 0)
     for seed in range(5):
-        numbers, _ = place(volume, labels, Wanted(organ="liver", diameter_mm=24), seed)
+        numbers, _ = place(volume, labels, LesionRequest(organ="liver", diameter_mm=24), seed)
         assert liver[numbers > 0].all()
 
 
@@ -209,35 +211,36 @@ def test_a_hard_place_is_found_by_looking_at_all(monkeypatch):
 def test_drawn_sizes_are_the_organs_and_fit():
     volume, labels = block()
     sizes = [
-        place(volume, labels, Wanted(organ="liver"), seed)[1][0].diameter_mm for seed in range(24)
+        place(volume, labels, LesionRequest(organ="liver"), seed)[1][0].diameter_mm
+        for seed in range(24)
     ]
     assert SIZES["liver"].smallest_mm <= min(sizes) < 8
     assert 20 < max(sizes) < 2 * clearance(labels == ID["liver"], MM).max()
     labels[:, :16] = labels[:, 17:] = BODY
-    with pytest.raises(InputError, match="a lesion of 4 mm has no room in liver"):
-        place(volume, labels, Wanted(organ="liver"), 0)
+    with pytest.raises(InputError, match="a lesion of 4 mm does not fit in liver"):
+        place(volume, labels, LesionRequest(organ="liver"), 0)
 
 
 @pytest.mark.parametrize("mm", [(1.5, 1.5, 3.0), (2.0, 2.0, 2.0), (0.9, 0.9, 5.0)])
 def test_the_largest_that_fits_is_told_and_fits(mm):
     volume, labels = block(mm=mm)
-    with pytest.raises(InputError, match="a lesion of 300 mm has no room in liver") as error:
-        place(volume, labels, Wanted(organ="liver", diameter_mm=300), 0)
+    with pytest.raises(InputError, match="a lesion of 300 mm does not fit in liver") as error:
+        place(volume, labels, LesionRequest(organ="liver", diameter_mm=300), 0)
     most_mm = largest_told(error)
-    numbers, _ = place(volume, labels, Wanted(organ="liver", diameter_mm=most_mm), 0)
+    numbers, _ = place(volume, labels, LesionRequest(organ="liver", diameter_mm=most_mm), 0)
     assert (labels == ID["liver"])[numbers > 0].all()
     with pytest.raises(InputError, match=f"about {most_mm:g} mm; ask for a smaller one"):
-        place(volume, labels, Wanted(organ="liver", diameter_mm=most_mm + 1), 0)
+        place(volume, labels, LesionRequest(organ="liver", diameter_mm=most_mm + 1), 0)
 
 
 def test_no_room_left_is_told_with_what_still_fits():
     volume, labels = block()
-    wanted = Wanted(organ="liver", diameter_mm=20, count=30)
+    wanted = LesionRequest(organ="liver", diameter_mm=20, count=30)
     with pytest.raises(InputError, match=r"no room left in liver for lesion \d+ of 30") as error:
         place(volume, labels, wanted, 0)
     assert largest_told(error) < 20
     with pytest.raises(InputError, match="nothing fits; name another organ"):
-        place(volume, labels, Wanted(organ="liver", diameter_mm=5), 0, labels > 0)
+        place(volume, labels, LesionRequest(organ="liver", diameter_mm=5), 0, labels > 0)
 
 
 # -- what cannot be
@@ -248,29 +251,29 @@ def test_no_room_left_is_told_with_what_still_fits():
     [
         ("livr", r"'livr' is not a class \(did you mean 'liver'\?\)"),
         ("Lung", r"did you mean 'lung'"),
-        ("xyzzy", r"'xyzzy' is not a class; see docs/labels.md"),
-        ("outside", "'outside' is no organ"),
-        ("unknown", "'unknown' is no organ"),
-        ("pancreas", "the scan shows no pancreas"),
-        ("lung", "the scan shows no lung"),
-        ("muscle", "the scan shows no muscle"),
+        ("xyzzy", r"'xyzzy' is not a class; see docs/reference/labels.md"),
+        ("outside", "'outside' is not an organ"),
+        ("unknown", "'unknown' is not an organ"),
+        ("pancreas", "no pancreas was found in the scan"),
+        ("lung", "no lung was found in the scan"),
+        ("muscle", "no muscle was found in the scan"),
     ],
 )
 def test_what_is_no_organ_here_is_told(organ, told):
     volume, labels = block()
     labels[labels == BODY] = ID["spleen"]
     with pytest.raises(InputError, match=told):
-        place(volume, labels, Wanted(organ=organ), 0)
+        place(volume, labels, LesionRequest(organ=organ), 0)
 
 
 @pytest.mark.parametrize("diameter", [0.0, -3.0, float("nan"), float("inf")])
 def test_a_diameter_is_a_size(diameter):
     volume, labels = block()
     with pytest.raises(InputError, match="a lesion's diameter must be above 0 mm"):
-        place(volume, labels, Wanted(organ="liver", diameter_mm=diameter), 0)
+        place(volume, labels, LesionRequest(organ="liver", diameter_mm=diameter), 0)
 
 
 def test_settings_are_checked():
     for wrong in ({"count": 0}, {"count": 256}, {"size": 3}):
         with pytest.raises(ValidationError):
-            Wanted.model_validate({"organ": "liver", **wrong})
+            LesionRequest.model_validate({"organ": "liver", **wrong})

@@ -115,7 +115,7 @@ def test_the_steps_are_those_that_there_is_time_for(
     run = go(tmp_path, clock, lambda _: pace, config, validating, late=late)
     assert run.said[-1].step == steps
     assert [p.steps for p in run.said] == [0] * (first - 1) + [steps] * (steps - first + 1)
-    assert run.heard == [f"{pace:.3g} s a step: {steps} steps in {minutes} minutes"]
+    assert run.heard == [f"{pace:.3g} s per step: {steps} steps in {minutes} minutes"]
     assert checkpoint.load(tmp_path)[0]["steps"] == steps
     assert (run.said[-1].validation is None) is (validating == 0)
     # In time, and what is left is no more than is kept back: for writing, a sheet, uneven steps.
@@ -201,6 +201,6 @@ def test_one_slow_step_ends_nothing(tmp_path, clock):
 
 
 def test_a_run_needs_an_end():
-    with pytest.raises(ValidationError, match="give steps, or minutes") as told:
+    with pytest.raises(ValidationError, match="give steps or minutes") as told:
         TrainConfig()
     assert len(told.value.errors()) == 1

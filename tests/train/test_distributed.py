@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from denovox.core.errors import InputError
-from denovox.train.distributed import LAUNCHED, MPIS, _as_torchrun_says
+from denovox.train.distributed import LAUNCHED, MPIS, _set_torchrun_variables
 
 OURS = (*LAUNCHED, "MASTER_ADDR", "MASTER_PORT")
 
@@ -23,7 +23,7 @@ def launched(monkeypatch):
     def by(**told):
         for name, value in told.items():
             monkeypatch.setenv(name, value)
-        _as_torchrun_says()
+        _set_torchrun_variables()
         return {name: os.environ[name] for name in OURS if name in os.environ}
 
     return by

@@ -120,7 +120,7 @@ def test_stopped_before_a_validation_there_is_a_file_all_the_same(recipe, tmp_pa
 
 def test_what_makes_no_sense_is_one_sentence(recipe, tmp_path, tiny):
     control = recipe()
-    refuses(run("pretrain", control), f"that is `denovox finetune {control}`")
+    refuses(run("pretrain", control), f"use `denovox finetune {control}`")
     plain = tmp_path / "plain.toml"
     lines = control.read_text().splitlines()
     plain.write_text("\n".join(x for x in lines if not x.startswith("control")))
@@ -132,13 +132,13 @@ def test_what_makes_no_sense_is_one_sentence(recipe, tmp_path, tiny):
         .replace("[train]", '[model]\nnet = "tiny"\n[train]')
     )
     orphan.write_text(own)
-    refuses(run("finetune", orphan), "name it as start")
+    refuses(run("finetune", orphan), "give its weights as start")
     make_store(tmp_path / "healthy", lesions=False)
     healthy = tmp_path / "healthy.toml"
     healthy.write_text(
         control.read_text().replace(str(tmp_path / "store"), str(tmp_path / "healthy"))
     )
-    refuses(run("finetune", healthy, "--out", tmp_path / "none"), "has a lesion; bring masks")
+    refuses(run("finetune", healthy, "--out", tmp_path / "none"), "has a lesion; add masks")
 
 
 def test_thin_slices_hear_their_control_and_average_back_all_the_same(tiny, tiny_superres):
@@ -148,7 +148,7 @@ def test_thin_slices_hear_their_control_and_average_back_all_the_same(tiny, tiny
     x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in (24, 20, 6)), indexing="ij")
     hu = np.where(x**2 + y**2 < 0.7 - 0.2 * z, 60, -1000) + 20 * rng.standard_normal((24, 20, 6))
     volume = Volume(hu.astype(np.float32), np.diag([4.0, 4.0, 6.0, 1.0]))
-    asked = {"factor": 2.0, "region": "abdomen", "running": RunOptions(tile=32)}
+    asked = {"factor": 2.0, "region": "abdomen", "options": RunOptions(tile=32)}
     alone = superres(load(tiny), volume, **asked)
     steered = superres(load(tiny, control=tiny_superres), volume, **asked)
     consistency = steered.consistency

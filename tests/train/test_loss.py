@@ -1,9 +1,12 @@
-"""The law of noise levels, and the loss against closed forms."""
+"""The law of noise levels, the loss against closed forms, and its means by level and noise."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from toy import toy
 
 from denovox.core.condition import condition
 from denovox.core.schedule import Schedule
@@ -12,7 +15,7 @@ from denovox.model.denoiser import denoiser, use_bfloat16
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig
 from denovox.train.config import NoiseConfig, TrainConfig
-from denovox.train.loss import min_snr_weight, noise_level, predictor
+from denovox.train.loss import Ledger, min_snr_weight, noise_level, predictor
 
 SCHEDULE = Schedule()
 
@@ -106,3 +109,34 @@ def test_min_snr_weighs_the_error_of_x0_whatever_is_predicted(prediction, u):
 def test_min_snr_is_for_squares():
     with pytest.raises(ValidationError, match="loss = 'l2'"):
         TrainConfig(steps=1, loss="l1", min_snr=5)
+
+
+def levels_of(*each):
+    """A batch of samples of these levels and u."""
+    one = toy(torch.zeros(1))
+    return collate([replace(one, level=level, u=u) for level, u in each])
+
+
+def test_means_by_level_and_by_band():
+    losses = iter([torch.tensor([1.0, 2.0, 6.0]), torch.tensor([3.0])])
+    ledger = Ledger(lambda u: 10 * u)
+    predict = ledger.watched(lambda samples: next(losses))
+    assert predict(levels_of((0, 0.001), (2, 0.02), (2, 0.3))).tolist() == [1, 2, 6]
+    predict(levels_of((2, 0.05)))  # sigma .5 belongs to the band that begins there
+    assert ledger.close() == {
+        "whole": 1,
+        "crop": pytest.approx(11 / 3),
+        "sigma<.1": 1,
+        "sigma .1-.5": 2,
+        "sigma .5-2": 3,
+        "sigma>2": 6,
+    }
+    assert ledger.close() == {}
+
+
+def test_validation_is_not_in_the_ledger():
+    ledger = Ledger(lambda u: u)
+    predict = ledger.watched(lambda samples: torch.ones(len(samples.u)))
+    with torch.no_grad():
+        predict(levels_of((1, 0.5)))
+    assert ledger.close() == {}

@@ -14,7 +14,7 @@ from denovox.train import previews, validation
 
 
 @pytest.fixture(scope="module")
-def sitters(tmp_path_factory):
+def fixed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
     rng = np.random.default_rng(0)
     for patient, region in ("a", "chest"), ("b", "abdomen"):
@@ -25,27 +25,28 @@ def sitters(tmp_path_factory):
     return validation.fixed_samples(store.cases(folder), SampleConfig(patch=16, zoom=(0.8, 1.2)))
 
 
-def test_one_sitter_of_each_region_shows_most_of_the_body(sitters):
-    chosen = previews.sitters(sitters)
+def test_one_sample_of_each_region_shows_most_of_the_body(fixed):
+    chosen = previews.preview_samples(fixed)
     assert [one.region for one in chosen] == ["chest", "abdomen"]
     for one in chosen:
-        mine = [s.sample.level for s in sitters if s.region == one.region]
+        mine = [s.sample.level for s in fixed if s.region == one.region]
         assert one.sample.level == min(mine)
 
 
-def test_fixed_samples_are_the_same_every_time_and_even_in_noise(sitters):
-    assert [s.sample.u for s in sitters] == [(n + 0.5) / 48 for n in range(48)]
+def test_fixed_samples_are_the_same_every_time_and_even_in_noise(fixed):
+    assert [s.sample.u for s in fixed] == [(n + 0.5) / 48 for n in range(48)]
 
 
-def test_a_sheet_is_drawn_from_the_weights_alone(sitters, tmp_path):
+def test_a_sheet_is_drawn_from_the_weights_alone(fixed, tmp_path):
     torch.manual_seed(0)
     net, config = Net(PRESETS["tiny"]), ModelConfig(net=PRESETS["tiny"])
     for name in ("a", "b"):
-        previews.draw(net, config, previews.sitters(sitters), tmp_path / f"{name}.png", "a", "cpu")
+        chosen, sheet = previews.preview_samples(fixed), tmp_path / f"{name}.png"
+        previews.draw(net, config, chosen, sheet, "a", "cpu")
         torch.randn(7)  # what else was drawn meanwhile changes nothing
     with torch.no_grad():
         net.unet.out[-1].conv.bias += 0.1
-    previews.draw(net, config, previews.sitters(sitters), tmp_path / "c.png", "a", "cpu")
+    previews.draw(net, config, previews.preview_samples(fixed), tmp_path / "c.png", "a", "cpu")
     a, b, c = (imread(tmp_path / f"{name}.png") for name in "abc")
     assert np.array_equal(a, b)
     assert not np.array_equal(a, c)

@@ -17,7 +17,7 @@ from denovox.model.weights import ModelConfig
 from denovox.train import run_log
 from denovox.train.config import DataConfig, Recipe, TrainConfig
 from denovox.train.loop import Progress
-from denovox.train.loss_breakdown import Ledger
+from denovox.train.loss import Ledger
 from denovox.train.run_log import COLUMNS, RunLog
 
 
@@ -96,7 +96,7 @@ def test_a_full_disk_is_said_once_and_the_run_goes_on(tmp_path, monkeypatch):
     for n in range(2, 31):
         log.step(progress(n))
     assert len(heard) == 1
-    assert "the run goes on" in heard[0]
+    assert "the run continues" in heard[0]
     monkeypatch.setattr(Path, "open", real)
     for n in range(31, 41):
         log.step(progress(n))

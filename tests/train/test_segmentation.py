@@ -1,4 +1,4 @@
-"""A segmenter's loss against MONAI's and by hand, and that the one loop trains it."""
+"""A segmenter's loss against MONAI's and by hand, and its training."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,10 @@ import torch
 
 from denovox.core.condition import condition
 from denovox.core.regions import REGIONS
-from denovox.datasets.samples.batch import Sample, batches, collate
+from denovox.datasets.samples.batch import Sample, collate
 from denovox.model.segmenter import Segmenter, SegmenterConfig
-from denovox.train.config import TrainConfig
-from denovox.train.loop import train
-from denovox.train.segmentation import loss_of, predictor
+from denovox.train import segmentation
+from denovox.train.segmentation import loss_of, predictor, train_segmenter
 
 CHEST = REGIONS["chest"]
 
@@ -58,21 +57,40 @@ def test_samples_without_a_mask_are_refused():
         predict(collate([crop(0, told=False), crop(1, told=False)]))
 
 
-def test_the_loop_teaches_it_balls(tmp_path):
-    torch.manual_seed(0)
-    net = Segmenter(SegmenterConfig(channels=(8, 16)))
-    config = TrainConfig(steps=60, samples=4, batch=4, lr=1e-2, decay=0.5, ema=5)
-    parameters = dict(net.named_parameters())
-    draw = batches(lambda n: crop(n, n % 4 > 0))
-    steps = list(train(predictor(net), parameters, draw, config, tmp_path))
-    assert steps[-1].loss < 0.3 * steps[0].loss
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(steps[-1].average[name])
-        for seed in range(1000, 1004):
-            one = crop(seed)
-            found = net(one.x0, one.condition.region) > 0
-            truth = one.condition.control > 0
-            assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.85
-        well = crop(2000, sick=False)
-        assert int((net(well.x0, well.condition.region) > 0).sum()) == 0
+def test_training_teaches_it_balls(tmp_path):
+    config = SegmenterConfig(channels=(8, 16))
+    net = train_segmenter(config, lambda n: crop(n, n % 4 > 0), tmp_path, 0, 60, 4, 1e-2)
+    for seed in range(1000, 1004):
+        one = crop(seed)
+        mask = net(one.x0, one.condition.region) > 0
+        truth = one.condition.control > 0
+        assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.85
+    healthy = crop(2000, sick=False)
+    assert int((net(healthy.x0, healthy.condition.region) > 0).sum()) == 0
+
+
+def test_the_weights_are_averages(tmp_path, monkeypatch):
+    steps, train = [], segmentation.train
+
+    def watched(*given):
+        for step in train(*given):
+            steps.append(step)
+            yield step
+
+    monkeypatch.setattr(segmentation, "train", watched)
+    net = train_segmenter(SegmenterConfig(channels=(4, 8)), crop, tmp_path, 0, 4, 2)
+    assert len(steps) == 4
+    for name, parameter in net.named_parameters():
+        assert torch.equal(parameter, steps[-1].average[name])
+
+
+def test_the_same_seed_and_samples_give_the_same_weights(tmp_path):
+    def trained(name, seed):
+        config = SegmenterConfig(channels=(4, 8))
+        net = train_segmenter(config, crop, tmp_path / name, seed, 3, 2)
+        assert not net.training
+        assert not any(parameter.requires_grad for parameter in net.parameters())
+        return torch.cat([parameter.flatten() for parameter in net.parameters()])
+
+    assert torch.equal(trained("a", 1), trained("b", 1))
+    assert not torch.equal(trained("c", 1), trained("d", 2))

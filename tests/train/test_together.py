@@ -90,7 +90,7 @@ def test_a_second_run_in_the_same_folder_is_refused(recipe, single):
     before = {path: path.read_bytes() for path in single.rglob("*") if path.is_file()}
     with (
         FileLock(single / ".lock"),
-        pytest.raises(InputError, match=f"another run trains in {single}; give this one"),
+        pytest.raises(InputError, match=f"another run is training in {single}; use a different"),
     ):
         alone(recipe(7), single)
     assert {path: path.read_bytes() for path in single.rglob("*") if path.is_file()} == before
@@ -132,7 +132,7 @@ def test_two_processes_are_one_even_if_one_of_them_is_killed(recipe, single, tmp
     _, said = launched.communicate(timeout=300)
     assert launched.returncode == 0, said
     assert "on 2 processes" in said
-    assert said.count("held back") == 2  # it was started twice, and one process speaks
+    assert said.count("held out") == 2  # it was started twice, and one process speaks
     agree(single, out)
 
 

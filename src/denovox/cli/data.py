@@ -1,36 +1,47 @@
-"""Commands that look at data and bring it in."""
+"""`denovox doctor` and `denovox prepare`."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import click
 
-from .options import FILE, reading_options, say
+from .commands import Command, option
+from .options import FILE, device_option, precision_option, reading_options
+from .progress import say
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("path", type=FILE, nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
 @reading_options
-def doctor(path: tuple[Path, ...], as_json: bool, series: str | None, straighten: bool) -> None:
-    """Look at scans before anything is done to them: HU, geometry, regions, costs.
+@option("--json", "as_json", is_flag=True, group="Output", help="Print JSON.")
+@device_option
+@precision_option
+def doctor(
+    path: tuple[Path, ...],
+    as_json: bool,
+    series: str | None,
+    straighten: bool,
+    device: str | None,
+    precision: Any,
+) -> None:
+    """Check CT scans: HU, geometry, regions, noise, and the cost of denoising.
 
-    Exit code 2 where one of them cannot be worked on.
+    PATH is a CT scan in any format that `denovox denoise` reads. The report goes to stdout. Exit
+    code 2 if a scan cannot be processed.
     """
     import json
 
     from ..inference import doctor as of
-    from ..inference.cost import try_window
+    from ..inference.cost import time_tile
     from ..inference.model import load
 
-    model = load(device=os.environ.get("DENOVOX_DEVICE"))
-    trial = try_window(model)  # before any scan is read, or its memory would count
+    model = load(device=device, precision=precision)
+    timing = time_tile(model)  # before any scan is read, or its memory would count
     reports = []
     for one in path:
-        reports.append(of.examine(one, series=series, straighten=straighten, trial=trial))
+        reports.append(of.examine(one, series=series, straighten=straighten, timing=timing))
         if not as_json:
             click.echo(of.prose(reports[-1]) + "\n")
     if as_json:
@@ -39,31 +50,58 @@ def doctor(path: tuple[Path, ...], as_json: bool, series: str | None, straighten
         raise SystemExit(2)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("source", type=FILE)
-@click.option("--out", type=FILE, required=True, help="The store: a folder.")
-@click.option(
-    "--layout", help="Of docs/datasets.md; 'folder' for your own; recognised if not given."
+@option(
+    "--layout",
+    group="Input",
+    help="Layout of docs/reference/datasets.md, or 'folder' for your own scans.  [default:"
+    " recognised from the file names]",
 )
-@click.option("--spacing", type=float, help="Resample to voxels of this many mm; own grid if not.")
-@click.option("--straighten", is_flag=True, help="Resample tilted or uneven DICOM.")
-@click.option("--segment", is_flag=True, help="TotalSegmentator for scans without a mask.")
-@click.option("--workers", type=click.IntRange(1), help="Processes; one a core if not given.")
-@click.option(
+@option(
+    "--straighten",
+    is_flag=True,
+    group="Input",
+    help="Resample DICOM with a tilted gantry or uneven slice spacing.",
+)
+@option("--dry-run", is_flag=True, group="Input", help="List the scans on stdout and stop.")
+@option("--out", type=FILE, required=True, group="Output", help="Folder of the store.")
+@option(
+    "--spacing",
+    type=float,
+    group="Output",
+    help="Resample to voxels of this size in mm.  [default: keep the grid of each scan]",
+)
+@option(
+    "--segment",
+    is_flag=True,
+    group="Output",
+    help="Label scans without a label map by TotalSegmentator.",
+)
+@option("--retry", is_flag=True, group="Running", help="Retry scans that failed in earlier runs.")
+@option(
+    "--workers",
+    type=click.IntRange(1),
+    group="Running",
+    help="Number of processes.  [default: one per core]",
+)
+@option(
     "--engine",
     type=click.Choice(["processes", "ray"]),
     default="processes",
     show_default=True,
-    help="This machine, or the Ray cluster of RAY_ADDRESS.",
+    group="Running",
+    help="Processes of this machine, or the Ray cluster at RAY_ADDRESS.",
 )
-@click.option("--retry", is_flag=True, help="Try again what was put aside before.")
-@click.option("--dry-run", is_flag=True, help="List the scans and stop.")
 def prepare(
-    source: Path, out: Path, layout: str | None, workers: int | None, engine: str, **told: Any
+    source: Path, out: Path, layout: str | None, workers: int | None, engine: str, **given: Any
 ) -> None:
-    """Bring a data set, or a folder of scans, into a store to train from.
+    """Convert a data set, or a folder of scans, to a store for training.
 
-    A run that was stopped in whatever way is finished by the same command.
+    SOURCE is a folder of CT scans (DICOM, NIfTI, NRRD or MetaImage) and, where there are any, label
+    maps. --out is a folder of zarr arrays with manifest.parquet, which lists every case, and every
+    scan that failed, with the reason. If the command is stopped in any way, run it again to
+    complete the store.
     """
     from ..core.errors import InputError
     from ..datasets import layouts
@@ -71,9 +109,10 @@ def prepare(
     from ..datasets.prepare import prepare as run
     from ..datasets.prepare_config import PrepareConfig
 
-    if told["spacing"] is not None and not 0.1 <= told["spacing"] <= 20:
-        raise InputError(f"a spacing of {told['spacing']:g} mm makes no store; give 0.1 to 20")
-    if told["dry_run"]:
+    spacing = given["spacing"]
+    if spacing is not None and not 0.1 <= spacing <= 20:
+        raise InputError(f"--spacing {spacing:g} mm is out of range; give 0.1 to 20 mm")
+    if given["dry_run"]:
         survey = layouts.survey(source, layout)
         for entry in survey.entries:
             click.echo(f"{entry.id}: patient {entry.patient}, {len(entry.masks)} masks")
@@ -81,8 +120,8 @@ def prepare(
             say(note)
         return
     config = PrepareConfig(
-        spacing_mm=told["spacing"], straighten=told["straighten"], segment=told["segment"]
+        spacing_mm=spacing, straighten=given["straighten"], segment=given["segment"]
     )
     work = ray_cluster() if engine == "ray" else processes(workers)
-    for line in run(source, out, config, work, layout, told["retry"]):
+    for line in run(source, out, config, work, layout, given["retry"]):
         say(line)

@@ -1,17 +1,15 @@
-"""`denovox demo`: what the bundled weights do on a body that was drawn, not scanned."""
+"""What `denovox demo` runs: synthesis and denoising of a chest phantom."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from ..core.errors import InputError
 from ..core.regions import region
-from ..inference.model import (
-    load,
-)
+from ..inference.model import Model
 from ..inference.options import RunOptions
 from ..io import nifti
+from ..io.atomic import open_folder
 from ..metrics.fidelity import fidelity, named
 from ..reports.figure_sheet import Row, sheet
 from ..simulate.phantom import add_noise, chest
@@ -30,36 +28,37 @@ FILES = (
 )
 
 
-def run(folder: Path, seed: int, force: bool, done: Callable[[float], None]) -> list[str]:
-    """Draw, synthesise, denoise, compare; fills `folder` and returns lines for the user."""
-    there = [name for name in FILES if (folder / name).exists()]
-    if there and not force:
-        raise InputError(f"{folder / there[0]} already exists; use --force to overwrite")
+def check(folder: Path, force: bool) -> None:
+    """Create the folder; `InputError` where the results cannot be written to it."""
+    existing = [name for name in FILES if (folder / name).exists()]
+    if existing and not force:
+        raise InputError(f"{folder / existing[0]} already exists; use --force to overwrite it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror})") from None
-    model = load()
-    window = region("chest").window
-    body = chest(SHAPE, SPACING_MM, seed)
-    low_dose = add_noise(body.ct, NOISE_HU, seed)
+        raise InputError(
+            f"the folder {folder} cannot be created ({error.strerror}); choose another --out"
+        ) from None
 
-    made = model.synthesize(
+
+def fill(folder: Path, model: Model, options: RunOptions, force: bool) -> list[str]:
+    """Draw, synthesise, denoise and compare; write FILES and return the lines of the summary."""
+    check(folder, force)
+    window = region("chest").window
+    body = chest(SHAPE, SPACING_MM, options.seed)
+    low_dose = add_noise(body.ct, NOISE_HU, options.seed)
+
+    synthetic = model.synthesize(
         "chest",
         body.ct.shape,
         body.ct.spacing_mm,
         body.labels,
-        STEPS,
-        options=RunOptions(seed, progress=lambda share: done(share * 0.95)),
+        steps=STEPS,
+        options=options.between(0, 0.95),
     )
-    clean = model.denoise(low_dose, "chest", NOISE_HU, options=RunOptions(seed))
+    clean = model.denoise(low_dose, "chest", NOISE_HU, options=options.between(0.95, 1))
     before, after = (fidelity(body.ct, one, named("window:chest")) for one in (low_dose, clean))
 
-    nifti.write(body.ct, folder / FILES[0], force)
-    nifti.write_labels(body.labels, body.ct.affine, folder / FILES[1], force)
-    nifti.write(made, folder / FILES[2], force)
-    nifti.write(low_dose, folder / FILES[3], force)
-    nifti.write(clean, folder / FILES[4], force)
     figures = (
         f"PSNR {before.psnr_db:.1f} -> {after.psnr_db:.1f} dB,"
         f" SSIM {before.ssim:.3f} -> {after.ssim:.3f} ({before.convention})"
@@ -68,7 +67,7 @@ def run(folder: Path, seed: int, force: bool, done: Callable[[float], None]) -> 
         Row(
             "Synthesised from the phantom's anatomy",
             body.ct,
-            made,
+            synthetic,
             window,
             f"{STEPS} evaluations of DPM-Solver++(2M)",
             names=("phantom", "synthesised", "reference"),
@@ -83,6 +82,11 @@ def run(folder: Path, seed: int, force: bool, done: Callable[[float], None]) -> 
             ("low dose", "denoised", "phantom"),
         ),
     ]
-    sheet(rows, folder / FILES[5], "denovox demo: a procedural chest, no patient")
-    done(1.0)
+    with open_folder(folder, force=True) as new:  # which may hold other files
+        nifti.write(body.ct, new / FILES[0])
+        nifti.write_labels(body.labels, body.ct.affine, new / FILES[1])
+        nifti.write(synthetic, new / FILES[2])
+        nifti.write(low_dose, new / FILES[3])
+        nifti.write(clean, new / FILES[4])
+        sheet(rows, new / FILES[5], "denovox demo: a procedural chest, no patient")
     return [f"denoised: {figures}", *(str(folder / name) for name in FILES)]

@@ -1,4 +1,4 @@
-"""Commands that look for what is not healthy."""
+"""`denovox detect` and `denovox calibrate`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .commands import Command, option
 from .options import (
     FILE,
-    REGION_NAMES,
     loaded,
     reading_options,
+    region_option,
     running_options,
-    say,
     seed_option,
 )
+from .progress import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,18 +25,25 @@ if TYPE_CHECKING:
     from ..core.volume import Volume
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("input", type=FILE)
 @click.argument("output", type=FILE)
-@click.option("--roi", type=FILE, help="A mask of the organ to look at; the whole body if not.")
-@click.option(
-    "--region", type=click.Choice(["auto", *REGION_NAMES]), default="auto", show_default=True
+@option(
+    "--calibration",
+    type=FILE,
+    multiple=True,
+    group="Model",
+    help="JSON file of denovox calibrate; one per region.  [default: the bundled ones]",
 )
-@click.option(
-    "--calibration", type=FILE, multiple=True, help="Of denovox calibrate; bundled if not given."
+@option(
+    "--roi",
+    type=FILE,
+    group="Input",
+    help="Mask of an organ, on the grid of INPUT.  [default: the whole body]",
 )
-@click.option("--report", type=FILE, help="Score and components, as JSON.")
+@region_option
 @reading_options
+@option("--report", type=FILE, group="Output", help="JSON file for the score and the components.")
 @running_options
 @seed_option
 def detect(
@@ -49,56 +57,61 @@ def detect(
     straighten: bool,
     **run: Any,
 ) -> None:
-    """A map of what differs from healthy scans: research, not a diagnosis.
+    """Map anomalies: where a CT scan differs from healthy ones.
 
-    INPUT is as for denoise. OUTPUT is NIfTI on the scan's grid: signed z-scores, 0 where nothing
-    was judged; below 0 is darker than the surroundings. --roi is best an organ: within it voxels
-    are compared with each other. Components are pieces of |z| above 4.
+    For research, not for diagnosis.
+
+    INPUT is a CT scan in HU, in any format that `denovox denoise` reads. OUTPUT is NIfTI on the
+    grid of the scan: signed z-scores, negative where it is darker than its surroundings, and 0
+    outside the body, the ROI and the calibrated regions. Within an ROI, preferably an organ, voxels
+    are compared with each other. The ROI can be NIfTI, NRRD or MetaImage.
+
+    --report writes the score of the scan and its components, which are connected voxels with |z|
+    above 4.
     """
-    from .. import __version__
-    from ..inference.anomaly import calibration as of
+    from ..core.version import __version__
+    from ..inference.anomaly import calibration as calibrations
     from ..inference.anomaly import detection, findings
     from ..io import formats, nifti
-    from ..io import label_maps as masks
+    from ..io.label_maps import marked
     from ..model.weights import describe
 
     nifti.check_writable(output, run["force"])
     if report is not None:
         findings.check_json(report, run["force"])
-    calibrations = [of.read(path) for path in calibration] or of.bundled()
+    chosen = [calibrations.read(path) for path in calibration] or calibrations.bundled()
     volume = formats.read(input, series=series, straighten=straighten, say=say)
-    mask = None if roi is None else masks.marked(roi, volume)
+    mask = None if roi is None else marked(roi, volume)
     with loaded(run, "detect") as (model, options):
-        found = detection.detect(model, volume, calibrations, region, mask, options=options)
+        result = model.detect(volume, mask, region, chosen, options=options)
     if report is not None:
-        settings = {"region": region, "roi": roi and str(roi), "seed": run["seed"]}
-        told = {
+        about = {
             "scan": str(input),
             "weights": describe(model.path)[2],
-            "settings": settings,
+            "settings": {"region": region, "roi": roi and str(roi), "seed": run["seed"]},
             "version": __version__,
         }
-        findings.write_json(
-            findings.findings(found, detection.THRESHOLD, told), report, run["force"]
-        )
-    findings.write_map(found.z, output, run["force"])
-    say(findings.summary(found, detection.THRESHOLD))
+        content = findings.findings(result, detection.THRESHOLD, about)
+        findings.write_json(content, report, run["force"])
+    findings.write_map(result.z, output, run["force"])
+    say(findings.summary(result, detection.THRESHOLD))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("scans", type=FILE, nargs=-1, required=True)
-@click.option("--out", type=FILE, required=True, help="A folder for <region>.json.")
-@click.option(
+@option(
     "--lesions",
     type=(FILE, FILE),
     multiple=True,
     metavar="SCAN MASK",
-    help="Leave the voxels of MASK out of SCAN.",
+    group="Input",
+    help="Exclude the voxels of MASK in SCAN.",
 )
-@click.option(
-    "--region", type=click.Choice(["auto", *REGION_NAMES]), default="auto", show_default=True
-)
+@region_option
 @reading_options
+@option(
+    "--out", type=FILE, required=True, group="Output", help="Folder for one JSON file per region."
+)
 @running_options
 @seed_option
 def calibrate(
@@ -110,34 +123,47 @@ def calibrate(
     straighten: bool,
     **run: Any,
 ) -> None:
-    """What healthy SCANS show, for detect: one JSON a region, for these weights alone.
+    """Calibrate `denovox detect` on healthy SCANS.
 
-    SCANS are files or folders as for denoise, or a store (its cases' own regions count). Take
-    patients that the model was trained on or others, but none that you want to judge.
+    SCANS are CT scans in HU, in any format that `denovox denoise` reads, or stores of `denovox
+    prepare`, whose cases state their region. They may have been used to train the model, but must
+    not include patients to be evaluated.
+
+    The results are headneck.json, chest.json and abdomen.json in --out, for the regions that SCANS
+    show. They are valid for these weights only.
     """
     from ..core.errors import ensure
     from ..inference.anomaly import calibration as of
     from ..inference.anomaly import detection
+    from ..inference.scan_context import ScanContext
 
-    strange = {scan for scan, _ in lesions} - set(scans)
-    ensure(not strange, f"--lesions names {', '.join(map(str, strange))}, which is no scan here")
-    ensure(not out.is_file(), f"{out} is a file; name a folder")
-    ensure(out.absolute().parent.is_dir(), f"{out.absolute().parent} is not there; make it first")
-    taken = sorted(out.glob("*.json")) if out.is_dir() and not run["force"] else []
-    ensure(not taken, f"{taken and taken[0]} already exists; name another folder, or give --force")
-    made: dict[str, list[of.Calibration]] = {}
+    unknown = ", ".join(map(str, sorted({scan for scan, _ in lesions} - set(scans))))
+    ensure(not unknown, f"--lesions names {unknown}, which is not one of SCANS; give it there too")
+    ensure(not out.is_file(), f"{out} is a file; choose a folder")
+    parent = out.absolute().parent
+    ensure(parent.is_dir(), f"the folder {parent} does not exist; create it first")
+    existing = sorted(out.glob("*.json")) if out.is_dir() and not run["force"] else []
+    ensure(
+        not existing,
+        f"{existing and existing[0]} already exists; choose another folder or give --force",
+    )
+    by_region: dict[str, list[of.Calibration]] = {}
     with loaded(run, "calibrate") as (model, options):
         for path in scans:
             masks = [mask for scan, mask in lesions if scan == path]
             for name, volume in _volumes(path, region, series, straighten):
-                keep = ~_union(masks, volume) if masks else None
-                for each in detection.calibrate(model, volume, of.Method(), name, keep, options):
-                    made.setdefault(each.region, []).append(each)
+                healthy = ~_union(masks, volume) if masks else None
+                context = ScanContext(volume, name, say=options.say)
+                for each in detection.calibrate(
+                    model, context, of.AnomalyMethod(), healthy, options
+                ):
+                    by_region.setdefault(each.region, []).append(each)
     out.mkdir(exist_ok=True)
-    for name, each_scan in sorted(made.items()):
-        whole = of.merge(each_scan)
-        of.write(whole, out / f"{name}.json")
-        say(f"{out / name}.json: {whole.scans} scans, {sum(whole.millilitres) / 1000:.1f} L")
+    for name, each_scan in sorted(by_region.items()):
+        merged = of.merge(each_scan)
+        of.write(merged, out / f"{name}.json")
+        many = f"{merged.scans} scan{'' if merged.scans == 1 else 's'}"
+        say(f"{out / name}.json: {many}, {sum(merged.millilitres) / 1000:.1f} L")
 
 
 def _volumes(

@@ -1,32 +1,49 @@
-"""Commands that put lesions into scans, and take them out."""
+"""`denovox lesion`, `denovox inpaint` and `denovox augment`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from .commands import Command, option
 from .options import (
     FILE,
     beside,
     control_option,
     control_options,
     loaded,
+    model_options,
     reading_options,
-    say,
     seed_option,
-    window_option,
+)
+from .progress import say
+
+if TYPE_CHECKING:
+    from ..inference.lesions import Plan
+    from ..inference.scan_context import ScanContext
+
+LABEL_MAPS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
+diameter_option = option(
+    "--diameter",
+    metavar="MM",
+    help="Diameter of a ball of the volume of a lesion, e.g. 12mm.  [default: drawn at random]",
 )
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("input", type=FILE)
 @click.argument("output", type=FILE)
-@click.option("--mask", type=FILE, help="Where lesions are to be: not 0, on the scan's grid.")
-@click.option("--organ", help="Or: a class of docs/labels.md, or a mask file named as one.")
-@click.option("--diameter", help="Of the ball of a lesion's volume, e.g. 12mm; drawn if not given.")
-@click.option("--count", type=click.IntRange(1, 255), help="How many lesions.  [default: 1]")
+@option("--mask", type=FILE, help="Mask of the lesions, on the grid of INPUT.")
+@option(
+    "--organ",
+    metavar="NAME|FILE",
+    help="Place lesions in this class of docs/reference/labels.md, or in a mask whose file name is"
+    " such a class.",
+)
+@diameter_option
+@option("--count", type=click.IntRange(1, 255), help="Number of lesions.  [default: 1]")
 @reading_options
 @control_options("lesion")
 @seed_option
@@ -41,64 +58,91 @@ def lesion(
     straighten: bool,
     **run: Any,
 ) -> None:
-    """Put lesions into a CT: for training what is to find them, not for reading.
+    """Add synthetic lesions to a CT scan.
 
-    Either where --mask says, or in an --organ: shapes and places are then drawn from the seed, away
-    from its border and from vessels. How bright they are is left to the model. OUTPUT is NIfTI:
-    more than 4 mm around the lesions it is the scan, bit for bit. Beside it go OUTPUT_mask.nii.gz,
-    the lesions' numbers; OUTPUT_lesions.json, what was put where; and of DICOM OUTPUT_mask.dcm, a
-    DICOM SEG.
+    For training detectors and segmenters, not for reading.
+
+    INPUT is a CT scan in HU, in any format that `denovox denoise` reads. Each component of --mask
+    (NIfTI, NRRD or MetaImage) becomes a lesion; or --organ places lesions of random shape, away
+    from the border of the organ and from vessels. The model determines how bright they are. OUTPUT
+    is NIfTI; voxels more than 4 mm from the lesions are unchanged, bit for bit.
+
+    Also written: OUTPUT_mask.nii.gz (lesions numbered from 1), OUTPUT_lesions.json (positions,
+    sizes, seed, weights) and, if INPUT is DICOM, OUTPUT_mask.dcm (DICOM SEG).
     """
     from ..core.errors import ensure
     from ..inference import lesions
     from ..inference.anomaly import findings
-    from ..inference.inpaint import Edit, around, edit
+    from ..inference.scan_context import ScanContext
     from ..io import formats, nifti
     from ..io.dicom import seg
     from ..io.dicom.reader import DicomSource
+    from ..io.label_maps import marked
 
-    ensure((mask is None) != (organ is None), "give either a --mask or an --organ, and not both")
-    known = "--diameter and --count go with --organ; a mask says these by itself"
-    ensure(organ is not None or (diameter is None and count is None), known)
-    masked, listed = beside(output, "_mask.nii.gz"), beside(output, "_lesions.json")
-    for path in (output, masked):
+    ensure((mask is None) != (organ is None), "give either --mask or --organ, but not both")
+    ensure(
+        organ is not None or (diameter is None and count is None),
+        "--diameter and --count go with --organ; with --mask, the mask determines both",
+    )
+    mask_path, list_path = beside(output, "_mask.nii.gz"), beside(output, "_lesions.json")
+    for path in (output, mask_path):
         nifti.check_writable(path, run["force"])
-    findings.check_json(listed, run["force"])
+    findings.check_json(list_path, run["force"])
     volume = formats.read(input, series=series, straighten=straighten, say=say)
-    sent = beside(output, "_mask.dcm") if isinstance(volume.source, DicomSource) else None
-    if sent is not None:
-        seg.check_writable(sent, run["force"])
+    seg_path = beside(output, "_mask.dcm") if isinstance(volume.source, DicomSource) else None
+    if seg_path is not None:
+        seg.check_writable(seg_path, run["force"])
+    context = ScanContext(volume, say=say)
     if mask is not None:
-        plan = lesions.by_mask(volume, mask, run["seed"])
+        plan = lesions.in_mask(volume, marked(mask, volume), run["seed"])
     else:
-        plan = lesions.by_organ(volume, organ or "", diameter, count, run["seed"])
-    said = [lesions.words(one) for one in plan.placed]
-    for line in said:
+        plan = _in_organ(context, organ or "", diameter, count or 1, run["seed"])
+    lines = [lesions.describe(one) for one in plan.placed]
+    for line in lines:
         say(line)
     with loaded(run, "lesion", "lesion") as (model, options):
-        what = Edit(around(plan.lesion, volume.spacing_mm), plan.lesion, plan.anatomy)
-        result = edit(model, volume, what, options)
-    told = lesions.told(plan, model, str(input), run["seed"])
-    nifti.write_mask(plan.numbers, volume, masked, run["force"])
-    findings.write_json(told, listed, run["force"])
-    if sent is not None:
-        seg.write(sent, plan.numbers, volume, said, force=run["force"])
-    nifti.write(result, output, run["force"])
+        edited = lesions.add(model, context, plan, options)
+    record = lesions.record(edited, model, str(input), run["seed"])
+    nifti.write_mask(edited.numbers, volume, mask_path, run["force"])
+    findings.write_json(record, list_path, run["force"])
+    if seg_path is not None:
+        seg.write(seg_path, edited.numbers, volume, lines, force=run["force"])
+    nifti.write(edited.volume, output, run["force"])
 
 
-@click.command()
+def _in_organ(
+    context: ScanContext, organ: str, diameter: str | None, count: int, seed: int
+) -> Plan:
+    """The lesions placed in an organ, which is named, or shown by a mask file of that name."""
+    from ..inference import lesions
+    from ..simulate.lesion_placement import LesionRequest
+
+    name, anatomy = organ, None
+    if organ.lower().endswith(LABEL_MAPS):
+        name, anatomy = lesions.organ_in(Path(organ), context)
+    wanted = LesionRequest(organ=name, diameter_mm=lesions.millimetres(diameter), count=count)
+    return lesions.in_organ(context, wanted, anatomy, seed)
+
+
+@click.command(cls=Command)
 @click.argument("store", type=FILE)
-@click.option("--out", type=FILE, required=True, help="The data set: a folder.")
-@click.option(
-    "--per-scan", default=5, show_default=True, type=click.IntRange(1), help="Copies of each scan."
+@option("--per-scan", default=5, show_default=True, type=click.IntRange(1), help="Copies per scan.")
+@option(
+    "--organ",
+    metavar="NAME",
+    help="Class of docs/reference/labels.md.  [default: lung in chest scans, otherwise liver]",
 )
-@click.option("--organ", help="A class of docs/labels.md; by default lung in chests, else liver.")
-@click.option("--diameter", help="E.g. 12mm; drawn if not given.")
-@click.option(
-    "--count", default=1, show_default=True, type=click.IntRange(1, 255), help="Lesions of a copy."
+@diameter_option
+@option(
+    "--count",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 255),
+    help="Lesions per copy.",
 )
+@option("--out", type=FILE, required=True, group="Output", help="Folder of the data set.")
 @control_option("lesion")
-@window_option
+@model_options
 @seed_option
 def augment(
     store: Path,
@@ -109,34 +153,39 @@ def augment(
     count: int,
     **run: Any,
 ) -> None:
-    """More training data with lesions: copies of the scans of a STORE, in nnU-Net's layout.
+    """Generate training data with synthetic lesions, in nnU-Net's layout.
 
-    Images go to imagesTr, labels (1 in lesions) to labelsTr, what was put where to lesions.json.
-    Scans whose own lesions the store knows come along as they are. A run that was stopped is
-    finished by the same command; docs/augment.md trains on the result.
+    STORE is a folder written by `denovox prepare`. Copies of its scans, with lesions, are written
+    to imagesTr, their labels (1 in lesions) to labelsTr, and the positions and sizes of the lesions
+    to lesions.json. Scans whose own lesions are labelled in the store are included unchanged. If
+    the command is stopped, run it again to complete the data set. docs/how-to/lesions.md shows how
+    to train on it.
     """
-    from ..datasets import store as of
+    from ..datasets import store as stores
     from ..datasets.augment import augment as fill
     from ..inference import lesions
 
-    wanted = lesions.wanting(organ, diameter, count)
-    cases = of.cases(store)
+    wanted = lesions.requests_per_case(organ, diameter, count)
+    cases = stores.cases(store)
     with loaded(run, "augment", "lesion") as (model, options):
         make = lesions.maker(model, options)
-        for line in fill(cases, out, per_scan, run["seed"], wanted, make, lesions.by(model)):
+        for line in fill(
+            cases, out, per_scan, run["seed"], wanted, make, lesions.provenance(model)
+        ):
             say(line)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("input", type=FILE)
 @click.argument("output", type=FILE)
-@click.option("--mask", type=FILE, required=True, help="The hole: not 0, on the scan's grid.")
-@click.option("--with-lesion", type=FILE, help="A mask in the hole: where a lesion is to be.")
-@click.option(
+@option("--mask", type=FILE, required=True, help="Mask of the voxels to replace, on INPUT's grid.")
+@option("--with-lesion", type=FILE, help="Mask, within --mask, of a lesion to draw.")
+@option(
     "--jumps",
     default="2x2",
     show_default=True,
-    help="RePaint's LENGTHxTIMES; 1x1: none, 10x10: the paper's.",
+    metavar="LENGTHxTIMES",
+    help="Resampling of RePaint: jump length and repeats; 1x1: none, 10x10: as published.",
 )
 @reading_options
 @control_options("lesion")
@@ -151,23 +200,23 @@ def inpaint(
     straighten: bool,
     **run: Any,
 ) -> None:
-    """Make a part of a CT anew: healthy, or with a lesion.
+    """Replace part of a CT scan with healthy tissue, or with a lesion.
 
-    Without --with-lesion what was in the hole is gone: a lesion is taken out. Outside the hole the
-    result is the scan, bit for bit.
+    INPUT is a CT scan in HU, in any format that `denovox denoise` reads; masks are NIfTI, NRRD or
+    MetaImage on its grid. OUTPUT is NIfTI; outside --mask it is the scan, bit for bit. To remove a
+    lesion, mask it; with --with-lesion a lesion is drawn instead.
     """
-    from ..inference.inpaint import Edit, edit
     from ..io import formats, nifti
     from ..io.label_maps import marked
 
-    length, times = _jumps(jumps)
+    pair = _jumps(jumps)
     nifti.check_writable(output, run["force"])
     volume = formats.read(input, series=series, straighten=straighten, say=say)
     hole = marked(mask, volume)
-    sick = None if with_lesion is None else marked(with_lesion, volume)
+    drawn = None if with_lesion is None else marked(with_lesion, volume)
     with loaded(run, "inpaint", "lesion") as (model, options):
-        what = Edit(hole, sick, jumps=(length, times))
-        nifti.write(edit(model, volume, what, options), output, run["force"])
+        result = model.inpaint(volume, hole, drawn, jumps=pair, options=options)
+        nifti.write(result, output, run["force"])
 
 
 def _jumps(text: str) -> tuple[int, int]:

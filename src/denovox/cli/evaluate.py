@@ -1,151 +1,255 @@
-"""Commands that measure."""
+"""`denovox evaluate`: a subcommand for each kind of protocol; their names are protocols.py's."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from .options import FILE, REGION_NAMES, loaded, say
-
-ALSO = {"region": "simulated protocols and radiomic", "save": "simulated protocols"}
-OF = {"dose": "simulated-dose", "factor": "simulated-slab"}  # option -> the protocol it belongs to
-
-
-@click.command()
-@click.argument("protocol")
-@click.argument("data", type=FILE)
-@click.option("--out", type=FILE, required=True, help="A new folder for the figures.")
-@click.option("--method", default="denovox", show_default=True, help="Whose output this is.")
-@click.option(
-    "--weights",
-    help="Of the model that runs (default: base); of pairs: that made them, recorded; of a FID: the"
-    " network of its features (.pt, .pth or hub:OWNER/REPO:ENTRY).",
+from ..core.errors import InputError, did_you_mean, ensure
+from ..evaluation.protocols import KINDS, PROTOCOLS, Kind, Protocol, protocol
+from .commands import Command, Group, option
+from .options import (
+    FILE,
+    REGION_NAMES,
+    force_option,
+    loaded,
+    model_options,
+    seed_option,
+    weights_option,
 )
-@click.option(
+from .progress import say
+
+
+class Protocols(click.ParamType):
+    """The name of a protocol of one kind, as its row; `InputError` for another name."""
+
+    name = "protocol"
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Protocol:
+        """The row."""
+        return value if isinstance(value, Protocol) else protocol(str(value), self.kind)
+
+
+class Listing(Command):
+    """A command whose help ends with the protocols of its kind, which is its name."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write data, convention and source of each protocol."""
+        texts = {}
+        for row in (one for one in PROTOCOLS if one.kind == self.name):
+            source = "" if row.source == "denovox" else f" Source: {row.source}."
+            texts[row.short or row.name] = f"{row.data}. Convention: {row.convention}.{source}"
+        with formatter.section("Protocols"):
+            formatter.write_dl(list(texts.items()))
+
+
+class Evaluate(Group):
+    """The group; `evaluate PROTOCOL DATA`, as version 0.1 had it, still works."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the kind before the arguments of an old command line."""
+        by_name = {row.name: row for row in PROTOCOLS}
+        first = args[0] if args else ""
+        if first.startswith("-"):  # old options may come before the name
+            first = next((word for word in args if word in by_name or word in self.commands), "")
+        if first in by_name:
+            row = by_name[first]
+            new = f"{row.kind} {row.short or row.name}"
+            say(f"`denovox evaluate {row.name}` is deprecated; use `denovox evaluate {new}`")
+            at = args.index(first)
+            args = [row.kind, row.name, *args[:at], *args[at + 1 :]]
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, with an `InputError` for a word that names neither kind nor protocol."""
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            hint = did_you_mean(args[0], [*KINDS, *(row.name for row in PROTOCOLS)])
+            kinds = ", ".join(KINDS)
+            raise InputError(f"'{args[0]}' is not known{hint}; choose one of {kinds}")
+        return super().resolve_command(ctx, args)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write all protocols, and the data that they take."""
+        rows = [(f"{row.kind} {row.short or row.name}", row.data) for row in PROTOCOLS]
+        with formatter.section("Protocols"):
+            formatter.write_dl(rows)
+
+
+@click.group(cls=Evaluate)
+def evaluate() -> None:
+    """Measure restored scans, a model or synthetic scans by a named protocol.
+
+    Each protocol has its own published or stated convention. Every figure is reported with N and a
+    bootstrap interval over patients, with settings and the hashes of weights and files, as JSON and
+    as a Markdown table.
+    """
+
+
+out_option = option(
+    "--out", type=FILE, required=True, group="Output", help="A new folder for the figures."
+)
+method_option = option(
+    "--method",
+    group="Output",
+    default="denovox",
+    show_default=True,
+    help="The method's name in the table.",
+)
+region_option = option(
     "--region",
+    group="Input",
     type=click.Choice(["auto", *REGION_NAMES]),
-    help="Of all scans (simulated protocols, radiomic); else as DATA say, else found along z.",
+    help="Of all scans whose list names none.  [default: recognised along z]",
 )
-@click.option(
+
+
+def command(kind: Kind, data: str) -> Callable[[Callable[..., None]], click.Command]:
+    """The decorator of a kind's command: its arguments, and the options that all kinds share."""
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        for each in (
+            seed_option,
+            force_option,
+            method_option,
+            out_option,
+            click.argument("data", type=FILE, metavar=data),
+            click.argument("protocol", type=Protocols(kind), metavar="PROTOCOL"),
+        ):
+            function = each(function)
+        return evaluate.command(kind, cls=Listing, short_help=KINDS[kind])(function)
+
+    return decorate
+
+
+@command("pairs", "PAIRS")
+@option("--weights", group="Model", help="That the files were computed with, to be recorded.")
+def pairs(protocol: Protocol, data: Path, out: Path, force: bool, **given: Any) -> None:
+    """Compare restored files, from any method, with their references.
+
+    PAIRS is a CSV with the columns patient, reference and test (bmad-liver: patient, map, mask and
+    optionally score), or a folder with reference/ and test/ (maps/ and masks/).
+    """
+    from ..evaluation.pairs import evaluate_pairs
+    from ..io.atomic import check_folder
+
+    check_folder(out, force)
+    method, seed, weights = (given[name] for name in ("method", "seed", "weights"))
+    _write(evaluate_pairs(protocol.name, data, method, seed, weights, say), out, force)
+
+
+@command("simulated", "SCANS")
+@weights_option
+@region_option
+@option(
     "--dose",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="For simulated-dose: the part that is left.  [default: 0.25]",
+    help="Of dose: the part of the dose that is left.  [default: 0.25]",
 )
-@click.option(
-    "--factor",
-    type=click.IntRange(2),
-    help="For simulated-slab: slices averaged to one.  [default: 5]",
-)
-@click.option("--save", type=FILE, help="A new folder for a simulated protocol's scans.")
-@click.option(
-    "--window",
-    default=64,
-    show_default=True,
-    type=click.IntRange(32),
-    help="Edge of the largest window, in voxels; halve it if memory is short.",
-)
-@click.option(
-    "--seed",
-    default=0,
-    show_default=True,
-    type=click.IntRange(0),
-    help="Of the bootstrap, and of all that is simulated.",
-)
-@click.option("--force", is_flag=True, help="Overwrite earlier figures.")
-def evaluate(protocol: str, data: Path, out: Path, force: bool, **told: Any) -> None:
-    """Measure by a PROTOCOL, with its own convention: restored scans, or a model.
+@option("--factor", type=click.IntRange(2), help="Of slab: slices averaged to one.  [default: 5]")
+@option("--save", type=FILE, group="Output", help="A new folder for the scans.")
+@model_options
+def simulated(protocol: Protocol, data: Path, out: Path, force: bool, **given: Any) -> None:
+    """Run a model on scans with simulated noise, thick slices or lesions.
 
-    Published protocols judge files, whoever made them: mayo16-redcnn, mayo16-corediff,
-    mayo16-founddiff, rplhr or bmad-liver. DATA is a CSV with columns patient, reference, test
-    (bmad-liver: patient, map, mask), or a folder with reference/ and test/ (maps/ and masks/).
+    SCANS is a scan, a folder of scans, or a CSV with the columns patient, scan and optionally
+    region. dose lowers the dose and denoises; slab averages slices and makes them thin again;
+    planted-lesions adds lesions and searches for them.
 
-    Simulated protocols run the model on any CT: simulated-dose lowers the dose and denoises,
-    simulated-slab averages slices and makes them thin again, planted-lesions plants lesions and
-    looks for them. DATA is a scan, a folder of scans, or a CSV with columns patient, scan and maybe
-    region. With --save, reference/, input/ and test/ (planted-lesions: input/, maps/, masks/) stay:
-    give input/ to another method, put what it makes in test/, and judge that as pairs. `denovox
-    simulate` makes such input too (the JSON has the photons of each scan; --electronic 0).
-
-    Realism compares sets that are no pairs: radiomic (no network), fid25d-maisi and
-    fid3d-medicalnet (features of --weights, which do not come with denovox). DATA is a folder with
-    reference/ (real), test/ (made) and maybe training/, or a CSV with columns patient, set (real,
-    made or training), scan. The floor, real against real by patient, stands beside each distance.
-
-    Lesion protocols run a control for lesions (--weights, default: lesion): lesion-generation,
-    lesion-inpainting. DATA is a store; segmenters are trained in the run, patient by patient.
-
-    Every figure comes with N and a bootstrap interval over patients, settings, the weights' hash
-    and the files', as JSON and as a Markdown table.
+    --save keeps reference/, input/ and test/ (planted-lesions: input/, maps/, masks/). To compare
+    another method, run it on input/, put its results into test/ and use `evaluate pairs`. `denovox
+    simulate` writes such input too (the JSON has the photons of each scan; --electronic 0).
     """
-    from ..core.errors import InputError
-    from ..evaluation.pairs import evaluate as judge
-    from ..evaluation.published import protocol as known
-    from ..evaluation.realism_figures import REALISM
-    from ..evaluation.simulated_metrics import LESION_PROTOCOLS, SIMULATED
-    from ..io.new_folder import check_folder
-    from ..metrics.results import as_markdown, write
+    from ..evaluation.inputs import saved_scans
+    from ..evaluation.simulated import evaluate_simulated
+    from ..evaluation.simulated_tasks import SimulatedConfig
+    from ..io.atomic import check_folder
 
-    if protocol not in (*SIMULATED, *LESION_PROTOCOLS, *REALISM):
-        known(protocol)
-    for name, of in OF.items():
-        if told[name] is not None and protocol != of:
-            raise InputError(f"--{name} is of {of} alone; leave it out")
-    if protocol not in SIMULATED:
-        for name in ("region", "save"):
-            if told[name] is not None and (protocol, name) != ("radiomic", "region"):
-                raise InputError(f"--{name} is of {ALSO[name]} alone; leave it out")
-        if protocol in REALISM:
-            _realism(protocol, data, out, force, told)
-            return
-        if protocol in LESION_PROTOCOLS:
-            _lesions(protocol, data, out, force, told)
-            return
-        method, seed, weights = (told[name] for name in ("method", "seed", "weights"))
-        click.echo(as_markdown(judge(protocol, data, out, method, seed, weights, force, say)))
-        return
+    _check_options(protocol, given, "dose", "factor")
     check_folder(out, force)
-    from ..evaluation.inputs import keeping
-    from ..evaluation.simulated import trial
-    from ..evaluation.simulated_tasks import TrialConfig
-
-    given = {name: told[name] for name in ("factor", "region") if told[name] is not None}
-    config = TrialConfig(method=told["method"], **given)
-    dose = {"seed": told["seed"], "dose": told["dose"] or config.dose.dose}
+    set_by_user = {name: given[name] for name in ("factor", "region") if given[name] is not None}
+    config = SimulatedConfig(method=given["method"], **set_by_user)
+    dose = {"seed": given["seed"], "dose": given["dose"] or config.dose.dose}
     config = config.model_copy(update={"dose": config.dose.model_copy(update=dose)})
-    run = {"weights": told["weights"] or "base", "window": told["window"], "seed": told["seed"]}
     with (
-        keeping(told["save"], force) as keep,
-        loaded(run, protocol) as (model, options),
+        saved_scans(given["save"], force) as save,
+        loaded(given, protocol.name) as (model, options),
     ):
-        results = trial(protocol, data, model, config, None, options, keep)
-        write(results, out, force)
-    click.echo(as_markdown(results))
+        results = evaluate_simulated(protocol.name, data, model, config, None, options, save)
+        _write(results, out, force)
 
 
-def _realism(protocol: str, data: Path, out: Path, force: bool, told: dict[str, Any]) -> None:
-    from ..evaluation import realism
-    from ..metrics.results import as_markdown
+@command("realism", "SETS")
+@option(
+    "--weights",
+    group="Model",
+    help="Of FIDs: the network whose features are compared (.pt, .pth or hub:OWNER/REPO:ENTRY);"
+    " it does not come with denovox.",
+)
+@region_option
+def realism(protocol: Protocol, data: Path, out: Path, force: bool, **given: Any) -> None:
+    """Compare a set of synthetic scans with a set of real ones.
 
-    given = {name: told[name] for name in ("method", "seed", "region")}
-    config = realism.RealismConfig(network=told["weights"], **given)
-    click.echo(as_markdown(realism.evaluate(protocol, data, out, config, force, say)))
+    SETS is a folder with reference/ (real), test/ (synthetic) and optionally training/, or a CSV
+    with the columns patient, set (real, synthetic or training), scan and optionally region. Beside
+    each distance is its floor, that of real scans from other real scans, divided by patient. With a
+    training set, scans that may be copies are reported. --region is of radiomic.
+    """
+    from ..evaluation.realism import RealismConfig, evaluate_realism
+    from ..io.atomic import check_folder
+
+    _check_options(protocol, given, "weights", "region")
+    check_folder(out, force)
+    config = RealismConfig(
+        method=given["method"],
+        seed=given["seed"],
+        network=given["weights"],
+        region=given["region"],
+    )
+    _write(evaluate_realism(protocol.name, data, config, say), out, force)
 
 
-def _lesions(protocol: str, data: Path, out: Path, force: bool, told: dict[str, Any]) -> None:
-    from ..evaluation.lesions.hosts import LesionTrials
-    from ..evaluation.lesions.study import trial
+@command("lesions", "STORE")
+@option(
+    "--weights", group="Model", default="lesion", show_default=True, help="A control for lesions."
+)
+@model_options
+def lesions(protocol: Protocol, data: Path, out: Path, force: bool, **given: Any) -> None:
+    """Measure a control for lesions with segmenters trained on real ones.
+
+    STORE is written by `denovox prepare`. The segmenters are trained during the run, each without
+    the patient whose scans it segments.
+    """
+    from ..evaluation.lesions.hosts import LesionStudyConfig
+    from ..evaluation.lesions.study import evaluate_lesions
     from ..inference import lesions
-    from ..io.new_folder import check_folder
-    from ..metrics.results import as_markdown, write
+    from ..io.atomic import check_folder
 
     check_folder(out, force)
-    run = {"weights": told["weights"] or "lesion", "window": told["window"], "seed": told["seed"]}
-    with loaded(run, protocol, "lesion") as (model, options):
-        config = LesionTrials(method=told["method"])
-        make, remove = (of(model, options) for of in (lesions.maker, lesions.remover))
-        sha = lesions.by(model)["control"]
-        results = trial(protocol, data, make, remove, config, options, sha)
-        write(results, out, force)
+    with loaded(given, protocol.name, "lesion") as (model, options):
+        config = LesionStudyConfig(method=given["method"])
+        add, remove = (of(model, options) for of in (lesions.maker, lesions.remover))
+        sha = lesions.provenance(model)["control"]
+        results = evaluate_lesions(protocol.name, data, add, remove, config, options, sha)
+        _write(results, out, force)
+
+
+def _check_options(protocol: Protocol, given: dict[str, Any], *names: str) -> None:
+    """`InputError` for an option that the protocol does not use."""
+    for name in names:
+        unused = given[name] is not None and name not in protocol.options
+        ensure(not unused, f"{protocol.name} does not use --{name}; leave it out")
+
+
+def _write(results: Any, out: Path, force: bool) -> None:
+    from ..metrics.results import as_markdown, write
+
+    write(results, out, force)
     click.echo(as_markdown(results))

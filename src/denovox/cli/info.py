@@ -1,4 +1,4 @@
-"""`denovox info`: versions, devices, and the bundled weights with their cards."""
+"""`denovox info`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from typing import Any
 
 import click
 
-from .. import __version__
+from ..core.version import __version__
+from .commands import Command, option
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+@click.command(cls=Command)
+@option("--json", "as_json", is_flag=True, group="Output", help="Print JSON.")
 def info(as_json: bool) -> None:
-    """Version, devices, and the bundled weights with their cards."""
-    told = facts()
-    click.echo(json.dumps(told, indent=1) if as_json else prose(told))
+    """Show versions, devices and the cards of the bundled weights."""
+    content = facts()
+    click.echo(json.dumps(content, indent=1) if as_json else prose(content))
 
 
 def facts() -> dict[str, Any]:
-    """Versions, devices and bundled weights, ready for JSON."""
+    """Versions, devices and bundled weights, as JSON types."""
     import torch
 
     from ..model.denoiser import use_bfloat16
@@ -59,16 +60,16 @@ def facts() -> dict[str, Any]:
     }
 
 
-def prose(told: dict[str, Any]) -> str:
-    """The same for people."""
+def prose(content: dict[str, Any]) -> str:
+    """The facts as text."""
     lines = [
-        f"denovox {told['version']}  (Python {told['python']}, torch {told['torch']},"
-        f" MONAI {told['monai']})",
-        f"devices: {', '.join(told['devices'])}; {told['threads']} CPU threads",
+        f"denovox {content['version']}  (Python {content['python']}, torch {content['torch']},"
+        f" MONAI {content['monai']})",
+        f"devices: {', '.join(content['devices'])}; {content['threads']} CPU threads",
     ]
-    for one in told["weights"]:
+    for one in content["weights"]:
         card = one["card"]
-        parts = [before.get("steps", 0) for before in card.get("history", [])]
+        parts = [earlier.get("steps", 0) for earlier in card.get("history", [])]
         steps = sum(parts, card.get("steps", 0))
         lines += [
             "",

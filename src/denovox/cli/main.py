@@ -1,15 +1,14 @@
-"""The command line: one group of the commands in this package.
+"""The command line: the group of all commands.
 
-torch and everything slow are imported inside the commands.
+torch and everything else that is slow to import is imported inside the commands.
 """
 
 from __future__ import annotations
 
 import click
 
-from .. import __version__
+from ..core.version import __version__
 from . import (
-    ablate,
     data,
     detect,
     edit,
@@ -22,37 +21,24 @@ from . import (
     synthesize,
     train,
 )
-from .options import Quiet
+from .commands import Group
 
 
-@click.group(cls=Quiet, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="denovox")
 def main() -> None:
     """A diffusion foundation model for CT, from head to abdomen.
 
     For research; not a medical device.
+
+    Results go to stdout, progress and notes to stderr. Exit code 2: an error in the input.
     """
 
 
-for command in (
-    restore.denoise,
-    restore.superres,
-    detect.detect,
-    detect.calibrate,
-    synthesize.synthesize,
-    edit.lesion,
-    edit.inpaint,
-    edit.augment,
-    data.doctor,
-    data.prepare,
-    plan.plan,
-    train.pretrain,
-    train.finetune,
-    pack.pack,
-    ablate.ablate,
-    evaluate.evaluate,
-    simulate.simulate,
-    info.info,
-    synthesize.demo,
-):
-    main.add_command(command)
+main.add("Restore", restore.denoise, restore.superres)
+main.add("Detect", detect.detect, detect.calibrate)
+main.add("Generate", synthesize.synthesize, edit.lesion, edit.inpaint, edit.augment)
+main.add("Data", data.doctor, data.prepare, simulate.simulate)
+main.add("Train", train.pretrain, train.finetune, plan.plan, pack.pack)
+main.add("Evaluate", evaluate.evaluate, train.ablate)
+main.add("Other", synthesize.demo, info.info)

@@ -1,8 +1,7 @@
-"""What the commands share: options, progress on stderr, one sentence for bad input."""
+"""Options that commands share, and the model that they ask for."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,157 +9,182 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..core.errors import InputError, ensure
+from .commands import option
+from .progress import progress, say
+
 if TYPE_CHECKING:
     from ..core.condition import ControlKind
-    from ..inference.model import (
-        Model,
-    )
+    from ..inference.model import Model
     from ..inference.options import RunOptions
 
 REGION_NAMES = ("headneck", "chest", "abdomen")
 FILE = click.Path(path_type=Path)
+EDGE = click.IntRange(32)  # of a tile
+WINDOW = "denovox.window"  # key of --window, the old name of --tile, in a context's meta
 
 
-class Quiet(click.Group):
-    """A group whose bad input is one sentence on stderr and exit code 2."""
+def devices() -> list[str]:
+    """Names of the devices of this machine."""
+    import torch
 
-    def invoke(self, ctx: click.Context) -> Any:
-        from ..core.errors import InputError
-
-        try:
-            return super().invoke(ctx)
-        except InputError as error:
-            rank = os.environ.get("RANK", "0")  # of several processes that train together
-            who = "denovox" if rank == "0" else f"denovox, process {rank}"
-            click.echo(f"{who}: {error}", err=True)
-            ctx.exit(2)
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return ["cpu", *(["cuda", *gpus] if gpus else []), *mps]
 
 
-weights_option = click.option(
-    "--weights", default="base", show_default=True, help="Bundled name, file or folder."
+def _device(ctx: click.Context, param: click.Parameter, name: str | None) -> str | None:
+    if name is not None and name not in (here := devices()):
+        raise InputError(f"there is no device '{name}' on this machine; choose {', '.join(here)}")
+    return name
+
+
+def _window(ctx: click.Context, param: click.Parameter, edge: int | None) -> None:
+    if edge is not None:
+        say("--window is now --tile and will go in the next version")
+        ctx.meta[WINDOW] = edge
+
+
+def _tile(ctx: click.Context, param: click.Parameter, edge: int) -> int:
+    return int(ctx.meta.get(WINDOW, edge))
+
+
+def _all(*options: Callable[..., Any]) -> Callable[..., Any]:
+    """Several options as one decorator, listed in this order."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for each in reversed(options):
+            command = each(command)
+        return command
+
+    return decorate
+
+
+device_option = option(
+    "--device",
+    group="Running",
+    envvar="DENOVOX_DEVICE",
+    show_envvar=True,
+    callback=_device,
+    help="cpu, cuda, cuda:1, ...  [default: a GPU if there is one]",
 )
-window_option = click.option(
-    "--window",
-    default=64,
+precision_option = option(
+    "--precision",
+    group="Running",
+    type=click.Choice(["float32", "bfloat16", "auto"]),
+    default="float32",
     show_default=True,
-    type=click.IntRange(32),
-    help="Edge of the largest window, in voxels; halve it if memory is short.",
+    envvar="DENOVOX_PRECISION",
+    show_envvar=True,
+    help="Precision of the network; auto: bfloat16 where the hardware supports it natively.",
 )
-force_option = click.option("--force", is_flag=True, help="Overwrite an existing output.")
+tile_option = _all(
+    option(
+        "--tile",
+        group="Running",
+        type=EDGE,
+        default=64,
+        show_default=True,
+        callback=_tile,
+        help="Edge of the sliding tile in voxels; halve it if memory runs out.",
+    ),
+    option("--window", type=EDGE, hidden=True, is_eager=True, expose_value=False, callback=_window),
+)
+batch_option = option(
+    "--batch",
+    group="Running",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    envvar=["DENOVOX_BATCH", "DENOVOX_WINDOW_BATCH"],  # the second is the old name
+    show_envvar=True,
+    help="Tiles evaluated at once.",
+)
+model_options = _all(device_option, precision_option, tile_option, batch_option)
+seed_option = option(
+    "--seed",
+    group="Running",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Random seed; results are reproducible on the same machine.",
+)
+force_option = option("--force", group="Output", is_flag=True, help="Overwrite existing output.")
+weights_option = option(
+    "--weights",
+    group="Model",
+    default="base",
+    show_default=True,
+    help="Name of bundled weights, file, or folder of a run.",
+)
+region_option = option(
+    "--region",
+    group="Input",
+    type=click.Choice(["auto", *REGION_NAMES]),
+    default="auto",
+    show_default=True,
+    help="Body region of the scan; auto recognises regions along z.",
+)
+reading_options = _all(
+    option("--series", group="Input", help="DICOM series to read: its UID, or the end of its UID."),
+    option(
+        "--straighten",
+        group="Input",
+        is_flag=True,
+        help="Resample DICOM with a tilted gantry or uneven slice spacing.",
+    ),
+)
 
 
 def control_option(default: str) -> Callable[..., Any]:
-    """`weights_option` of a command that a control can steer."""
-    return click.option(
+    """`weights_option` of a command that can use a control."""
+    return option(
         "--weights",
         "--control",
+        group="Model",
         multiple=True,
         default=(default,),
         show_default=True,
-        help="A base, a control, or both: bundled name, file or folder.",
+        help="A base, a control, or one of each: name of bundled weights, file, or folder of a"
+        " run. A control alone finds its base.",
     )
 
 
-def running_options(
-    command: Callable[..., Any], weights: Callable[..., Any] = weights_option
-) -> Callable[..., Any]:
-    """The options of every command that runs a model and writes a scan."""
-    for option in (weights, window_option, force_option):
-        command = option(command)
-    return command
+def running_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a command that runs a base model and writes a file."""
+    return _all(force_option, weights_option, model_options)(command)
 
 
 def control_options(default: str) -> Callable[..., Any]:
-    """`running_options` of a command that a control can steer."""
-    return lambda command: running_options(command, control_option(default))
-
-
-seed_option = click.option(
-    "--seed",
-    default=0,
-    show_default=True,
-    type=click.IntRange(0),
-    help="Same seed, same bits, on the same machine.",
-)
-
-
-def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of every command that reads a scan, which may be DICOM."""
-    for option in (
-        click.option(
-            "--straighten", is_flag=True, help="Resample DICOM with a tilted gantry or uneven gaps."
-        ),
-        click.option("--series", help="Which DICOM series: its UID, or the end of it."),
-    ):
-        command = option(command)
-    return command
-
-
-@contextmanager
-def progress(label: str, shown: bool = True) -> Iterator[Callable[..., None]]:
-    """A bar on stderr; gives a function that is told the share of work done, and maybe a note."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f} %"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
-        task = bar.add_task(label, total=1.0, note="")
-        yield lambda share, note="": bar.update(task, completed=share, note=note)
-
-
-def say(line: str) -> None:
-    """A line on stderr."""
-    click.echo(line, err=True)
+    """`running_options` of a command that can use a control."""
+    return _all(force_option, control_option(default), model_options)
 
 
 @contextmanager
 def loaded(
     run: dict[str, Any], label: str, control: ControlKind | None = None
 ) -> Iterator[tuple[Model, RunOptions]]:
-    """A loaded model, and how it is to run, with a progress bar. A command without --seed: 0.
+    """The model and its `RunOptions` for the options in `run`, with a progress bar.
 
-    control: the kind that the command has a use for; another is an `InputError`.
+    label: the name of the command. control: the kind of control that the command can use;
+    `InputError` for another.
     """
-    from ..core.errors import InputError
-    from ..inference.model import (
-        load,
-    )
+    from ..inference.model import load
     from ..inference.options import RunOptions
 
-    precision: Any = os.environ.get("DENOVOX_PRECISION", "float32")
-    if precision not in ("float32", "bfloat16", "auto"):
-        raise InputError(f"DENOVOX_PRECISION is '{precision}': not float32, bfloat16 or auto")
-    together = os.environ.get("DENOVOX_WINDOW_BATCH", "1")
-    if not (together.isascii() and together.isdigit() and int(together)):
-        raise InputError(f"DENOVOX_WINDOW_BATCH is '{together}': give a number from 1 on")
     names = [run["weights"]] if isinstance(run["weights"], str) else list(run["weights"])
-    if len(names) > 2:
-        raise InputError("--weights and --control take one base and one control at most")
-    model = load(names[0], os.environ.get("DENOVOX_DEVICE"), precision, *names[1:])
+    ensure(len(names) <= 2, "--weights and --control take one base and one control at most")
+    model = load(names[0], run.get("device"), run.get("precision", "float32"), *names[1:])
     if model.control not in (None, control):
-        wants = f"takes one for {control}" if control else "takes none"
-        raise InputError(f"{names[-1]} is a control for {model.control}; {label} {wants}")
+        takes = f"takes one for {control}" if control else "takes none"
+        raise InputError(f"{names[-1]} is a control for {model.control}; {label} {takes}")
+    chosen = {name: run[name] for name in ("seed", "tile", "batch") if name in run}
     with progress(label) as done:
-        yield model, RunOptions(run.get("seed", 0), run["window"], int(together), say, done)
+        yield model, RunOptions(**chosen, say=say, progress=done)
 
 
-def triple(text: str, cast: Callable[[str], Any], what: str) -> tuple[Any, Any, Any]:
-    """ "1x2x3", or one number for all three; `InputError` names the option `what`."""
-    from ..core.errors import InputError
-
+def triple(text: str, cast: Callable[[str], Any], name: str) -> tuple[Any, Any, Any]:
+    """ "1x2x3", or one number for all three axes; `InputError` names the option."""
     parts = text.lower().split("x")
     try:
         values = [cast(part) for part in (parts * 3 if len(parts) == 1 else parts)]
@@ -168,30 +192,13 @@ def triple(text: str, cast: Callable[[str], Any], what: str) -> tuple[Any, Any, 
             raise ValueError
     except ValueError:
         raise InputError(
-            f"{what} '{text}' is not a positive number, or three joined by x"
+            f"{name} '{text}' is neither a positive number nor three of them joined by x"
         ) from None
     return values[0], values[1], values[2]
 
 
-@contextmanager
-def stoppable() -> Iterator[Callable[[], bool]]:
-    """Within the block Ctrl-C and SIGTERM only leave a note, so that a step is never torn."""
-    import signal
-
-    told: list[int] = []
-    before = {
-        number: signal.signal(number, lambda got, frame: told.append(got))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield lambda: bool(told)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def beside(output: Path, end: str) -> Path:
-    """Where what goes with an OUTPUT.nii.gz is written: OUTPUT, then `end`."""
+    """The path of a file that goes with OUTPUT.nii.gz: OUTPUT, then `end`."""
     name = output.name
     for own in (".nii.gz", ".nii"):
         name = name.removesuffix(own)

@@ -1,4 +1,4 @@
-"""The command that packs a run for a machine without a network."""
+"""`denovox pack`."""
 
 from __future__ import annotations
 
@@ -6,30 +6,43 @@ from pathlib import Path
 
 import click
 
-from .options import FILE, force_option, say
+from .commands import Command, option
+from .options import FILE, force_option
+from .progress import say
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("recipe", type=FILE)
-@click.option("--out", type=FILE, required=True, help="The kit: a folder.")
-@click.option(
-    "--start", help="Weights to begin from, or the folder of a run; RECIPE's if not given."
+@option(
+    "--start",
+    group="Input",
+    help="Weights to start from, or the folder of a run to continue.  [default: RECIPE's]",
 )
-@click.option(
-    "--target-has",
-    type=FILE,
-    help="List of the packages there, one a line; if not given: torch, numpy, scipy, scikit-image.",
-)
-@click.option("--wheels", type=FILE, help="A folder of wheels to look in before any download.")
-@click.option("--python", default="3.12", show_default=True, help="The target's version.")
-@click.option(
+@option("--wheels", type=FILE, group="Input", help="Folder of wheels to use instead of downloads.")
+@option("--out", type=FILE, required=True, group="Output", help="Folder of the kit.")
+@option(
     "--store-mb",
     default=40.0,
     show_default=True,
     type=click.FloatRange(min=0, min_open=True),
-    help="What the packed store may take.",
+    group="Output",
+    help="Largest size of the packed store in MB.",
 )
 @force_option
+@option(
+    "--target-has",
+    type=FILE,
+    group="Target machine",
+    help="List of the packages installed there, one per line.  [default: torch, numpy, scipy,"
+    " scikit-image, Pillow]",
+)
+@option(
+    "--python",
+    default="3.12",
+    show_default=True,
+    group="Target machine",
+    help="Its Python version.",
+)
 def pack(
     recipe: Path,
     out: Path,
@@ -40,10 +53,12 @@ def pack(
     store_mb: float,
     force: bool,
 ) -> None:
-    """Pack RECIPE (TOML), its store and all packages into a folder that trains without a network.
+    """Pack a training run for a machine without a network connection.
 
-    The folder holds run.sh, which trains and collects the results; see docs/kit.md. Where the store
-    is too large, HU are rounded and then voxels made coarser; it is listed which.
+    The kit in --out contains RECIPE (TOML), its store and all packages. Its run.sh trains and
+    collects the results; see docs/how-to/kit.md. If the store is too large, HU are rounded, and
+    then cases are resampled to coarser voxels; each of these is listed on stderr. A kit contains
+    patient data.
     """
     from ..kit import pack as of
 

@@ -1,4 +1,4 @@
-"""Before a run: what it would cost."""
+"""`denovox plan`."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .commands import Command, option
 from .options import FILE
 
 if TYPE_CHECKING:
-    from ..train.hardware import Name
+    from ..train.cost import Name
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("recipe", type=FILE)
-@click.option(
+@option(
     "--gpu",
     default="cpu",
     show_default=True,
     type=click.Choice(["h200", "a100-80", "rtx3090", "cpu"]),
-    help="What it would run on; cpu is this machine's, tried for some seconds.",
+    help="GPU to train on, or the CPU of this machine, which is timed for some seconds.",
 )
-@click.option(
-    "--gpus", default=1, show_default=True, type=click.IntRange(1), help="How many of them."
-)
+@option("--gpus", default=1, show_default=True, type=click.IntRange(1), help="Number of GPUs.")
 def plan(recipe: Path, gpu: Name, gpus: int) -> None:
-    """What training by RECIPE (TOML) would cost: FLOPs, memory, samples a second, hours.
+    """Estimate the cost of training: FLOPs, memory, samples per second, hours.
 
-    Counted on the recipe's own network, forward and backward, without running it; where memory
-    does not suffice, the last line says what to change. GPUs are taken by their data sheets and
-    were never checked by us; so are their hours. Drawing samples and validation are not counted.
+    RECIPE is TOML (docs/reference/recipes.md). FLOPs and memory are counted on its network, forward
+    and backward, without running it; if memory does not suffice, the last line says what to change.
+    Times on a CPU are those of one real step; those on GPUs are estimated from data sheets and were
+    never checked on one. Drawing samples and validation are not counted.
     """
     from ..train.config import read_recipe
     from ..train.cost import summary

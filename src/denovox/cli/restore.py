@@ -1,4 +1,4 @@
-"""Commands that give a scan back better than it came."""
+"""`denovox denoise` and `denovox superres`."""
 
 from __future__ import annotations
 
@@ -8,38 +8,37 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .commands import Command, option
 from .options import (
     FILE,
-    REGION_NAMES,
     beside,
     control_options,
     loaded,
     reading_options,
+    region_option,
     running_options,
-    say,
     seed_option,
 )
+from .progress import say
 
 if TYPE_CHECKING:
     from ..core.volume import Volume
     from ..inference.model import Model
     from ..reports.types import Given
 
+report_option = option(
+    "--report", type=FILE, group="Output", help="New folder for a faithfulness report."
+)
 
-@click.command()
+
+@click.command(cls=Command)
 @click.argument("input", type=FILE)
 @click.argument("output", type=FILE)
-@click.option(
-    "--region",
-    type=click.Choice(["auto", *REGION_NAMES]),
-    default="auto",
-    show_default=True,
-    help="Auto finds head-neck, chest and abdomen along z.",
-)
-@click.option("--noise-hu", type=float, help="SD of the noise in HU; estimated if not given.")
-@click.option("--samples", type=int, help="Mean of K samples, 10 evaluations each, and an SD map.")
-@click.option("--report", type=FILE, help="A new folder for the faithfulness report.")
+@option("--noise-hu", type=float, help="SD of the noise in HU.  [default: estimated]")
+@option("--samples", type=int, help="Average this many posterior samples, at 10 evaluations each.")
+@region_option
 @reading_options
+@report_option
 @running_options
 @seed_option
 def denoise(
@@ -53,17 +52,19 @@ def denoise(
     straighten: bool,
     **run: Any,
 ) -> None:
-    """Remove noise from a CT, on the scan's own grid.
+    """Remove noise from a CT scan.
 
-    INPUT is NIfTI, NRRD, MetaImage, or DICOM (a folder, a ZIP, an Enhanced CT file), in HU; OUTPUT
-    is NIfTI: the posterior mean, from one evaluation of the model, or from four where the noise is
-    coloured. With --samples it is the mean of samples, and their SD, HU, lies beside it as
-    OUTPUT_sd.nii.gz.
+    INPUT is a CT scan in HU: DICOM (a folder, a ZIP archive or an Enhanced CT file), NIfTI, NRRD or
+    MetaImage. OUTPUT is NIfTI on the grid of the scan: the posterior mean, from one evaluation of
+    the model per voxel, or from four where the noise is coloured.
+
+    With --samples, OUTPUT is the mean of posterior samples, and their SD in HU is written to
+    OUTPUT_sd.nii.gz. --report writes report.html and report.json.
     """
     from ..inference.posterior import check_count
-    from ..inference.posterior import samples as posterior
+    from ..inference.scan_context import ScanContext
     from ..io import formats, nifti
-    from ..io.new_folder import check_folder
+    from ..io.atomic import check_folder
     from ..reports.types import Given
 
     sd_path = beside(output, "_sd.nii.gz")
@@ -74,20 +75,25 @@ def denoise(
     if report is not None:
         check_folder(report, run["force"])
     volume = formats.read(input, series=series, straighten=straighten, say=say)
+    context = ScanContext(volume, region, noise_hu, say)
+    sd = None
     with loaded(run, "denoise") as (model, options):
-        noise = model.noise(volume, region, noise_hu, options.say)
-        sd_hu = None
         if samples is None:
-            result = model.denoise(volume, options=options, noise=noise)
+            result = model.denoise(volume, options=options, context=context)
         else:
-            found = posterior(model, volume, samples, options=options, noise=noise)
-            result, sd_hu = found.mean, found.sd.hu
+            posterior = model.posterior(volume, samples, options=options, context=context)
+            result, sd = posterior.mean, posterior.sd
     nifti.write(result, output, run["force"])
-    if samples is not None:
-        nifti.write(found.sd, sd_path, run["force"])
+    if sd is not None:
+        nifti.write(sd, sd_path, run["force"])
     if report is not None:
-        told = {"region": region, "noise_hu": noise_hu, "samples": samples, "seed": run["seed"]}
-        given = Given(sd_hu=sd_hu, noise=noise.noise, labels=noise.coarse, settings=told)
+        settings = {"region": region, "noise_hu": noise_hu, "samples": samples, "seed": run["seed"]}
+        given = Given(
+            sd_hu=None if sd is None else sd.hu,
+            noise=context.noise,
+            labels=context.coarse,
+            settings=settings,
+        )
         _report(report, input, volume, result, given, model, run["force"])
 
 
@@ -100,8 +106,8 @@ def _report(
     model: Model,
     force: bool,
 ) -> None:
-    """Write a faithfulness report, and say its summary."""
-    from .. import __version__
+    """Write a faithfulness report, and its summary on stderr."""
+    from ..core.version import __version__
     from ..model.weights import describe
     from ..reports.faithfulness import write_report
 
@@ -109,19 +115,20 @@ def _report(
     say(write_report(folder, before, after, given, str(input), force).summary)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("input", type=FILE)
 @click.argument("output", type=FILE)
-@click.option("--factor", type=float, help="How many times as many slices.")
-@click.option("--spacing-z", type=float, help="Or: between the new slices, mm.")
-@click.option(
-    "--thickness", type=float, help="Of the scan's slices, mm; their spacing if not given."
+@option("--factor", type=float, help="Slices in OUTPUT per slice of INPUT.")
+@option("--spacing-z", type=float, help="Slice spacing of OUTPUT in mm, instead of --factor.")
+@option(
+    "--thickness",
+    type=float,
+    group="Input",
+    help="Slice thickness of INPUT in mm.  [default: its slice spacing]",
 )
-@click.option(
-    "--region", type=click.Choice(["auto", *REGION_NAMES]), default="auto", show_default=True
-)
-@click.option("--report", type=FILE, help="A new folder for the faithfulness report.")
+@region_option
 @reading_options
+@report_option
 @control_options("base")
 def superres(
     input: Path,
@@ -135,41 +142,41 @@ def superres(
     straighten: bool,
     **run: Any,
 ) -> None:
-    """Thin slices from thick ones: averaged back, they are the scan's own.
+    """Reconstruct thin slices from thick ones.
 
-    What they show beyond that is the model's guess. A control that was tuned for it (--control
-    superres) guesses better than the base alone.
+    INPUT is a CT scan in HU, in any format that `denovox denoise` reads. OUTPUT is NIfTI with more
+    slices. Averaged back to the thickness of INPUT they reproduce it; detail beyond that is the
+    model's estimate. --control superres, trained for this task, adds better detail than the base
+    alone. --report writes report.html and report.json.
     """
-    from ..inference.superres import superres as of
     from ..io import formats, nifti
-    from ..io.new_folder import check_folder
+    from ..io.atomic import check_folder
     from ..reports.types import Given
+    from ..scan.anatomy import coarse
 
     nifti.check_writable(output, run["force"])
     if report is not None:
         check_folder(report, run["force"])
     volume = formats.read(input, series=series, straighten=straighten, say=say)
+    grid: dict[str, Any] = {"factor": factor, "spacing_z_mm": spacing_z, "thickness_mm": thickness}
+    base = anatomy = None
     with loaded(run, "superres", "low-resolution") as (model, options):
-        result, consistency = of(
-            model,
-            volume,
-            factor=factor,
-            spacing_z_mm=spacing_z,
-            thickness_mm=thickness,
-            region=region,
-            options=options,
-        )
-    say(str(consistency))
+        if report is not None:  # which compares with the interpolation
+            base = model.superres(volume, **grid, evaluations=0)
+            anatomy = coarse(base)
+        result = model.superres(volume, **grid, region=region, anatomy=anatomy, options=options)
+    say(str(result.consistency))
     nifti.write(result, output, run["force"])
-    if report is not None:
-        base, _ = of(
-            model,
-            volume,
-            factor=factor,
-            spacing_z_mm=spacing_z,
-            thickness_mm=thickness,
-            evaluations=0,
+    if report is not None and base is not None:
+        given = Given(
+            data_consistency_hu=result.consistency.rms_hu,
+            adds_detail=True,
+            labels=anatomy,
+            settings={
+                "region": region,
+                "factor": factor,
+                "spacing_z": spacing_z,
+                "thickness": thickness,
+            },
         )
-        told = {"region": region, "factor": factor, "spacing_z": spacing_z, "thickness": thickness}
-        given = Given(data_consistency_hu=consistency.rms_hu, adds_detail=True, settings=told)
         _report(report, input, base, result, given, model, run["force"])

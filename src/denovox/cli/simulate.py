@@ -1,4 +1,4 @@
-"""Commands that make a scan worse, as a scanner would: pairs for evaluation and tuning."""
+"""`denovox simulate`: degraded scans, as pairs for evaluation and tuning."""
 
 from __future__ import annotations
 
@@ -7,39 +7,53 @@ from typing import Any
 
 import click
 
-from .options import FILE, progress, say
+from .commands import Group, option
+from .options import FILE, force_option, seed_option
+from .progress import progress, say
 
 
-@click.group()
+@click.group(cls=Group)
 def simulate() -> None:
-    """Make a scan worse, as a scanner would: a lower dose, thicker slices."""
+    """Degrade a CT scan: a lower dose, or thicker slices."""
 
 
 @simulate.command("low-dose")
 @click.argument("input", type=FILE)
 @click.argument("output", type=FILE)
-@click.option(
+@option(
     "--dose",
     default=0.25,
     show_default=True,
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Of the scan's own: 0.25 is a quarter.",
+    help="Dose of OUTPUT as a fraction of that of INPUT.",
 )
-@click.option("--kernel", type=click.Choice(["soft", "sharp"]), default="soft", show_default=True)
-@click.option(
+@option(
+    "--kernel",
+    type=click.Choice(["soft", "sharp"]),
+    default="soft",
+    show_default=True,
+    help="Reconstruction kernel of INPUT.",
+)
+@option(
     "--photons",
     type=click.FloatRange(1, 1e12),
-    help="Of the scan's own dose: through air, per mm2 and view (of 1000).  [default: 1e6]",
+    help="Photons through air at the dose of INPUT, per mm2 and view (of 1000).  [default: 1e6]",
 )
-@click.option("--noise-hu", type=float, help="SD of the scan's own noise; sets --photons by it.")
-@click.option(
+@option("--noise-hu", type=float, help="SD of the noise of INPUT in HU, instead of --photons.")
+@option(
     "--electronic",
     type=click.FloatRange(0),
-    help="SD of the detector's own noise, in photons.  [default: 10; 0 with --noise-hu]",
+    help="SD of the electronic noise in photons.  [default: 10, or 0 with --noise-hu]",
 )
-@click.option("--views", default=720, show_default=True, type=click.IntRange(90))
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
-@click.option("--force", is_flag=True, help="Overwrite an existing output.")
+@option(
+    "--views",
+    default=720,
+    show_default=True,
+    type=click.IntRange(90),
+    help="Simulated views over half a turn.",
+)
+@force_option
+@seed_option
 def low_dose(
     input: Path,
     output: Path,
@@ -47,25 +61,31 @@ def low_dose(
     noise_hu: float | None,
     electronic: float | None,
     force: bool,
-    **told: Any,
+    **given: Any,
 ) -> None:
-    """Insert the noise of a lower dose, in the projection domain (parallel beam, each slice)."""
-    from ..core.errors import InputError
+    """Add the noise of a lower dose, in the projection domain.
+
+    INPUT is a CT scan in HU, in any format that `denovox denoise` reads. OUTPUT is NIfTI on the
+    same grid. Each slice is projected as a parallel beam.
+    """
+    from ..core.errors import ensure
     from ..io import formats, nifti
     from ..simulate.dose import LowDoseConfig, photons_of, simulate_low_dose
 
     nifti.check_writable(output, force)
-    if photons is not None and noise_hu is not None:
-        raise InputError("--photons and --noise-hu say the same thing twice; give one of them")
-    config = LowDoseConfig(**told) if photons is None else LowDoseConfig(photons=photons, **told)
+    ensure(
+        photons is None or noise_hu is None,
+        "--photons and --noise-hu both set the noise of INPUT; give one of them",
+    )
+    config = LowDoseConfig(**given) if photons is None else LowDoseConfig(photons=photons, **given)
     if electronic is None:
-        # A scan's noise is laid to photons alone: the detector's on top of it would count twice.
+        # --noise-hu includes the electronic noise, which would otherwise count twice.
         electronic = config.electronic if noise_hu is None else 0.0
     config = config.model_copy(update={"electronic": electronic})
     volume = formats.read(input, say=say)
     if noise_hu is not None:
         config = config.model_copy(update={"photons": photons_of(volume, noise_hu, config)})
-        say(f"photons: {config.photons:.3g}, by the noise of {noise_hu:g} HU")
+        say(f"photons: {config.photons:.3g}, from a noise of {noise_hu:g} HU")
     with progress("low dose") as done:
         result = simulate_low_dose(volume, config, done)
     nifti.write(result, output, force)
@@ -74,22 +94,26 @@ def low_dose(
 @simulate.command("thick-slices")
 @click.argument("input", type=FILE)
 @click.argument("output", type=FILE)
-@click.option("--thickness", type=float, required=True, help="Of a slab, mm.")
-@click.option("--spacing", type=float, help="Between slabs, mm; the thickness if not given.")
-@click.option(
+@option("--thickness", type=float, required=True, help="Slice thickness of OUTPUT in mm.")
+@option("--spacing", type=float, help="Slice spacing of OUTPUT in mm.  [default: --thickness]")
+@option(
     "--profile",
     type=click.Choice(["box", "triangle", "gaussian"]),
     default="box",
     show_default=True,
-    help="Slice sensitivity.",
+    help="Slice sensitivity profile.",
 )
-@click.option("--force", is_flag=True, help="Overwrite an existing output.")
+@force_option
 def thick_slices(
     input: Path, output: Path, thickness: float, spacing: float | None, profile: Any, force: bool
 ) -> None:
-    """Average slices into slabs; where spacing is more than thickness, slabs have gaps."""
+    """Average thin slices into thick ones.
+
+    INPUT is a CT scan in HU, in any format that `denovox denoise` reads. OUTPUT is NIfTI on a grid
+    with fewer slices. Where --spacing is larger than --thickness there are gaps between slices.
+    """
     from ..io import formats, nifti
-    from ..simulate.dose import simulate_thick_slices
+    from ..simulate.slabs import simulate_thick_slices
 
     nifti.check_writable(output, force)
     volume = formats.read(input, say=say)

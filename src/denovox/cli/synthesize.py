@@ -1,4 +1,4 @@
-"""Commands that make a scan that never was."""
+"""`denovox synthesize` and `denovox demo`."""
 
 from __future__ import annotations
 
@@ -7,31 +7,38 @@ from typing import Any
 
 import click
 
+from .commands import Command, option
 from .options import (
     FILE,
     REGION_NAMES,
     control_options,
     loaded,
-    progress,
+    model_options,
     seed_option,
     triple,
+    weights_option,
 )
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("output", type=FILE)
-@click.option("--region", type=click.Choice(REGION_NAMES), required=True)
-@click.option("--shape", help="SLICESxROWSxCOLUMNS, e.g. 128x160x160.")
-@click.option("--spacing", help="Voxel size in mm: one number, or SLICESxROWSxCOLUMNS.")
-@click.option("--anatomy", type=FILE, help="NIfTI of labels (docs/labels.md); gives the grid.")
-@click.option(
+@option("--region", type=click.Choice(REGION_NAMES), required=True, help="Body region.")
+@option("--shape", metavar="NxNxN", help="Number of SLICESxROWSxCOLUMNS, e.g. 128x160x160.")
+@option("--spacing", metavar="MM", help="Voxel size in mm: one number, or SLICESxROWSxCOLUMNS.")
+@option(
     "--steps",
     default=20,
     show_default=True,
     type=click.IntRange(2),
-    help="Evaluations of DPM-Solver++(2M).",
+    help="Evaluations of the model, by DPM-Solver++(2M).",
 )
-@click.option("--lesions", type=FILE, help="On that grid: where lesions are to be (not 0).")
+@option(
+    "--anatomy",
+    type=FILE,
+    group="Input",
+    help="NIfTI label map (docs/reference/labels.md), which also sets the grid.",
+)
+@option("--lesions", type=FILE, group="Input", help="Mask of lesions, on the grid of --anatomy.")
 @control_options("base")
 @seed_option
 def synthesize(
@@ -44,54 +51,64 @@ def synthesize(
     steps: int,
     **run: Any,
 ) -> None:
-    """Make a CT that never was, from noise, and from an anatomy if one is given.
+    """Generate a CT scan, unconditionally or from a label map.
 
-    With --lesions it has lesions where that mask says: give --control lesion, too.
+    OUTPUT is NIfTI in HU, on the grid of --anatomy or on one of --shape and --spacing. --lesions
+    (NIfTI, NRRD or MetaImage) needs --control lesion.
     """
     from dataclasses import replace
 
     import numpy as np
 
-    from ..core.errors import InputError
+    from ..core.errors import ensure
     from ..core.volume import Volume, spacing_of
     from ..io import label_maps, nifti
 
     nifti.check_writable(output, run["force"])
-    if anatomy is not None and (shape or spacing):
-        raise InputError("--anatomy brings its own grid; leave --shape and --spacing out")
-    if anatomy is None and not (shape and spacing):
-        raise InputError("give --shape and --spacing, or an --anatomy, whose grid is then used")
-    if lesions is not None and anatomy is None:
-        raise InputError("--lesions lie in an anatomy: give --anatomy, too")
-    labels = affine = sick = None
+    if anatomy is None:
+        ensure(shape and spacing, "give --shape and --spacing, or --anatomy, which sets the grid")
+        ensure(lesions is None, "--lesions lie in an anatomy; give --anatomy as well")
+    else:
+        fixed = "--anatomy sets its own grid; leave out --shape and --spacing"
+        ensure(not (shape or spacing), fixed)
+    labels = affine = drawn = None
     if anatomy is not None:
         labels, affine = nifti.read_label_map(anatomy)
         size, mm = labels.shape, spacing_of(affine)
         like = Volume(np.zeros(size, np.float32), affine)
-        sick = None if lesions is None else label_maps.marked(lesions, like)
+        drawn = None if lesions is None else label_maps.marked(lesions, like)
     else:
         size = triple(shape or "", int, "--shape")[::-1]
         mm = triple(spacing or "", float, "--spacing")[::-1]
     with loaded(run, "synthesize", "lesion") as (model, options):
-        result = model.synthesize(region, size, mm, labels, steps, options=options, lesion=sick)
+        result = model.synthesize(region, size, mm, labels, drawn, steps, options=options)
     nifti.write(result if affine is None else replace(result, affine=affine), output, run["force"])
 
 
-@click.command()
-@click.option("--out", type=FILE, default=Path("demo"), show_default=True, help="Folder to fill.")
-@click.option(
-    "--seed",
-    default=0,
+@click.command(cls=Command)
+@option(
+    "--out",
+    type=FILE,
+    default=Path("demo"),
     show_default=True,
-    type=click.IntRange(0),
-    help="Another body, another noise.",
+    group="Output",
+    help="Folder for the results.",
 )
-@click.option("--force", is_flag=True, help="Overwrite an earlier demo.")
-def demo(out: Path, seed: int, force: bool) -> None:
-    """A procedural chest: synthesise a CT from its anatomy, and denoise its low-dose scan."""
-    from .demo import run
+@option("--force", is_flag=True, group="Output", help="Overwrite an earlier demo.")
+@weights_option
+@model_options
+@seed_option
+def demo(out: Path, force: bool, **run: Any) -> None:
+    """Try the model on a simulated chest: synthesis and denoising.
 
-    with progress("demo") as done:
-        written = run(out, seed, force, done)
-    for line in written:
+    Draws a chest phantom, generates a CT scan from its label map, and denoises a noisy copy of it.
+    --out holds the volumes as NIfTI and a page of pictures, sheet.png; file names and PSNR go to
+    stdout.
+    """
+    from .demo import check, fill
+
+    check(out, force)
+    with loaded(run, "demo") as (model, options):
+        lines = fill(out, model, options, force)
+    for line in lines:
         click.echo(line)

@@ -1,8 +1,7 @@
-"""Commands that train."""
+"""`denovox pretrain`, `denovox finetune` and `denovox ablate`."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,60 +9,74 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..core.errors import InputError
-from .options import FILE, progress, say, stoppable
+from ..core.errors import InputError, ensure
+from .commands import Command, option
+from .options import FILE, device_option
+from .progress import progress, say, stoppable
 
 if TYPE_CHECKING:
     from ..train.config import Recipe
     from ..train.loop import Progress
 
+max_minutes_option = option(
+    "--max-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    group="Running",
+    help="Stop after this time; the same command continues later.",
+)
+
 
 def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
-        click.option(
+    for each in (
+        device_option,
+        max_minutes_option,
+        option("--out", type=FILE, group="Output", help="Folder of the run.  [default: runs/NAME]"),
+        option(
             "--dry-run",
             is_flag=True,
-            help="Print the resolved recipe (stdout) and what it would cost here (stderr); stop.",
+            help="Print the resolved recipe (stdout) and its cost on this machine (stderr); stop.",
         ),
-        click.option(
-            "--max-minutes",
-            type=click.FloatRange(min=0, min_open=True),
-            help="Stop after this long; the same command goes on later.",
-        ),
-        click.option(
+        option(
             "--minutes",
             type=click.FloatRange(min=0, min_open=True),
-            help="Make it a run of this long, whose learning rate falls to zero in time.",
+            help="Length of the whole run, at whose end the learning rate is zero; replaces the"
+            " recipe's number of steps.",
         ),
-        click.option("--out", type=FILE, help="Folder of the run; runs/<name> if not given."),
         click.argument("recipe", type=FILE),
     ):
-        command = option(command)
+        command = each(command)
     return command
 
 
-@click.command()
+@click.command(cls=Command)
 @_run_options
 def pretrain(recipe: Path, minutes: float | None, **session: Any) -> None:
-    """Train a base model as RECIPE (TOML) says, or go on where an earlier run stopped."""
+    """Train a base model.
+
+    RECIPE is TOML (docs/reference/recipes.md). --out receives NAME.safetensors, which --weights
+    accepts, the log, and the state of the run: run the same command again to continue a run that
+    was stopped.
+    """
     plan = _plan(recipe, minutes)
     if plan.data.sample.control is not None:
-        raise InputError(f"{recipe} tunes a control; that is `denovox finetune {recipe}`")
+        raise InputError(f"{recipe} tunes a control; use `denovox finetune {recipe}`")
     _run(plan, **session)
 
 
-@click.command()
+@click.command(cls=Command)
 @_run_options
 def finetune(recipe: Path, minutes: float | None, **session: Any) -> None:
-    """Tune a control for a base as RECIPE (TOML) says, or go on where an earlier run stopped.
+    """Tune a control for a base model.
 
-    data.sample.control.kind is "lesion" or "low-resolution". The base stays as it is; the control
-    is a small file that names it by its sha256 and goes to --control.
+    RECIPE is TOML (docs/reference/recipes.md); data.sample.control.kind is "lesion" or
+    "low-resolution". The base is unchanged. --out receives NAME.safetensors, a small file which
+    refers to the base by sha256 and which --control accepts, the log, and the state of the run: run
+    the same command again to continue a run that was stopped.
     """
     plan = _plan(recipe, minutes)
     if plan.data.sample.control is None:
         raise InputError(
-            f"{recipe} has no [data.sample.control]; a base is trained by `denovox pretrain"
+            f"{recipe} has no [data.sample.control]; to train a base, use `denovox pretrain"
             f" {recipe}`"
         )
     _run(plan, **session)
@@ -79,7 +92,9 @@ def _plan(recipe: Path, minutes: float | None) -> Recipe:
     return plan.model_copy(update={"train": train})
 
 
-def _run(plan: Recipe, out: Path | None, max_minutes: float | None, dry_run: bool) -> None:
+def _run(
+    plan: Recipe, out: Path | None, max_minutes: float | None, dry_run: bool, device: str | None
+) -> None:
     if dry_run:
         from ..train.cost import summary
 
@@ -91,7 +106,7 @@ def _run(plan: Recipe, out: Path | None, max_minutes: float | None, dry_run: boo
     from ..train.loop import Session
     from ..train.run import run
 
-    group = joined(os.environ.get("DENOVOX_DEVICE"))
+    group = joined(device)
     folder = out or Path("runs") / plan.name
     tell: Callable[[str], None] = say if group.main else (lambda text: None)
     began = time.monotonic()
@@ -109,13 +124,52 @@ def _run(plan: Recipe, out: Path | None, max_minutes: float | None, dry_run: boo
             if news.validation is not None:
                 tell(f"step {news.step}: loss {news.loss:.4f}, validation {news.validation:.4f}")
         if last is not None and stopped() and last.step != last.steps:
-            tell(f"stopped after step {last.step}; the same command goes on from there")
+            tell(f"stopped after step {last.step}; run the same command again to continue")
 
 
 def _note(news: Progress, first: int, plan: Recipe) -> str:
-    """What a step was like, for the end of the bar."""
+    """Loss, speed and memory, for the end of the progress bar."""
     from ..train.run_log import memory_mb
 
     speed = (news.step - first) * plan.train.samples / max(news.seconds, 1e-9)
     skipped = f", {news.skipped} skipped" if news.skipped else ""
     return f"loss {news.loss:.4f}, {speed:.2f} samples/s, {memory_mb() / 1000:.1f} GB{skipped}"
+
+
+@click.command(cls=Command)
+@click.argument("recipe", type=FILE)
+@option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Runs per arm.")
+@option("--out", type=FILE, required=True, group="Output", help="Folder of the runs and tables.")
+@max_minutes_option
+@device_option
+def ablate(
+    recipe: Path, out: Path, seeds: int, max_minutes: float | None, device: str | None
+) -> None:
+    """Train with and without each part of the method, and measure the difference.
+
+    RECIPE is TOML (docs/reference/recipes.md). The arms are crops only; + multi-level sampling;
+    + coordinates; + embedding, which is the paper's method; and variations of it: the stem
+    unshuffle2, v-prediction with an L2 loss, min-SNR weights, and zero terminal SNR. Each has the
+    compute (FLOPs) of the recipe's own steps. The table, with the range over seeds, is written to
+    figures.md in --out after every run, and to stdout.
+    """
+    from ..evaluation.ablation.run import Ablation, run
+    from ..train.config import read_recipe
+    from ..train.distributed import joined
+
+    plan = read_recipe(recipe)
+    group = joined(device)
+    ensure(group.count == 1, "`denovox ablate` is a single process; start it without torchrun")
+    minutes = max_minutes or float("inf")
+    with progress(plan.name) as done, stoppable() as stopped:
+        for news in run(plan, out, Ablation(seeds=seeds), minutes, group.device):
+            if isinstance(news, str):
+                say(news)
+                continue
+            done(news)
+            if stopped():
+                say("stopped; run the same command again to continue")
+                break
+    table = out / "figures.md"
+    if table.is_file():
+        click.echo(table.read_text())

@@ -1,7 +1,7 @@
-"""A box of voxels: training crop, position map and sampling window in one type (METHOD 1).
+"""A box of voxels: one type for training crops, position maps and sampling tiles (Method 1).
 
-The whole volume is the box that covers everything, a patch any smaller one. A network sees where
-a box lies through the coordinates of its voxels in the whole, from -1 to 1 along each axis.
+The whole volume is the box that covers everything; a patch is any smaller box. A network knows
+where a box lies from its voxels' coordinates in the whole volume, from -1 to 1 along each axis.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ class Box:
 
     @property
     def slices(self) -> tuple[slice, slice, slice]:
-        """Ready to index an array whose last three axes are x, y, z."""
+        """Slices that index an array whose last three axes are x, y, z."""
         x, y, z = (slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
         return x, y, z
 
 
 def whole(shape: Shape) -> Box:
-    """The box that covers everything."""
+    """The box that covers a whole volume of `shape` voxels."""
     return Box((0, 0, 0), shape)
 
 
 def bounding_box(mask: Bool[np.ndarray, "x y z"], margin: Sequence[int] = (0, 0, 0)) -> Box:
-    """The smallest box around a mask, wider by `margin` voxels on each side, within the array.
+    """The smallest box around a mask, padded by `margin` voxels on each side, within the array.
 
-    Of an empty mask: all of the array.
+    For an empty mask, the whole array.
     """
     ends = []
     for axis, (count, more) in enumerate(zip(mask.shape, margin, strict=True)):
@@ -59,9 +59,9 @@ def bounding_box(mask: Bool[np.ndarray, "x y z"], margin: Sequence[int] = (0, 0,
 def coordinates(
     start: float, size: float, whole_size: int, points: int
 ) -> Float[np.ndarray, " points"]:
-    """Centres of `points` equal cells of [start, start + size), in the whole's [-1, 1] (METHOD 1).
+    """Centres of `points` equal cells of [start, start + size), scaled to [-1, 1] (Method 1).
 
-    All numbers are voxels of one axis of the whole volume, whose ends lie at -1 and 1.
+    All lengths are in voxels along one axis of the whole volume, whose ends are at -1 and 1.
     """
     centres = start + (np.arange(points) + 0.5) * size / points
     return (2 * centres / whole_size - 1).astype(np.float32)
@@ -69,7 +69,7 @@ def coordinates(
 
 @dataclass(frozen=True)
 class Tile:
-    """A window along one axis: voxels [start, stop), and its share of each of them."""
+    """A tile along one axis: voxels [start, stop) and its weight in each of them."""
 
     start: int
     stop: int
@@ -78,11 +78,11 @@ class Tile:
 
 @dataclass(frozen=True)
 class Tiling:
-    """How an axis is cut into windows.
+    """How an axis is divided into tiles.
 
-    size: the largest window, in voxels. overlap: voxels that two neighbours share, blended
-    smoothly. multiple: window sizes are multiples of it (the network's own need), and so the last
-    window may reach past the end of the volume by less than it.
+    size: the largest tile, in voxels. overlap: voxels that two neighbours share, blended
+    smoothly. multiple: tile sizes are multiples of it (the network requires this), so the last
+    tile may extend past the end of the volume by less than that.
     """
 
     size: int = 64
@@ -93,25 +93,25 @@ class Tiling:
         if self.size % self.multiple or self.overlap % (2 * self.multiple):
             raise ValueError("size and half the overlap must be multiples of `multiple`")
         if self.size <= self.overlap:
-            raise ValueError("windows must be larger than their overlap")
+            raise ValueError("tiles must be larger than their overlap")
 
     def tiles(self, length: int, shift: float = 0.0) -> list[Tile]:
-        """Windows over `length` voxels; their weights sum to one at every voxel.
+        """Tiles over `length` voxels; their weights sum to one at every voxel.
 
-        shift in [-1, 1] moves the seams to and fro within the room that `size` leaves. Moved at
-        every step of a sampler, they average out, so little overlap does the work of much, and
-        moving costs nothing: what one window loses its neighbour gains.
+        shift in [-1, 1] moves the seams back and forth as far as `size` allows. If they move at
+        every step of a sampler, they average out, so a small overlap does the work of a large one,
+        at no cost: what one tile loses, its neighbour gains.
         """
         end = math.ceil(length / self.multiple) * self.multiple
         stride = self.size - self.overlap
         count = max(1, math.ceil((end - self.overlap) / stride))
-        # Where windows start: all but the last overlap in nearly equal pieces, none over a stride.
+        # Tile starts: all but the last overlap in nearly equal pieces, none longer than a stride.
         even = (end - self.overlap) / count / self.multiple
         starts = [round(i * even) * self.multiple for i in range(count + 1)]
         pieces = [b - a for a, b in pairwise(starts)]
-        room = min(stride - max(pieces), min(pieces) // 2) if count > 1 else 0
-        moved = round(shift * room / self.multiple) * self.multiple
-        starts = [0, *(start + moved for start in starts[1:-1])]
+        slack = min(stride - max(pieces), min(pieces) // 2) if count > 1 else 0
+        offset = round(shift * slack / self.multiple) * self.multiple
+        starts = [0, *(start + offset for start in starts[1:-1])]
         stops = [*(start + self.overlap for start in starts[1:]), end]
 
         ramp = (1 - np.cos(np.pi * (np.arange(self.overlap) + 0.5) / max(self.overlap, 1))) / 2
@@ -124,8 +124,8 @@ class Tiling:
                 weight[-self.overlap :] *= ramp[::-1]
             weights.append(weight)
             total[start:stop] += weight
-        # Two windows' ramps sum to one as they are; where windows are so small that three meet,
-        # they are made to.
+        # The ramps of two tiles sum to one already; where tiles are so small that three overlap,
+        # the weights are normalised.
         return [
             Tile(start, stop, (weight / total[start:stop]).astype(np.float32))
             for start, stop, weight in zip(starts, stops, weights, strict=True)

@@ -1,4 +1,4 @@
-"""What a network is told of its input: region, anatomy, position, spacing, control (METHOD 1)."""
+"""What a network is conditioned on: region, anatomy, position, spacing, control (Method 1)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ ControlKind = Literal["lesion", "low-resolution"]
 
 @dataclass(frozen=True)
 class Condition:
-    """Conditions of a batch of boxes.
+    """Conditions for a batch of boxes.
 
-    region: class ids of core/regions, 0 for unknown.
-    anatomy: label ids of core/labels at each voxel, 0 for unknown.
+    region: class ids from core/regions, 0 for unknown.
+    anatomy: label ids from core/labels at each voxel, 0 for unknown.
     position_x, _y, _z: coordinates of the voxels in the whole volume, -1 to 1 along each axis; the
-        map of METHOD 1 is their outer product and is never written out.
-    spacing_mm: voxel size along x, y, z. Ours: one network serves many spacings and is told which.
-    control: what a ControlNet is told besides (lesion mask, low-resolution image); None: nothing.
+        map of Method 1 is their outer product and is never materialised.
+    spacing_mm: voxel size along x, y, z. Our addition: one network serves many spacings.
+    control: the input of a ControlNet (lesion mask, low-resolution image), or None.
     """
 
     region: Int64[Tensor, " b"]
@@ -43,9 +43,9 @@ class Condition:
         return self.position_x, self.position_y, self.position_z
 
     def crop(self, box: Box) -> Condition:
-        """Conditions of a box inside this one; a box that reaches past the end sees the edge go on.
+        """The conditions of a box inside this one, extrapolated where it extends past the end.
 
-        box: voxels of this condition's own grid.
+        box: in voxels of this condition's grid.
         """
         picks = [
             torch.arange(a, b, device=self.anatomy.device)
@@ -62,27 +62,27 @@ class Condition:
         )
 
     def to(self, device: torch.device | str) -> Condition:
-        """The same on another device; a GPU's work is not waited for on the way there."""
-        ahead = str(device) != "cpu"
-        told = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {k: v.to(device, non_blocking=ahead) for k, v in told.items() if v is not None}
+        """The same conditions on another device; transfers to a GPU do not block."""
+        gpu = str(device) != "cpu"
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {k: v.to(device, non_blocking=gpu) for k, v in tensors.items() if v is not None}
         return replace(self, **moved)
 
 
 def _pick(values: Shaped[Tensor, "*b x y z"], picks: list[Tensor]) -> Shaped[Tensor, "*b u v w"]:
-    """Voxels of a map along its last three axes; beyond the end the last one goes on."""
+    """Voxels of a map along its last three axes; beyond the end, the last voxel is repeated."""
     for axis, pick in enumerate(picks, start=values.dim() - 3):
         values = values.index_select(axis, pick.clamp(max=values.shape[axis] - 1))
     return values
 
 
 def _extend(position: Float[Tensor, "b n"], pick: Int64[Tensor, " m"]) -> Float[Tensor, "b m"]:
-    """Coordinates at voxels `pick`; beyond the last one they go on at the same pace."""
+    """Coordinates at voxels `pick`, extrapolated linearly beyond the last one."""
     n = position.shape[1]
     if int(pick[-1]) < n:
         return position[:, pick]
-    pace = (position[:, -1:] - position[:, :1]) / max(n - 1, 1)
-    return position[:, :1] + pace * pick
+    step = (position[:, -1:] - position[:, :1]) / max(n - 1, 1)
+    return position[:, :1] + step * pick
 
 
 def condition(
@@ -91,7 +91,7 @@ def condition(
     region_id: int = UNKNOWN_REGION,
     anatomy: UInt8[Tensor, "x y z"] | None = None,
 ) -> Condition:
-    """The condition of one whole volume of `shape` voxels; without a label map all is unknown."""
+    """The condition of a whole volume of `shape` voxels; anatomy None: unknown everywhere."""
     if anatomy is None:
         anatomy = torch.full(shape, UNKNOWN, dtype=torch.uint8)
     box = whole_box(shape)
@@ -104,7 +104,7 @@ def condition(
 
 
 def batch(conditions: list[Condition]) -> Condition:
-    """Conditions of boxes of one shape as one batch; all have a control, or none has."""
+    """Conditions of boxes of the same shape as one batch; either all have a control or none."""
     columns = {f.name: [getattr(c, f.name) for c in conditions] for f in fields(Condition)}
     joined = {k: torch.cat(v) for k, v in columns.items() if v[0] is not None}
     return replace(conditions[0], **joined)

@@ -1,4 +1,4 @@
-"""The base of every configuration: frozen, checked, unknown keys are errors."""
+"""The base class of every configuration: frozen and validated; unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Settings(BaseModel):
-    """A frozen pydantic model; each part keeps its own beside the thing it configures."""
+    """A frozen pydantic model; subclasses live next to the code that they configure."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,7 +1,7 @@
-"""A `Volume` from and to the images of other packages; each package is imported when asked for.
+"""Conversion of a `Volume` from and to the images of other packages, which are imported lazily.
 
-What comes in may lie in any orientation: its axes are permuted and flipped to the nearest of RAS,
-voxels are never resampled. What goes out lies in RAS, at the same place in the patient.
+Input may have any orientation: its axes are permuted and flipped to the nearest of RAS, and voxels
+are never resampled. Output is in RAS, at the same place in the patient.
 """
 
 # mypy: allow-untyped-calls
@@ -24,26 +24,26 @@ Affine = Float[np.ndarray, "4 4"]
 
 
 def nearest_ras(values: Any, affine: Any, what: str = "the image") -> tuple[Array, Affine]:
-    """(HU, affine) in the axes nearest to RAS. values: 3D, first axis is the affine's first.
+    """(HU, affine) in the axes nearest to RAS. values: 3D, with axes in the affine's order.
 
-    `InputError` where it is not one finite 3D image with an affine that can be inverted.
+    `InputError` if it is not a single finite 3D image with an invertible affine.
     """
     from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
     array, matrix = np.asarray(values), np.asarray(affine, np.float64)
     ensure(
         array.ndim == 3 and array.size > 0,
-        f"{what} has the shape {array.shape}; give one 3D image",
+        f"{what} has shape {array.shape}; pass a single 3D image",
     )
     ensure(
         array.dtype.kind in "biuf",
-        f"{what} holds {array.dtype} values; give real numbers, in Hounsfield units",
+        f"{what} has {array.dtype} values; pass real numbers in Hounsfield units",
     )
     ensure(
         matrix.shape == (4, 4)
         and bool(np.isfinite(matrix).all())
         and abs(np.linalg.det(matrix[:3, :3])) > 1e-9,
-        f"the affine of {what} does not place voxels in space; give a 4 x 4 one, in mm",
+        f"the affine of {what} is not a finite, invertible 4 x 4 matrix; pass one in mm",
     )
     wide = np.float64 if array.dtype in (np.float64, np.int64, np.uint64) else np.float32
     orientation = io_orientation(matrix)
@@ -56,18 +56,18 @@ def nearest_ras(values: Any, affine: Any, what: str = "the image") -> tuple[Arra
 def from_numpy(
     values: Any, affine: Any = None, spacing_mm: Any = None, axes: str = "xyz"
 ) -> tuple[Array, Affine]:
-    """(HU, affine) of an array, as `Volume.from_numpy` has it."""
-    ensure(axes in ("xyz", "zyx"), f"axes are '{axes}'; give 'xyz' or 'zyx'")
+    """(HU, affine) of an array, with the arguments of `Volume.from_numpy`."""
+    ensure(axes in ("xyz", "zyx"), f"axes is '{axes}'; pass 'xyz' or 'zyx'")
     ensure(
         (affine is None) != (spacing_mm is None),
-        "an array does not say where its voxels lie; give either an affine or spacing_mm",
+        "an array has no position in space; pass either an affine or spacing_mm",
     )
     array = np.asarray(values)
     if axes == "zyx":
         array = array.T
     if affine is None:
         mm = np.broadcast_to(np.asarray(spacing_mm, np.float64), 3)
-        ensure(bool((mm > 0).all()), f"spacing_mm is {spacing_mm}; give lengths above 0 mm")
+        ensure(bool((mm > 0).all()), f"spacing_mm is {spacing_mm}; it must be above 0 mm")
         affine = np.diag([*mm, 1.0])
     return nearest_ras(array, affine, "the array")
 
@@ -82,7 +82,7 @@ def from_nibabel(image: Any) -> tuple[Array, Affine]:
 
 
 def to_nibabel(hu: Array, affine: Affine) -> Any:
-    """A nibabel `Nifti1Image`, HU in the array's own type."""
+    """A nibabel `Nifti1Image`, HU in the array's dtype."""
     nibabel = _package("nibabel")
     image = nibabel.Nifti1Image(hu, affine)
     image.header.set_xyzt_units("mm")
@@ -90,12 +90,12 @@ def to_nibabel(hu: Array, affine: Affine) -> Any:
 
 
 def from_sitk(image: Any) -> tuple[Array, Affine]:
-    """(HU, affine) of a SimpleITK image; ITK's axes are LPS."""
+    """(HU, affine) of a SimpleITK image, whose axes are LPS."""
     sitk = _package("SimpleITK")
     ensure(isinstance(image, sitk.Image), f"{type(image).__name__} is not a SimpleITK image")
     ensure(
         image.GetDimension() == 3 and image.GetNumberOfComponentsPerPixel() == 1,
-        "the SimpleITK image is not one 3D scalar image; extract one",
+        "the SimpleITK image is not a single 3D scalar image; extract one",
     )
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
@@ -104,14 +104,14 @@ def from_sitk(image: Any) -> tuple[Array, Affine]:
 
 
 def to_sitk(hu: Array, affine: Affine) -> Any:
-    """A SimpleITK image; `InputError` where the axes are sheared, which ITK cannot hold."""
+    """A SimpleITK image; `InputError` if the axes are sheared, which ITK cannot represent."""
     sitk = _package("SimpleITK")
     lps = LPS @ affine
     mm = np.linalg.norm(lps[:3, :3], axis=0)
     direction = lps[:3, :3] / mm
     ensure(
         bool(np.allclose(direction.T @ direction, np.eye(3), atol=1e-4)),
-        "the volume's axes are not perpendicular, which SimpleITK cannot hold; resample it",
+        "the volume's axes are not perpendicular, which SimpleITK cannot represent; resample it",
     )
     image = sitk.GetImageFromArray(np.ascontiguousarray(hu.T))
     image.SetSpacing(mm.tolist())
@@ -144,7 +144,7 @@ def to_metatensor(hu: Array, affine: Affine) -> Any:
 
 
 def _package(name: str) -> Any:
-    """The package, or `InputError` with the command that installs it."""
+    """The imported package, or `InputError` with the command that installs it."""
     try:
         return importlib.import_module(name)
     except ImportError:

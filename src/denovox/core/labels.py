@@ -1,9 +1,9 @@
 """The anatomy vocabulary: 117 classes of TotalSegmentator v2, coarse classes, and their tree.
 
-Ids 1 to 117 are TotalSegmentator's own, so its label maps can be used as they are. 0 is
-"unknown": a voxel nobody has labelled, which is not the same as background (METHOD 1). Coarse
-classes have ids of their own, so that a mask of "lung" or "bone" conditions as a mask of lobes or
-vertebrae does: a class's embedding is the sum along its path to the root (`path_matrix`).
+Ids 1 to 117 are those of TotalSegmentator, so its label maps can be used unchanged. 0 is
+"unknown": a voxel that nobody has labelled, which is not the same as background (Method 1). Coarse
+classes have their own ids, so that a mask of "lung" or "bone" is a condition just like a mask of
+lobes or vertebrae: a class's embedding is the sum along its path to the root (`path_matrix`).
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def parent(name: str) -> str | None:
 
 
 def path(name: str) -> tuple[str, ...]:
-    """From a class up to its root, the class itself first."""
+    """The classes from `name` up to its root, `name` first."""
     above = parent(name)
     return (name,) if above is None else (name, *path(above))
 
@@ -112,7 +112,7 @@ def mirror_table() -> Integer[np.ndarray, " labels"]:
 
     def other(name: str) -> str:
         twin = "_".join(swap.get(word, word) for word in name.split("_"))
-        # The middle lobe, e.g., has no twin: mirrored it is a lung, but no lobe we can name.
+        # The middle lobe, for example, has no counterpart: mirrored, it is lung but not a lobe.
         return twin if twin in ID else parent(name) or name
 
     return np.array([ID[other(name)] for name in NAMES])
@@ -121,14 +121,14 @@ def mirror_table() -> Integer[np.ndarray, " labels"]:
 def with_lesion(
     ids: UInt8[np.ndarray, "x y z"], lesion: Bool[np.ndarray, "x y z"]
 ) -> UInt8[np.ndarray, "x y z"]:
-    """A label map of healthy anatomy, as it is made from a scan with lesions: what stands where
-    air should be is soft tissue."""
+    """A healthy label map as a segmentation of the scan with the lesion would have it: within lung
+    and airway, the lesion is soft tissue."""
     in_air = np.array([bool({"lung", "airway"} & {*path(name)}) for name in NAMES])
     return np.where(lesion & in_air[ids], np.uint8(BODY), ids)
 
 
 def check(values: Iterable[Any]) -> None:
-    """`InputError` naming every label value that the vocabulary does not have."""
+    """`InputError` listing label values that are not in the vocabulary (the first ten)."""
     strange = sorted({int(v) for v in values} - set(range(len(NAMES))))
     if strange:
         listed = ", ".join(map(str, strange[:10]))

@@ -1,4 +1,4 @@
-"""What a process holds."""
+"""Memory use of this process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def resident_mb() -> float:
-    """Memory that this process holds now, MB; 0 where the system does not say (not Linux)."""
+    """Current resident memory of this process, MB; 0 where it is not reported (not Linux)."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:

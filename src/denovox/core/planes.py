@@ -1,4 +1,4 @@
-"""A picture of a volume: its middle axial, coronal and sagittal planes, for notebooks."""
+"""A preview of a volume for notebooks: its middle axial, coronal and sagittal planes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import io
 import numpy as np
 from jaxtyping import Float, UInt8
 
-HEIGHT = 240  # pixels of each plane
+HEIGHT = 240  # of each plane, pixels
 WIDTH_HU, LEVEL_HU = 400.0, 40.0  # soft tissue
 
 
 def planes_png(hu: Float[np.ndarray, "x y z"], spacing_mm: tuple[float, float, float]) -> bytes:
-    """The three planes side by side in the soft-tissue window, as radiologists see them: the
+    """The three planes side by side in the soft-tissue window, in radiological convention: the
     patient's right on the left, anterior and superior at the top."""
     from PIL import Image
 
@@ -37,7 +37,7 @@ def planes_png(hu: Float[np.ndarray, "x y z"], spacing_mm: tuple[float, float, f
 
 
 def html(hu: Float[np.ndarray, "x y z"], spacing_mm: tuple[float, float, float]) -> str:
-    """The planes and what the grid is, as HTML without links to anything outside."""
+    """The planes with a caption that describes the grid, as self-contained HTML."""
     picture = base64.b64encode(planes_png(hu, spacing_mm)).decode()
     shape, mm = " x ".join(map(str, hu.shape)), " x ".join(f"{n:.3g}" for n in spacing_mm)
     facts = (

@@ -1,8 +1,8 @@
 """Counter-based noise: (seed, stream, voxel) -> a standard normal number.
 
-What a voxel sees depends on nothing else: not on windows, batches, device, or on what was drawn
-before. Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011)
-turns counters into bits, Box and Muller's transform turns bits into normals.
+The noise in a voxel depends on nothing else: not on tiles, batches, the device or earlier draws.
+Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) turns
+counters into bits, and the Box-Muller transform turns bits into normals.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from .box import Box, Shape
 
 _MASK = 0xFFFFFFFF
-# Voxels drawn at a time: what a core's cache holds, and on a GPU what its memory may hold.
+# Voxels drawn at a time: as many as fit in a core's cache or, on a GPU, in its memory.
 _SLAB, _GPU_SLAB = 1 << 16, 1 << 24
 
 
@@ -28,15 +28,15 @@ def _philox(
     first, second = counter & _MASK, (counter >> 32) & _MASK
     third, fourth = (torch.full_like(counter, part & _MASK) for part in (stream, stream >> 32))
     low, high = seed & _MASK, (seed >> 32) & _MASK
-    if isinstance(seed, Tensor):  # each seed has words of its own
+    if isinstance(seed, Tensor):  # separate words for each seed
         first, second, third, fourth = (
             word.expand(len(seed), -1).clone() for word in (first, second, third, fourth)
         )
     for _ in range(10):
-        # The product's high bit may turn the int64 negative; its 64 bits are right all the same.
+        # The product may overflow into a negative int64, but its 64 bits are still correct.
         a, b = first.mul_(0xD2511F53), third.mul_(0xCD9E8D57)
         low_a, low_b = a & _MASK, b & _MASK
-        # In place: on a CPU the time goes into memory.
+        # In place: on a CPU, memory access takes most of the time.
         first = b.bitwise_right_shift_(32).bitwise_and_(_MASK)
         first.bitwise_xor_(second).bitwise_xor_(low)
         third = a.bitwise_right_shift_(32).bitwise_and_(_MASK)
@@ -49,7 +49,7 @@ def _philox(
 def _normals(
     counter: Int64[Tensor, " n"], stream: int, seed: int | Int64[Tensor, "b 1"]
 ) -> Float[Tensor, "*b n 4"]:
-    """Four normals a counter, float32 (computed in float64, so that devices agree closely)."""
+    """Four normals per counter, float32 (computed in float64, so that devices agree closely)."""
     words = _philox(counter, stream, seed)
     out = []
     for a, b in (words[:2], words[2:]):
@@ -62,9 +62,9 @@ def _normals(
 def normal(
     seed: int, stream: int, shape: Shape, box: Box | None = None, device: str = "cpu"
 ) -> Float[Tensor, "1 1 x y z"]:
-    """Standard normal noise of a box (default: all) of a volume of `shape` voxels.
+    """Standard normal noise in a box (default: all) of a volume of `shape` voxels.
 
-    stream: which draw, e.g. the step of a sampler. The noise of a box is the box of the noise.
+    stream: which draw, e.g. the sampler step. The noise in a box is a crop of the volume's noise.
     """
     if box is None:
         flat = torch.empty(math.prod(shape), device=device)
@@ -82,7 +82,7 @@ def normal(
 
 
 def normals(seeds: Sequence[int], shape: Shape, device: str = "cpu") -> Float[Tensor, "b 1 x y z"]:
-    """`normal` of several seeds at once, each a volume of its own; stream 0."""
+    """`normal` for several seeds at once, one volume each; stream 0."""
     if device == "cpu":
         return torch.cat([normal(seed, 0, shape) for seed in seeds])
     voxels = math.prod(shape)
@@ -94,5 +94,5 @@ def normals(seeds: Sequence[int], shape: Shape, device: str = "cpu") -> Float[Te
 def field(
     seed: int, shape: Shape, device: str = "cpu"
 ) -> Callable[[int], Float[Tensor, "1 1 x y z"]]:
-    """stream -> the noise of a whole volume: what a sampler asks for at each step."""
+    """stream -> the noise in a whole volume, as samplers request it at each step."""
     return lambda stream: normal(seed, stream, shape, device=device)

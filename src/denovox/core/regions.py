@@ -1,4 +1,4 @@
-"""The regions a model knows: class id and HU window (METHOD 1)."""
+"""The regions that a model knows, each with a class id and an HU window (Method 1)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .volume import Window
 
 @dataclass(frozen=True)
 class Region:
-    """One row of the table. `id` 0 is kept for "unknown", the dropped condition."""
+    """One row of the table. `id` 0 is reserved for "unknown", the dropped condition."""
 
     name: str
     id: int
@@ -29,7 +29,7 @@ REGIONS = {
 
 
 def region(name: str) -> Region:
-    """The row of that name; `InputError` lists the known ones."""
+    """The row with that name; `InputError` lists the known ones."""
     if name not in REGIONS:
         raise InputError(f"region '{name}' is not known; choose one of {', '.join(REGIONS)}")
     return REGIONS[name]

@@ -1,4 +1,4 @@
-"""Change of grid, one axis at a time: linear upwards, area-weighted (anti-aliased) downwards."""
+"""Resampling, one axis at a time: linear upwards, area-weighted (anti-aliased) downwards."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from jaxtyping import Float, Shaped
 
 
 def _weights(old: int, new: int, start: float, size: float) -> Float[np.ndarray, "new old"]:
-    """Triangle filter of one axis; its half-width is one output cell when cells grow."""
+    """Triangle filter along one axis; its half-width is one output cell when downsampling."""
     cell = size / new
     centres = start + (np.arange(new) + 0.5) * cell
     reach = max(cell, 1.0)
     distance = np.abs(np.arange(old) + 0.5 - centres[:, None])
     weights = np.clip(1 - distance / reach, 0, None)
-    # Where part of a triangle lies past an end, what is left of it is scaled to one, as torch's
-    # antialiased interpolation does; a centre out of every voxel's reach takes the nearest.
+    # Where part of a triangle lies past an end, the rest is normalised to one, as in torch's
+    # antialiased interpolation; a centre out of reach of every voxel takes the nearest.
     empty = weights.sum(1) == 0
     weights[empty, np.clip(centres[empty].astype(int), 0, old - 1)] = 1
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
@@ -30,11 +30,11 @@ def resize(
 ) -> Float[np.ndarray, "x2 y2 z2"]:
     """The box [start, start + size) of `array` (default: all of it) on a grid of `shape` cells.
 
-    start and size are voxels, fractions allowed. Same size and shape on whole voxels changes
-    nothing (and on the whole array gives the array itself).
+    start and size are in voxels and may be fractional. The same size and shape on whole voxels
+    change nothing (and for the whole array return the array itself).
     """
     size = array.shape if size is None else size
-    # The axis that shrinks most goes first: the others then have less to do.
+    # The axis that shrinks most goes first, which leaves less work for the others.
     for axis in sorted(range(3), key=lambda i: shape[i] / array.shape[i]):
         old, new, first = array.shape[axis], shape[axis], start[axis]
         if new == size[axis] and first == int(first) and 0 <= first <= old - new:
@@ -54,7 +54,7 @@ def nearest(
     start: Sequence[float] = (0, 0, 0),
     size: Sequence[float] | None = None,
 ) -> Shaped[np.ndarray, "x2 y2 z2"]:
-    """As `resize`, for labels: each new voxel takes the value at its centre."""
+    """Like `resize`, for labels: each new voxel takes the value at its centre."""
     size = array.shape if size is None else size
     for axis, new in enumerate(shape):
         centres = start[axis] + (np.arange(new) + 0.5) * size[axis] / new
@@ -67,7 +67,7 @@ def nearest(
 
 
 def noise_gain(array_shape: Sequence[int], shape: Sequence[int]) -> float:
-    """What `resize` of a whole array to `shape` makes of white noise: its SD, as a factor."""
+    """The factor by which `resize` of a whole array to `shape` changes the SD of white noise."""
     gain = 1.0
     for old, new in zip(array_shape, shape, strict=True):
         gain *= float(np.sqrt((_weights(old, new, 0, old) ** 2).sum(1).mean()))

@@ -1,4 +1,4 @@
-"""Noise schedules in the one currency of METHOD 2: sigma = sqrt((1 - alpha_bar) / alpha_bar)."""
+"""Noise schedules in terms of sigma = sqrt((1 - alpha_bar) / alpha_bar), as in Method 2."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 Spacing = Literal["uniform", "karras", "logsnr"]
-# Stands for the infinite sigma of a signal-to-noise ratio of zero; float32 keeps .006 of x0 in it.
-ENDLESS = 1e5
+# Stands in for the infinite sigma at a signal-to-noise ratio of 0; float32 resolves x0 to .006.
+MAX_SIGMA = 1e5
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A variance-preserving schedule of T steps, seen through its sigmas.
+    """A variance-preserving schedule of T steps, expressed through its sigmas.
 
-    zero_snr: end at noise alone (Lin et al. 2024, algorithm 1); that sigma is `ENDLESS`. It is of
-    use with v-prediction, since noise says nothing of x0 there. The cosine ends all but there as it
-    is (sigma 2e4, SNR 2.4e-9, capped betas and all), the linear one at 157 (SNR 4e-5).
+    zero_snr: end at pure noise (Lin et al. 2024, algorithm 1), with sigma `MAX_SIGMA`. It is useful
+    with v-prediction, since the noise carries no information about x0 there. The cosine schedule
+    nearly ends there anyway (sigma 2e4, SNR 2.4e-9, despite capped betas), the linear one at 157
+    (SNR 4e-5).
     """
 
     name: Literal["cosine", "linear"] = "cosine"
@@ -32,8 +33,8 @@ class Schedule:
 
     @cached_property
     def betas(self) -> Float[np.ndarray, " T"]:
-        """Cosine: Nichol and Dhariwal 2021, eq. 17, capped at .999; linear: Ho et al. 2020. As they
-        are before `zero_snr`."""
+        """Cosine: Nichol and Dhariwal 2021, eq. 17, capped at .999; linear: Ho et al. 2020. Before
+        `zero_snr` is applied."""
         if self.name == "linear":
             return np.linspace(1e-4, 0.02, self.steps)
         phase = (np.arange(self.steps + 1) / self.steps + 0.008) / 1.008 * math.pi / 2
@@ -42,24 +43,24 @@ class Schedule:
 
     @cached_property
     def sigmas(self) -> Float[np.ndarray, " T"]:
-        """sigma of timestep 0 .. T-1, rising."""
+        """sigma at timesteps 0 .. T-1, increasing."""
         alpha_bar = np.cumprod(1 - self.betas)
         if not self.zero_snr:
             return np.sqrt((1 - alpha_bar) / alpha_bar)
-        signal = np.sqrt(alpha_bar)  # shifted until the last is 0, scaled until the first is itself
+        signal = np.sqrt(alpha_bar)  # shifted so the last is 0, scaled so the first is unchanged
         signal = (signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))
-        return np.append(np.sqrt(1 / signal[:-1] ** 2 - 1), ENDLESS)
+        return np.append(np.sqrt(1 / signal[:-1] ** 2 - 1), MAX_SIGMA)
 
     def sigma(self, t: float) -> float:
-        """sigma at a timestep, fractions allowed (linear in log sigma)."""
+        """sigma at a timestep, which may be fractional (linear in log sigma)."""
         return float(np.exp(np.interp(t, np.arange(self.steps), np.log(self.sigmas))))
 
     def timestep(self, sigma: float) -> float:
-        """The inverse of `sigma`; beyond the ends it stays at 0 or T-1."""
+        """The inverse of `sigma`, clamped to [0, T-1]."""
         return float(np.interp(np.log(sigma), np.log(self.sigmas), np.arange(self.steps)))
 
     def timesteps(self, sigmas: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """The same for many, on their device."""
+        """`timestep` for many sigmas, on their device."""
         table = _log_sigmas(self, sigmas.device)
         x = sigmas.double().log().clamp(table[0], table[-1])
         i = torch.searchsorted(table, x, right=True).clamp(1, len(table) - 1) - 1
@@ -68,10 +69,10 @@ class Schedule:
     def descend(
         self, count: int, spacing: Spacing = "logsnr", start: float = 80.0, stop: float = 0.02
     ) -> list[float]:
-        """`count` sigmas from `start` down to `stop`, and 0 behind them: `count` evaluations.
+        """`count` sigmas from `start` down to `stop`, followed by 0: `count` evaluations.
 
-        uniform: even in timestep (the paper's); karras: Karras et al. 2022, eq. 5, rho = 7;
-        logsnr: even in log sigma.
+        uniform: evenly spaced in timestep (as in the paper); karras: Karras et al. 2022, eq. 5,
+        rho = 7; logsnr: evenly spaced in log sigma.
         """
         if count < 1:
             raise ValueError("at least one evaluation is needed")
@@ -88,6 +89,6 @@ class Schedule:
 
 @lru_cache
 def _log_sigmas(schedule: Schedule, device: torch.device) -> Float[Tensor, " T"]:
-    """float64, where it is asked for; sent there once."""
-    with torch.inference_mode(False):  # or training could not use what a sampler asked for first
+    """float64, on the given device; copied there once."""
+    with torch.inference_mode(False):  # or training could not use a table cached by a sampler
         return torch.from_numpy(np.log(schedule.sigmas)).to(device)

@@ -1,7 +1,7 @@
-"""A CT volume in Hounsfield units, and the window that turns HU into model units and back.
+"""A CT volume in Hounsfield units, and the window that converts between HU and model units.
 
-Everywhere in denovox an array's axes are x, y, z of the orientation nearest to RAS: indices
-grow towards the patient's Right, Anterior and Superior. Only `io/nifti.py` knows how a file
+Everywhere in denovox, an array's axes are x, y, z in the orientation nearest to RAS: indices
+increase towards the patient's Right, Anterior and Superior. Only `io/nifti.py` knows how a file
 stores them.
 """
 
@@ -26,8 +26,8 @@ class Volume:
 
     hu: float array, x y z nearest to RAS, Hounsfield units.
     affine: 4x4, voxel index of `hu` -> millimetres in RAS+.
-    source: what the file said (a reader's own record), given back to the writer; None for a
-        volume that never was a file.
+    source: the reader's record of the file, which is passed on to the writer; None for a volume
+        that was not read from a file.
     """
 
     hu: Float[np.ndarray, "x y z"]
@@ -51,10 +51,10 @@ class Volume:
     ) -> Volume:
         """A 3D array in HU.
 
-        affine: 4 x 4, voxel index (x, y, z) -> mm in RAS+, whatever the axes' order in the array;
-        or spacing_mm: one voxel size or three, x y z, for an array whose axes grow to Right,
-        Anterior and Superior. axes: order of the array's axes, "xyz" or "zyx" (as ITK has them).
-        `InputError` where it is not one finite 3D array with a place in space.
+        affine: 4 x 4, voxel index (x, y, z) -> mm in RAS+, regardless of the order of the array's
+        axes; or spacing_mm: one voxel size or three, x y z, for axes that point to Right, Anterior
+        and Superior. axes: order of the array's axes, "xyz" or "zyx" (as in ITK). `InputError` if
+        it is not a single finite 3D array with a valid geometry.
         """
         from .conversions import from_numpy
 
@@ -62,7 +62,7 @@ class Volume:
 
     @classmethod
     def from_nibabel(cls, image: Any) -> Volume:
-        """A nibabel image in HU; `InputError` where it is not one finite 3D image."""
+        """A nibabel image in HU; `InputError` if it is not a single finite 3D image."""
         from .conversions import from_nibabel
 
         return cls(*from_nibabel(image))
@@ -75,20 +75,20 @@ class Volume:
 
     @classmethod
     def from_sitk(cls, image: Any) -> Volume:
-        """A SimpleITK image in HU; `InputError` where it is not one finite 3D scalar image."""
+        """A SimpleITK image in HU; `InputError` if it is not a single finite 3D scalar image."""
         from .conversions import from_sitk
 
         return cls(*from_sitk(image))
 
     def to_sitk(self) -> Any:
-        """A SimpleITK image; `InputError` where the axes are not perpendicular."""
+        """A SimpleITK image; `InputError` if the axes are not perpendicular."""
         from .conversions import to_sitk
 
         return to_sitk(self.hu, self.affine)
 
     @classmethod
     def from_metatensor(cls, tensor: Any) -> Volume:
-        """A MONAI `MetaTensor` in HU, (x, y, z) or (1, x, y, z); `InputError` for any other."""
+        """A MONAI `MetaTensor` in HU, (x, y, z) or (1, x, y, z); `InputError` otherwise."""
         from .conversions import from_metatensor
 
         return cls(*from_metatensor(tensor))
@@ -106,27 +106,39 @@ class Volume:
         return html(self.hu, self.spacing_mm)
 
     def with_hu(self, hu: Float[np.ndarray, "x y z"]) -> Volume:
-        """The same grid and source with other values; `ValueError` on another shape."""
+        """The same grid and source with new values; `ValueError` if the shape differs."""
         if hu.shape != self.hu.shape:
-            raise ValueError(f"shape {hu.shape} is not the grid's {self.hu.shape}")
+            raise ValueError(f"shape {hu.shape} does not match the grid's {self.hu.shape}")
         return replace(self, hu=hu)
+
+    def slices(self, z: slice) -> Volume:
+        """Consecutive axial slices at the same place in space: a view, not a copy.
+
+        Without the source, which describes the whole file. `ValueError` for a step other than 1.
+        """
+        start, _, step = z.indices(self.hu.shape[2])
+        if step != 1:
+            raise ValueError(f"slices must be consecutive, not in steps of {step}")
+        affine = self.affine.copy()
+        affine[:3, 3] += start * self.affine[:3, 2]
+        return Volume(self.hu[..., z], affine)
 
 
 @dataclass(frozen=True)
 class Window:
-    """A HU window; [low, high] HU is [-1, 1] in model units (METHOD 1)."""
+    """An HU window; [low, high] HU is [-1, 1] in model units (Method 1)."""
 
     width_hu: float
     level_hu: float
 
     @property
     def low_hu(self) -> float:
-        """The HU of model unit -1."""
+        """The HU value of -1 in model units."""
         return self.level_hu - self.width_hu / 2
 
     @property
     def high_hu(self) -> float:
-        """The HU of model unit +1."""
+        """The HU value of +1 in model units."""
         return self.level_hu + self.width_hu / 2
 
     def unit(self, hu: Any) -> Any:
@@ -138,5 +150,5 @@ class Window:
         return unit * (self.width_hu / 2) + self.level_hu
 
     def sigma(self, noise_hu: float) -> float:
-        """A standard deviation in HU -> model units (METHOD 3: width/2 HU are 1 unit)."""
+        """A standard deviation in HU -> model units (Method 3: width/2 HU is 1 unit)."""
         return noise_hu / (self.width_hu / 2)

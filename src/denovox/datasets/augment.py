@@ -1,22 +1,20 @@
-"""A data set of scans with lesions, from scans without: for training what finds or outlines them.
+"""Build a data set of scans with lesions from scans without, to train detectors or segmenters.
 
     imagesTr, labelsTr, dataset.json    nnU-Net v2's layout (datasets/nnunet.py); the label is 1 in
-                                        lesions, made or real
-    lesions/<case>.json                 what was put where, and with what: one file a pair
-    lesions.json                        all of these, one pair a line
+                                        lesions, synthetic or real
+    lesions/<case>.json                 what was inserted where, and how: one file per pair
+    lesions.json                        all of these, one pair per line
     splits_final.json                   nnU-Net's folds, by patient: for its preprocessed folder
 
-`<case>_s<k>` is copy k of a case, `<case>_real` the case itself, where it has lesions of its own.
-Which lesions copy k has, and of what noise they are made, depends on (seed, case, k) alone: more
-copies or more cases change none that are there, and a run that was stopped goes on where it was.
+`<case>_s<k>` is copy k of a case, `<case>_real` the case itself, if it has real lesions. The
+lesions of copy k, and the noise they are generated from, depend only on (seed, case, k): adding
+copies or cases changes none of the existing ones, and a stopped run resumes where it was.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +25,8 @@ from jaxtyping import Bool, UInt8
 
 from ..core.errors import InputError, ensure, line
 from ..core.volume import Volume
-from ..simulate.lesion_placement import Wanted, place
+from ..io.atomic import user_output, write_file
+from ..simulate.lesion_placement import LesionRequest, place
 from . import nnunet
 from .store import Case
 
@@ -40,67 +39,72 @@ def augment(
     folder: Path,
     per_scan: int,
     seed: int,
-    wanted: Callable[[Case], Wanted],
+    wanted: Callable[[Case], LesionRequest],
     make: Make,
     about: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
-    """Fill a folder with `per_scan` copies of each case; a line for each, as it is done.
+    """Fill a folder with `per_scan` copies of each case; yields a line as each is done.
 
-    wanted: which lesions a case gets. make: (scan in HU, numbers of the lesions, seed) -> the
-    scan with lesions, on the same grid. about: what else the copies depend on (weights, steps),
-    kept with them. Pairs that are there are kept, if they were made with the same of all these.
-    A case that shows no such organ, or has no room in it, is named and left out; its own pair is
-    written even so. `InputError` where that leaves nothing at all, where pairs were made
-    otherwise, or where the folder cannot be written.
+    wanted: which lesions a case gets. make: (scan in HU, lesion numbers, seed) -> the scan with
+    lesions, on the same grid. about: what else the copies depend on (weights, steps), stored with
+    them. Existing pairs are kept if they were made with the same of all these. A case without the
+    organ, or without room in it, is reported and left out; its own pair is still written. Raises
+    `InputError` if nothing at all can be made, if existing pairs were made with other settings, or
+    if the folder cannot be written.
     """
     ensure(per_scan > 0, "ask for at least one copy of each scan")
     names = {nnunet.case_name(case.facts.id): case for case in cases}
-    ensure(len(names) == len(cases), "two of the cases have one name; give each case once")
+    ensure(len(names) == len(cases), "two cases have the same name; give each case once")
     nnunet.start(folder)
     (folder / "lesions").mkdir(exist_ok=True)
     found, why = 0, "there are none"
     for name, case in names.items():
-        asked = wanted(case)
-        pairs = _pairs(name, case, asked, per_scan, seed, dict(about or {}))
+        request = wanted(case)
+        pairs = _pairs(name, case, request, per_scan, seed, dict(about or {}))
         waiting = {pair: facts for pair, facts in pairs.items() if not _kept(folder, pair, facts)}
         if len(waiting) < len(pairs):
-            yield f"{name}: {len(pairs) - len(waiting)} of {len(pairs)} were there"
+            yield f"{name}: {len(pairs) - len(waiting)} of {len(pairs)} already exist"
         if waiting:
-            why = (yield from _fill(folder, name, case, waiting, asked, make)) or why
+            why = (yield from _fill(folder, name, case, waiting, request, make)) or why
         found += sum(nnunet.is_done(folder, pair) for pair in pairs)
-    ensure(found, f"{folder}: nothing could be made of {len(names)} cases: {why}")
+    ensure(found, f"{folder}: nothing could be made from {len(names)} cases: {why}")
     _list(folder)
     _split(folder)
     yield f"{folder}: {nnunet.write_dataset_json(folder)} pairs of a CT and a label map"
 
 
 def _pairs(
-    name: str, case: Case, asked: Wanted, per_scan: int, seed: int, about: dict[str, str]
+    name: str, case: Case, request: LesionRequest, per_scan: int, seed: int, about: dict[str, str]
 ) -> dict[str, Facts]:
     """The pairs of a case, and what each depends on."""
-    told: Facts = {"id": case.facts.id, "patient": case.facts.patient}
+    known: Facts = {"id": case.facts.id, "patient": case.facts.patient}
     pairs: dict[str, Facts] = {}
     if case.facts.lesion_ml > 0:
-        pairs[f"{name}_real"] = {**told, "real_ml": case.facts.lesion_ml}
-    own = {**told, "wanted": asked.model_dump(mode="json"), "seed": seed, "about": about}
+        pairs[f"{name}_real"] = {**known, "real_ml": case.facts.lesion_ml}
+    own = {**known, "wanted": request.model_dump(mode="json"), "seed": seed, "about": about}
     for k in range(per_scan):
-        pairs[f"{name}_s{k}"] = {**own, "copy": k, "copy_seed": copy_seed(seed, told["id"], k)}
+        pairs[f"{name}_s{k}"] = {**own, "copy": k, "copy_seed": copy_seed(seed, known["id"], k)}
     return pairs
 
 
 def _fill(
-    folder: Path, name: str, case: Case, waiting: dict[str, Facts], asked: Wanted, make: Make
+    folder: Path,
+    name: str,
+    case: Case,
+    waiting: dict[str, Facts],
+    request: LesionRequest,
+    make: Make,
 ) -> Generator[str, None, str]:
-    """Make and write pairs of a case, a line for each; why the last was left out, if one was."""
+    """Make and write pairs of a case, yielding a line each; returns why one was left out."""
     scan, labels, real = _read(case)
     why = ""
     for pair, facts in waiting.items():
         result, mask = scan, real
         if "copy" in facts:
             try:
-                numbers, placed = place(scan, labels, asked, facts["copy_seed"], real)
+                numbers, placed = place(scan, labels, request, facts["copy_seed"], real)
             except InputError as error:
-                if str(error) != why:  # the same for every copy, as a rule
+                if str(error) != why:  # usually the same for every copy
                     yield f"{name}: left out, {error}"
                 why = str(error)
                 continue
@@ -114,13 +118,13 @@ def _fill(
 
 
 def copy_seed(seed: int, case_id: str, copy: int) -> int:
-    """The seed of one copy: 48 bits that depend on nothing else."""
+    """The seed of one copy: 48 bits that depend only on these arguments."""
     digest = hashlib.sha256(json.dumps([seed, case_id, copy]).encode()).digest()
     return int.from_bytes(digest[:6], "big")
 
 
 def _read(case: Case) -> tuple[Volume, UInt8[np.ndarray, "x y z"], Bool[np.ndarray, "x y z"]]:
-    """(scan, label ids, where its own lesions are) at full size."""
+    """(scan, label ids, mask of its real lesions) at full resolution."""
     affine = np.array(case.facts.affine, np.float64).reshape(4, 4)
     scan = Volume(np.asarray(case.voxels("ct")[...], np.float32), affine)
     labels = np.asarray(case.voxels("anatomy")[...])
@@ -131,7 +135,7 @@ def _read(case: Case) -> tuple[Volume, UInt8[np.ndarray, "x y z"], Bool[np.ndarr
 
 def _words(facts: Facts) -> str:
     if "copy" not in facts:
-        return f"the scan's own lesions, {facts['real_ml']:.3g} ml"
+        return f"real lesions of the scan, {facts['real_ml']:.3g} ml"
     return ", ".join(
         f"{one['organ']} {one['diameter_mm']:.1f} mm at"
         f" ({', '.join(f'{mm:.0f}' for mm in one['centre_mm'])}) mm"
@@ -139,11 +143,11 @@ def _words(facts: Facts) -> str:
     )
 
 
-# ---- what was put where ------------------------------------------------------------------------
+# ---- what was inserted where --------------------------------------------------------------------
 
 
 def _kept(folder: Path, pair: str, facts: Facts) -> bool:
-    """Whether a pair is there; `InputError` where it was made otherwise."""
+    """Whether a pair exists; `InputError` if it was made with other settings."""
     if not nnunet.is_done(folder, pair):
         return False
     path = folder / "lesions" / f"{pair}.json"
@@ -151,30 +155,30 @@ def _kept(folder: Path, pair: str, facts: Facts) -> bool:
         before = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path} does not say how {pair} was made ({line(error)}); name another folder"
+            f"{path} does not record how {pair} was made ({line(error)}); choose another folder"
         ) from None
     other = [key for key, value in facts.items() if before.get(key) != value]
     ensure(
         not other,
-        f"{folder} holds {pair} made with another {' and '.join(other)}; name another folder, or"
-        " ask for the same again",
+        f"{folder} holds {pair} made with a different {' and '.join(other)}; choose another folder,"
+        " or use the same settings again",
     )
     return True
 
 
 def _list(folder: Path) -> None:
-    """lesions.json, from what is complete: a list with one pair a line."""
+    """Write lesions.json for the complete pairs: a list with one pair per line."""
     found = []
     for name in nnunet.names(folder):
         path = folder / "lesions" / f"{name}.json"
-        if path.is_file():  # a data set may have had cases before
+        if path.is_file():  # the data set may contain other cases
             found.append(json.dumps({"case": name, **json.loads(path.read_text())}))
     _write(folder / "lesions.json", "[\n" + ",\n".join(found) + "\n]\n")
 
 
 def _split(folder: Path) -> None:
-    """Up to five folds of which each holds out other patients: by case, a patient's copies would
-    train what they judge. None of a single patient."""
+    """Write up to five folds split by patient: split by case, copies of one patient would be both
+    trained and validated on. Nothing for a single patient."""
     rows = json.loads((folder / "lesions.json").read_text())
     patients = sorted({row["patient"] for row in rows})
     folds = []
@@ -189,11 +193,5 @@ def _split(folder: Path) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f".{uuid.uuid4().hex}.json")
-    try:
-        beside.write_text(text)
-        os.replace(beside, path)
-    except OSError as error:
-        raise InputError(f"{path} could not be written ({error.strerror}); check it") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    with user_output(path):
+        write_file(path, text)

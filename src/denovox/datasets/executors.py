@@ -1,11 +1,11 @@
-"""Many jobs at once: on this machine's processes, or on a Ray cluster.
+"""Run many jobs in parallel: in processes on this machine, or on a Ray cluster.
 
-An engine takes a job and what to do it on, and yields the lines that the jobs return, as they come.
-Jobs leave their results in the store and may be done twice without harm.
+An engine takes a job and its inputs, and yields the line each job returns, in order of completion.
+Jobs leave their results in the store and can safely run twice.
 """
 
 # mypy: allow-untyped-calls
-# (some of Ray's functions carry no types)
+# (some of Ray's functions are untyped)
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ from ..core.errors import InputError
 from .source_scans import Engine, Entry, Job
 
 T = TypeVar("T")
-AHEAD = 2  # jobs waiting for each worker: enough to keep it busy, few enough for a long list
+AHEAD = 2  # jobs queued per worker: enough to keep it busy, few enough for a long list
 
 
 def here(job: Job, entries: list[Entry]) -> Iterator[str]:
-    """One after the other, in this process."""
+    """One after another, in this process."""
     return map(job, entries)
 
 
 def processes(workers: int | None = None) -> Engine:
-    """On `workers` processes, as many as there are cores if None; each runs on one thread.
+    """On `workers` processes (None: one per core), each with a single thread.
 
-    A worker that dies (the kernel kills what takes too much memory) does not take others' jobs with
-    it: what was under way is done again one by one, and what kills its worker again is left out.
+    A worker that dies (the kernel kills processes that use too much memory) does not affect other
+    jobs: those in progress are run again one by one, and one that kills its worker again is left
+    out.
     """
     count = workers or len(os.sched_getaffinity(0))
 
@@ -56,7 +57,7 @@ def processes(workers: int | None = None) -> Engine:
                             left.remove(waiting.pop(future))
                             yield line
             except BrokenProcessPool:
-                yield "a worker died, most likely for lack of memory; going on one scan at a time"
+                yield "a worker died, most likely out of memory; continuing one scan at a time"
             for entry in left:
                 try:
                     with _pool(1) as pool:
@@ -68,10 +69,10 @@ def processes(workers: int | None = None) -> Engine:
 
 
 def ray_cluster(address: str | None = None) -> Engine:
-    """On a Ray cluster: that of `address` or RAY_ADDRESS, or one on this machine.
+    """On a Ray cluster: the one at `address` or RAY_ADDRESS, or a local one.
 
-    Jobs of a node that is lost are done again elsewhere. Every node needs denovox, and must see the
-    source and the store under the same paths.
+    Jobs on a lost node are run again elsewhere. Every node needs denovox, and must see the source
+    and the store under the same paths.
     """
     try:
         import ray
@@ -100,10 +101,12 @@ def ray_cluster(address: str | None = None) -> Engine:
                 for ref in done:
                     try:
                         yield ray.get(ref)
-                    except ray.exceptions.RayTaskError:  # the job's own, as the others' are
+                    except (
+                        ray.exceptions.RayTaskError
+                    ):  # raised by the job, as in the other engines
                         raise
                     except ray.exceptions.RayError as error:
-                        yield f"a worker was lost again ({type(error).__name__}), its scan with it"
+                        yield f"a worker was lost again ({type(error).__name__}): scan left out"
         finally:
             if started:
                 ray.shutdown()
@@ -120,13 +123,13 @@ def _take(ahead: Iterator[T], count: int) -> Sequence[T]:
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    # Spawned, not forked: threads of the parent (torch's, zarr's) do not survive a fork.
+    # Spawn, not fork: threads of the parent (torch, zarr) do not survive a fork.
     return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Processes started within compute on one thread each: the jobs are what runs in parallel."""
+    """Processes started within use one thread each: parallelism comes from the jobs."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))

@@ -1,8 +1,8 @@
-"""Published label sets -> the anatomy vocabulary (core/labels), by the tables of `label_sets.toml`.
+"""Map published label sets to the anatomy vocabulary (core/labels), using `label_sets.toml`.
 
-A bridge says what each value of a label map means. It never guesses: a value that its table does
-not have stops with all such values named. What a mask leaves at 0 is unknown, not background; the
-classes a bridge covers are those it can say anything about.
+A bridge defines what each value of a label map means. It never guesses: values missing from its
+table raise an error that lists them. Where a mask is 0 the class is unknown, not background; the
+classes a bridge covers are those it can label at all.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from jaxtyping import Bool, Integer, UInt8
 from ..core import labels
 from ..core.errors import InputError, did_you_mean
 
-MOST = 65535  # no published label map has larger values; a lookup table stays small
-_STRANGE = 255  # no id of the vocabulary, which is stored in a byte
+MOST = 65535  # no published label map has larger values; keeps the lookup table small
+_STRANGE = 255  # not an id of the vocabulary, which is stored in a byte
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Bridge:
     """What the values of one kind of label map mean.
 
     values: value -> id of core/labels. every: the id of any value above 0 that `values` does not
-    list (binary masks, numbered lesions), or None. lesions: values that mark disease; every value
-    above 0 where `all_lesions`.
+    list (binary masks, numbered lesions), or None. lesions: values that mark disease; with
+    `all_lesions`, every value above 0.
     """
 
     name: str
@@ -41,31 +41,31 @@ class Bridge:
 
     @property
     def covers(self) -> tuple[str, ...]:
-        """The classes it can name, in the vocabulary's order."""
+        """The classes it can label, in the order of the vocabulary."""
         ids = {*self.values.values(), self.every or labels.UNKNOWN} - {labels.UNKNOWN}
         return tuple(labels.NAMES[number] for number in sorted(ids))
 
 
-# A mask of lesions alone: any value above 0, and nothing is said of the anatomy.
+# A lesion mask: any value above 0; it says nothing about the anatomy.
 LESION = Bridge("lesion", {}, every=labels.UNKNOWN, all_lesions=True)
 
 
 @cache
 def tables() -> dict[str, Any]:
-    """The content of `label_sets.toml`: tables `bridge`, `organs` and `layout`."""
+    """The contents of `label_sets.toml`: tables `bridge`, `organs` and `layout`."""
     return tomllib.loads(
         resources.files(__package__).joinpath("label_sets.toml").read_text("utf-8")
     )
 
 
 def names() -> tuple[str, ...]:
-    """Every name that `bridge` knows; "denovox" is the vocabulary itself."""
+    """Every name that `bridge` accepts; "denovox" is the vocabulary itself."""
     return ("denovox", *tables()["bridge"])
 
 
 @cache
 def bridge(name: str) -> Bridge:
-    """The bridge of that name; `InputError` lists the known ones."""
+    """The bridge with this name; `InputError` lists the known ones."""
     if name == "denovox":
         return Bridge(name, {number: number for number in range(len(labels.NAMES))})
     if name not in tables()["bridge"]:
@@ -84,31 +84,31 @@ def bridge(name: str) -> Bridge:
 
 @cache
 def organs(name: str) -> Mapping[str, Bridge]:
-    """Of a set with one file an organ: the file's stem -> the bridge of its mask (0 or 1)."""
+    """For a set with one file per organ: file stem -> the bridge of its mask (0 or 1)."""
     row = tables()["organs"][name]
     own = {of: of for of in labels.TOTALSEGMENTATOR_V2} if name == "totalsegmentator" else {}
-    sick = row.get("lesions", ())
+    with_lesions = row.get("lesions", ())
     return {
-        stem: Bridge(of, {1: labels.ID[of]}, lesions=(1,) if stem in sick else ())
+        stem: Bridge(of, {1: labels.ID[of]}, lesions=(1,) if stem in with_lesions else ())
         for stem, of in {**own, **row["files"]}.items()
     }
 
 
 def from_table(table: Mapping[int, str] | Mapping[str, str], name: str = "your table") -> Bridge:
-    """A bridge from {value: class name}; values may be text, as JSON has them.
+    """A bridge from {value: class name}; values may be text, as in JSON.
 
-    `InputError` for values that are no whole numbers of 0 to 65535, and for names that the
-    vocabulary does not have, with the nearest spelling.
+    Raises `InputError` for values that are not integers from 0 to 65535, and for names not in the
+    vocabulary, suggesting the closest spelling.
     """
     values = {}
     for key, of in table.items():
         text = str(key).strip()
         if not (text.isascii() and text.isdigit()) or int(text) > MOST:
-            raise InputError(f"{name}: '{key}' is not a label value (a whole number, 0 to {MOST})")
+            raise InputError(f"{name}: '{key}' is not a label value (an integer, 0 to {MOST})")
         if of not in labels.ID:
             near = did_you_mean(of, labels.NAMES)
             what = f"'{of}' (value {key}) is not a class{near}"
-            raise InputError(f"{name}: {what}; see docs/labels.md")
+            raise InputError(f"{name}: {what}; see docs/reference/labels.md")
         values[int(text)] = labels.ID[of]
     return Bridge(name, values)
 
@@ -116,9 +116,9 @@ def from_table(table: Mapping[int, str] | Mapping[str, str], name: str = "your t
 def apply(
     raw: Integer[np.ndarray, "x y z"], by: Bridge, where: str = "the label map"
 ) -> UInt8[np.ndarray, "x y z"]:
-    """Label values -> ids of core/labels; 0 is unknown, unless the bridge says otherwise.
+    """Label values -> ids of core/labels; 0 is unknown, unless the bridge maps it.
 
-    `InputError` naming `where` and every value that the bridge does not have.
+    Raises `InputError` naming `where` and every value missing from the bridge.
     """
     limit = max(by.values, default=0)
     table = np.full(limit + 3, _STRANGE, np.uint8)  # values 0 to limit, above, below
@@ -129,29 +129,29 @@ def apply(
         table[value] = number
     out = np.empty(raw.shape, np.uint8)
     for k in range(raw.shape[2]):  # plane by plane: no wide copy of the volume
-        # As float64, so that no integer type is too narrow for the limits; exact below 2^53.
+        # As float64, because some integer types are too narrow for the limits; exact below 2^53.
         out[..., k] = table[np.clip(raw[..., k].astype(np.float64), -1, limit + 1).astype(np.intp)]
     if (out == _STRANGE).any():
         strange = np.unique(raw[out == _STRANGE]).tolist()
         listed = ", ".join(map(str, strange[:20])) + (", ..." if len(strange) > 20 else "")
         raise InputError(
             f"{where} has values that label set '{by.name}' does not have: {listed} (it has"
-            f" {_ranges(by.values)}); name the right label set, or give a table of your own"
+            f" {_ranges(by.values)}); choose the right label set, or give your own table"
         )
     return out
 
 
 def lesion(raw: Integer[np.ndarray, "x y z"], by: Bridge) -> Bool[np.ndarray, "x y z"]:
-    """Where a label map marks disease (tumour, bleeding, lymph node)."""
+    """Where a label map marks disease (tumour, haemorrhage, lymph node)."""
     return raw > 0 if by.all_lesions else np.isin(raw, by.lesions)
 
 
 def overlay(
     under: UInt8[np.ndarray, "x y z"], over: UInt8[np.ndarray, "x y z"]
 ) -> UInt8[np.ndarray, "x y z"]:
-    """Two maps of one scan in one: the finer class wins, `over` where both are as fine.
+    """Merge two label maps of one scan: the finer class wins, `over` if both are equally fine.
 
-    So the order of masks that overlap does not matter: "bone" stays where "body" comes after it.
+    So the order of overlapping masks does not matter: "bone" is kept if "body" comes after it.
     """
     fine = np.array([len(labels.path(name)) for name in labels.NAMES], np.uint8)
     fine[labels.UNKNOWN] = 0
@@ -163,8 +163,8 @@ def combine(
 ) -> UInt8[np.ndarray, "x y z"]:
     """A label map without holes: `masks` where known (not 0), `anatomy.coarse` elsewhere.
 
-    Where the mask only names an ancestor of the coarse class ("body" over bone), the finer of the
-    two stays. `InputError` on a value outside the vocabulary, `ValueError` on unequal shapes.
+    Where the mask only gives an ancestor of the coarse class ("body" over bone), the finer of the
+    two is kept. `InputError` for a value outside the vocabulary, `ValueError` for unequal shapes.
     """
     if masks.shape != coarse.shape:
         raise ValueError(f"mask shape {masks.shape} is not the coarse map's {coarse.shape}")
@@ -178,7 +178,7 @@ def combine(
 
 
 def _ranges(values: Mapping[int, int]) -> str:
-    """Values in words: 0-13, 20."""
+    """Values as ranges: 0-13, 20."""
     runs: list[list[int]] = []
     for value in sorted({0, *values}):
         if runs and value == runs[-1][1] + 1:

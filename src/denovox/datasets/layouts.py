@@ -1,9 +1,9 @@
-"""Published data sets and own folders on disk -> cases: scan, masks, patient, region.
+"""Published data sets and your own folders on disk -> cases: scan, masks, patient, region.
 
-A layout is one or more rows of `bridges.toml` (patterns for paths, no class a data set). Two
-layouts are not rows: "index" (a folder with an index.json) and "folder" (your own scans). Paths
-are looked at, no voxel is read. What a layout does not know is named in `Survey.left_out`;
-files whose names begin with a dot are not looked at.
+A layout is one or more rows of `label_sets.toml` (path patterns; no class per data set). Two
+layouts are not rows: "index" (a folder with an index.json) and "folder" (your own scans). Only
+paths are inspected; no voxels are read. Files that a layout does not recognise are listed in
+`Survey.left_out`; files whose names begin with a dot are ignored.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ __all__ = ["LAYOUTS", "LOOKS", "Entry", "Mask", "Survey", "find", "survey"]
 
 @dataclass(frozen=True)
 class Survey:
-    """What a folder holds: its layout, the cases, and (path, why) of all that is no case."""
+    """The contents of a folder: its layout, the cases, and (path, reason) for anything else."""
 
     layout: str
     entries: tuple[Entry, ...]
     left_out: tuple[LeftOut, ...]
 
     def notes(self, most: int = 5) -> Iterator[str]:
-        """One line a reason, with the first `most` names: what was left out, what is missing."""
+        """One line per reason, with the first `most` names: what was left out or is missing."""
         reasons: dict[str, list[str]] = {}
         for name, why in self.left_out:
             reasons.setdefault(f"left out, {why}", []).append(name)
@@ -46,7 +46,7 @@ class Survey:
 
 
 class MaskRow(Settings):
-    """Where a mask lies, and its bridge; or, with a `*` in the path, a table of `organs`."""
+    """The path of a mask and its bridge; or, with a `*` in the path, a table of `organs`."""
 
     path: str
     bridge: str = ""
@@ -54,14 +54,14 @@ class MaskRow(Settings):
 
 
 class SkipRow(Settings):
-    """Paths that are known, and why they are no case."""
+    """Known paths that are not cases, and the reason."""
 
     scan: str
     why: str
 
 
 class Row(Settings):
-    """One layout of files; see the comment above the rows in `bridges.toml`."""
+    """One file layout; see the comment above the rows in `label_sets.toml`."""
 
     look: str
     scan: str
@@ -80,23 +80,23 @@ class Row(Settings):
 LAYOUTS: dict[str, tuple[Row, ...]] = {
     name: tuple(Row(**row) for row in rows) for name, rows in label_sets.tables()["layout"].items()
 }
-LOOKS = {  # layout -> what is looked for
+LOOKS = {  # layout -> the files it expects
     **{name: rows[0].look for name, rows in LAYOUTS.items()},
     "index": "index.json, a list of cases",
-    "folder": "any CT (NIfTI, or a folder with a DICOM series); never chosen unless named",
+    "folder": "any CT (NIfTI, or a folder with a DICOM series); only used if requested",
 }
 
 
 def find(source: Path, layout: str | None = None) -> list[Entry]:
-    """The cases below a folder, in order of id; see `survey`."""
+    """The cases in a folder, in order of id; see `survey`."""
     return list(survey(source, layout).entries)
 
 
 def survey(source: Path, layout: str | None = None) -> Survey:
-    """The cases below a folder, and what is none; `layout` None is recognised from the names.
+    """The cases in a folder, and everything else; if None, `layout` is recognised from file names.
 
-    `InputError` where the folder or the layout is not there, no layout or several fit, two scans
-    would be one case, or the set cannot be read at all.
+    Raises `InputError` if the folder or the layout does not exist, if no layout or several match,
+    if two scans would be the same case, or if the data set cannot be used at all.
     """
     source = Path(source)
     if not source.is_dir():
@@ -113,7 +113,7 @@ def survey(source: Path, layout: str | None = None) -> Survey:
     else:
         found, left = _published(source, LAYOUTS[layout], files, series)
     if not found:
-        raise InputError(f"{source} has no case of layout '{layout}': looked for {LOOKS[layout]}")
+        raise InputError(f"{source} has no cases of layout '{layout}': expected {LOOKS[layout]}")
     entries: dict[str, Entry] = {}
     for entry in found:
         entry = replace(entry, id=_safe(entry.id), patient=_safe(entry.patient))
@@ -130,13 +130,13 @@ def _recognised(source: Path, files: list[str], series: dict[str, int]) -> str:
         fits.insert(0, "index")
     if len(fits) == 1:
         return fits[0]
-    what = f"several layouts fit ({', '.join(fits)})" if fits else "no known layout fits"
+    what = f"several layouts match ({', '.join(fits)})" if fits else "no known layout matches"
     looks = "".join(f"\n  {name}: {look}" for name, look in LOOKS.items())
-    raise InputError(f"{source}: {what}; name one with --layout. Looked for:{looks}")
+    raise InputError(f"{source}: {what}; choose one with --layout. Expected:{looks}")
 
 
 def _scans(row: Row, files: list[str], series: dict[str, int]) -> dict[str, Mapping[str, str]]:
-    """Path of every scan that the row's pattern fits -> the groups it found."""
+    """Path of every scan that matches the row's pattern -> its named groups."""
     fits = ((name, _pattern(row.scan).fullmatch(name)) for name in (series if row.dicom else files))
     return {name: fit.groupdict(default="") for name, fit in fits if fit}
 
@@ -160,10 +160,10 @@ def _published(
         taken: set[str] = set()
         for name in sorted(found, key=lambda name: (-series.get(name, 0), name)):
             number = row.id.format_map(found[name])
-            if name in known:  # an earlier row's
+            if name in known:  # taken by an earlier row
                 continue
             known.add(name)
-            if row.dicom and number in taken:  # a segmentation or a scout beside the CT
+            if row.dicom and number in taken:  # a segmentation or scout next to the CT
                 left.append((name, "a smaller series of the same case"))
                 continue
             taken.add(number)
@@ -185,7 +185,7 @@ def _published(
                 )
             )
             known |= {*masks, *strange, partner or name}
-            left += [(path, "no organ of this set has that name") for path in strange]
+            left += [(path, "not the name of an organ in this set") for path in strange]
     reasons = [skip for row in rows for skip in row.skip]
     for name in sorted({*files, *series} - known):
         why = next((s.why for s in reasons if _pattern(s.scan).fullmatch(name)), "")
@@ -195,7 +195,7 @@ def _published(
 
 
 def _first(source: Path, templates: tuple[str, ...], groups: Mapping[str, str]) -> str | None:
-    """The first path that is there, as one below the source."""
+    """The first of these paths that exists, relative to the source."""
     paths = (normpath(text.format_map(groups)) for text in templates)
     return next((path for path in paths if (source / path).exists()), None)
 
@@ -203,7 +203,7 @@ def _first(source: Path, templates: tuple[str, ...], groups: Mapping[str, str]) 
 def _masks(
     source: Path, row: Row, groups: Mapping[str, str], scans: set[str]
 ) -> tuple[dict[str, label_sets.Bridge], list[str]]:
-    """(path -> bridge of a scan's masks, paths of organs that are not known)."""
+    """(path -> bridge for a scan's masks, paths of unknown organs)."""
     for mask in row.masks:
         if not mask.organs:
             if path := _first(source, (mask.path,), groups):
@@ -222,5 +222,5 @@ def _masks(
 
 
 def _safe(text: str) -> str:
-    """A name that is a file's on every system, and no hidden one."""
+    """A name that is valid as a file name on every system, and not hidden."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace("/", "_")).strip("-.") or "case"

@@ -1,15 +1,13 @@
-"""The manifest of a store: one Parquet table, a row for each case and each scan put aside.
+"""The manifest of a store: one Parquet table with a row per case and per scan set aside.
 
-A store packed to travel (datasets/packed.py) has the same rows as JSON: Parquet's reader is larger
-than such a store, and is loaded only for Parquet.
+A packed store (datasets/packed.py) has the same rows as JSON: the Parquet reader is larger than
+such a store, and is only loaded when needed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..core.box import Shape
 from ..core.config import Settings
 from ..core.errors import InputError, line
+from ..io.atomic import open_file, write_file
 
 if TYPE_CHECKING:
     import pyarrow
@@ -26,15 +25,15 @@ Split = Literal["train", "validation", "test"]
 
 
 class CaseFacts(Settings):
-    """What is known of a case beside its voxels: a row of the manifest.
+    """What is known about a case besides its voxels: a row of the manifest.
 
-    id: its place in the store. patient: the unit by which data is split. region: a name of
-    core/regions, and region_why found so. affine: 4x4 by rows, voxel -> mm in RAS+. covers:
-    classes that its masks speak of, and labelled, the share of voxels that they name. lesions: the
-    box of each that its masks mark (first x y z, last x y z; voxels), and lesion_ml, what they hold
-    in all; a case without has no lesion array. file, sha256: the scan it was made from. settings:
-    of the run that made it, as JSON. notes: what was decided on the way. aside: why it is no case
-    after all; then it has no voxels.
+    id: its path in the store. patient: the unit of the data split. region: a name from
+    core/regions; region_why: how it was determined. affine: 4x4 by rows, voxel -> mm in RAS+.
+    covers: classes that its masks can label; labelled: the fraction of voxels they do. lesions: the
+    bounding box of each lesion in its masks (first x y z, last x y z; voxels); lesion_ml: their
+    total volume; a case without lesions has no lesion array. file, sha256: the source scan.
+    settings: of the run that made it, as JSON. notes: decisions made on the way. aside: why the
+    scan was set aside; then there are no voxels.
     """
 
     id: str
@@ -85,32 +84,28 @@ def _schema() -> pyarrow.Schema:
 
 
 def write(store: Path, rows: Iterable[CaseFacts]) -> None:
-    """All rows, in order of id; readers see the old manifest or the new one."""
+    """Write all rows, in order of id; readers see the old manifest or the new one."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    told = [row.model_dump() for row in sorted(rows, key=lambda row: row.id)]
-    beside = store / f".{uuid.uuid4().hex}.parquet"
-    try:
-        pq.write_table(pa.Table.from_pylist(told, _schema()), beside)
-        os.replace(beside, store / NAME)
-    finally:
-        beside.unlink(missing_ok=True)
+    records = [row.model_dump() for row in sorted(rows, key=lambda row: row.id)]
+    with open_file(store / NAME) as file:
+        pq.write_table(pa.Table.from_pylist(records, _schema()), file)
 
 
 def write_packed(store: Path, rows: Iterable[CaseFacts]) -> None:
-    """The same rows as JSON, for a store that is read where there is no Parquet."""
-    (store / PACKED).write_text(packed_text(rows))
+    """Write the same rows as JSON, for a store that is read without Parquet."""
+    write_file(store / PACKED, packed_text(rows))
 
 
 def packed_text(rows: Iterable[CaseFacts]) -> str:
     """What `write_packed` writes."""
-    told = [row.model_dump(mode="json") for row in sorted(rows, key=lambda row: row.id)]
-    return json.dumps(told, indent=1)
+    records = [row.model_dump(mode="json") for row in sorted(rows, key=lambda row: row.id)]
+    return json.dumps(records, indent=1)
 
 
 def read(store: str | Path) -> list[CaseFacts]:
-    """The rows; `InputError` where there is no manifest, or it is no store's."""
+    """The rows; `InputError` if there is no manifest, or it is not one of a store."""
     packed = Path(store, PACKED)
     rows = _packed(packed) if packed.is_file() else _parquet(f"{store}/{NAME}", store)
     return [CaseFacts(**row) for row in rows]
@@ -136,8 +131,8 @@ def _parquet(url: str, store: str | Path) -> list[dict[str, Any]]:
             table = pq.read_table(file)
     except FileNotFoundError:
         raise InputError(
-            f"{store}: no store here (no {NAME}); `denovox prepare SOURCE --out {store}` makes one,"
-            " and finishes one that was cut short"
+            f"{store}: no store here (no {NAME}); `denovox prepare SOURCE --out {store}` creates"
+            " one, or completes one that was interrupted"
         ) from None
     except (ImportError, ValueError, OSError) as error:
         raise InputError(f"{url} cannot be read ({line(error)})") from error

@@ -1,16 +1,16 @@
-"""A store packed to travel: the same layout, with a manifest in JSON, in as few bytes as allowed.
+"""Pack a store within a size limit: the same layout, with a JSON manifest.
 
-What training cannot see is spent first: no jitter of the recipe brings values far outside a
+Information that training cannot see goes first: no jitter of the recipe brings values far outside a
 region's window back into it, so these are rounded to `BEYOND_HU`. They are not clipped, though that
 would save more: a sample that averages voxels (a whole volume, a 2x crop) mixes them with those
 inside. Then HU in the window are rounded to a power of two, 2 HU in the abdomen and 8 in the chest,
-an error of at most 0.004 (SD) in model units. Then cases that only validate are resampled to
-coarser voxels, one rung of `GRIDS` at a time; then HU are rounded to twice as much; and what is
-still too much is taken from the voxels of training cases: next is always the one that takes most
-bytes for how often it is drawn.
+an error of at most 0.004 (SD) in model units. Then validation cases are resampled to coarser
+voxels, one rung of `GRIDS` at a time; then the HU rounding step is doubled; and if that is not
+enough, training cases are resampled too, starting with the one that takes the most bytes relative
+to how often it is drawn.
 
-zarr's codec stays the store's own: measured on eight cases of five scans, levels 7 to 9 of zstd
-save 1 to 4 % for 2 to 20 times the time, and shuffled bits take 2 to 20 % more than shuffled bytes.
+The zarr codec is that of the store: measured on eight cases of five scans, zstd levels 7 to 9 save
+1 to 4 % for 2 to 20 times the time, and bit shuffling takes 2 to 20 % more than byte shuffling.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ from ..core.errors import InputError
 from ..core.regions import REGIONS
 from ..core.resample import nearest, resize
 from ..core.volume import Window
+from ..io.atomic import scratch_folder
 from . import manifest, store
 from .manifest import CaseFacts
 from .samples.choice import COARSE_MM, SampleConfig, is_coarse
 from .store import Case
 
 BEYOND_HU = 32
-STEPS_A_WINDOW = (180, 90)  # at least, where HU are rounded, and where they are rounded more
-GRIDS = (1.0, 1.15, 1.3, 1.5, 1.75, 2.0)  # smallest voxel edge, in units of the case's own
+STEPS_A_WINDOW = (180, 90)  # at least, at the first and second rounding
+GRIDS = (1.0, 1.15, 1.3, 1.5, 1.75, 2.0)  # smallest voxel edge, relative to the original
 MB = 1e6
 
 
 @dataclass(frozen=True)
 class Packing:
-    """How a case is packed. rounding: of HU in its window, 0 (none) to 2. rung: of `GRIDS`."""
+    """How a case is packed. rounding: of HU in its window, 0 (none) to 2. rung: in `GRIDS`."""
 
     rounding: int = 0
     rung: int = 0
@@ -56,27 +57,24 @@ def pack(
     say: Callable[[str], None] = lambda text: None,
     held: Collection[str] = (),
 ) -> list[str]:
-    """Write the cases to a new store `target` of at most `limit_mb` MB; gives what that took.
+    """Write the cases to a new store `target` of at most `limit_mb` MB; returns what that took.
 
-    held: ids of those that only validate.
-
-    A line for what became of all HU, and one for each case that is coarser than it was. `say` hears
-    how it goes. `InputError` where even the coarsest packing is too large.
+    held: ids of validation cases. Returns a line on the rounding of HU, and one for each case that
+    became coarser. say: called with the progress. `InputError` if even the coarsest packing is too
+    large.
     """
     cases = sorted(cases, key=lambda case: case.facts.id)
     target.mkdir(parents=True)
-    tries = _Tries(target / ".tries", config)
-    try:
+    with scratch_folder(target) as scratch:
+        tries = _Tries(scratch, config)
         how = _fitting(cases, held, tries, limit_mb * MB, say)
         rows = [tries.keep(case, how[case.facts.id], target) for case in cases]
-    finally:
-        shutil.rmtree(tries.folder, ignore_errors=True)
     manifest.write_packed(target, rows)
-    within, most = "kept as they are within it", max(one.rounding for one in how.values())
+    within, most = "unchanged within it", max(one.rounding for one in how.values())
     if most:
         steps = [f"{step_hu(of.window, most)} ({of.name})" for of in REGIONS.values()]
         within = f"within it to {', '.join(steps)}"
-    lines = [f"HU are rounded to {BEYOND_HU} far outside of each region's window, and {within}"]
+    lines = [f"HU are rounded to {BEYOND_HU} far outside each region's window, and {within}"]
     for case, row in zip(cases, rows, strict=True):
         if row.shape != case.facts.shape:
             lines.append(f"{row.id}: {_mm(row.spacing_mm)}, resampled from {_mm(case.facts)}")
@@ -84,14 +82,14 @@ def pack(
 
 
 def kept_hu(window: Window, config: SampleConfig) -> tuple[float, float]:
-    """The HU that a sample's jitter can bring into the window: (lowest, highest)."""
+    """The range of HU that a sample's jitter can bring into the window: (lowest, highest)."""
     gains, shift = (1 - config.gain, 1 + config.gain), config.shift_hu
     low = min((window.low_hu - shift) / gain for gain in gains)
     return low, max((window.high_hu + shift) / gain for gain in gains)
 
 
 def step_hu(window: Window, rounding: int) -> int:
-    """The power of two that divides a window into `STEPS_A_WINDOW` steps or more; 1 for none."""
+    """The largest power of two giving at least `STEPS_A_WINDOW` steps; 1 without rounding."""
     if not rounding:
         return 1
     return int(2 ** max(0, np.floor(np.log2(window.width_hu / STEPS_A_WINDOW[rounding - 1]))))
@@ -100,7 +98,7 @@ def step_hu(window: Window, rounding: int) -> int:
 def rounded(
     hu: Num[np.ndarray, "x y z"], kept: tuple[float, float], step: int
 ) -> Int16[np.ndarray, "x y z"]:
-    """HU in steps of `step` within `kept`, and of `BEYOND_HU` outside: what is outside stays so.
+    """Round HU to `step` within `kept`, and to `BEYOND_HU` outside; outside values stay outside.
 
     Outside, steps are counted from the ends of `kept`, rounded outwards.
     """
@@ -114,9 +112,9 @@ def rounded(
 
 
 def grid_at(facts: CaseFacts, rung: int) -> Shape:
-    """The shape of a case at a rung of `GRIDS`; axes that are coarser than the rung stay.
+    """The shape of a case at a rung of `GRIDS`; axes coarser than the rung are kept.
 
-    Voxels never exceed `COARSE_MM` in plane where they did not before: such a case gives no crops.
+    Voxels never come to exceed `COARSE_MM` in plane: such a case would yield no crops.
     """
     fine = not is_coarse(Case("", facts))
     edge = min(facts.spacing_mm) * GRIDS[rung]
@@ -125,13 +123,13 @@ def grid_at(facts: CaseFacts, rung: int) -> Shape:
         wanted = max(own, edge)
         if axis < 2 and fine:
             wanted = min(wanted, COARSE_MM)
-        # Rounded up: the voxels are then no larger than was asked for.
+        # Rounded up, so that voxels are no larger than requested.
         shape[axis] = max(1, int(np.ceil(voxels * own / wanted - 1e-6)))
     return shape[0], shape[1], shape[2]
 
 
 def regridded(facts: CaseFacts, shape: Shape) -> CaseFacts:
-    """The row of a case after a change of grid over the same field of view."""
+    """The row of a case on a different grid over the same field of view."""
     if shape == facts.shape:
         return facts
     ratio = np.array(facts.shape) / np.array(shape)
@@ -139,7 +137,7 @@ def regridded(facts: CaseFacts, shape: Shape) -> CaseFacts:
     affine = facts.affine
     if affine:
         to_old = np.diag([*ratio, 1.0])
-        to_old[:3, 3] = (ratio - 1) / 2  # centres of the first cells
+        to_old[:3, 3] = (ratio - 1) / 2  # centres of the first voxels
         moved: Float[np.ndarray, "4 4"] = np.array(affine).reshape(4, 4) @ to_old
         affine = tuple(moved.ravel().tolist())
     note = f"packed at {_mm((x, y, z))}, from {_mm(facts)}"
@@ -154,11 +152,11 @@ def regridded(facts: CaseFacts, shape: Shape) -> CaseFacts:
 
 
 def draws(cases: Sequence[Case]) -> dict[str, float]:
-    """id -> how often a case is drawn (sample_choice.py `chooser`), as a share of all samples."""
+    """id -> how often a case is drawn (samples/choice.py `chooser`), as a share of samples."""
     share = dict.fromkeys((case.facts.id for case in cases), 1.0)
 
     def even(groups: Callable[[Case], tuple[object, ...]]) -> dict[tuple[object, ...], int]:
-        """How many kinds there are below each group."""
+        """The number of subgroups in each group."""
         kinds: dict[tuple[object, ...], set[object]] = {}
         for case in cases:
             *above, own = groups(case)
@@ -179,7 +177,7 @@ def draws(cases: Sequence[Case]) -> dict[str, float]:
 
 @dataclass
 class _Tries:
-    """Packed cases on disk, each of them under every packing that was tried."""
+    """Packed cases on disk, one for each packing that was tried."""
 
     folder: Path
     config: SampleConfig
@@ -189,7 +187,7 @@ class _Tries:
         self._number = itertools.count()
 
     def size(self, case: Case, how: Packing) -> int:
-        """Bytes of a case packed so, with its row of the manifest."""
+        """Bytes of a case with this packing, including its manifest row."""
         key = (case.facts.id, how)
         if key not in self._made:
             path = self.folder / str(next(self._number))
@@ -200,12 +198,12 @@ class _Tries:
         return self._made[key][2]
 
     def drop(self, case: Case, how: Packing) -> None:
-        """A try that nobody needs any more."""
+        """Delete a try that is no longer needed."""
         path, _, _ = self._made.pop((case.facts.id, how))
         shutil.rmtree(path)
 
     def keep(self, case: Case, how: Packing, target: Path) -> CaseFacts:
-        """Move a try to where it belongs in the store; its row for the manifest."""
+        """Move a try to its place in the store; returns its manifest row."""
         path, row, _ = self._made[case.facts.id, how]
         place = target / row.id
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -237,7 +235,7 @@ def _fitting(
     limit: float,
     say: Callable[[str], None],
 ) -> dict[str, Packing]:
-    """How each case is packed so that all of them fit; `InputError` where they cannot."""
+    """How to pack each case so that all of them fit; `InputError` if they cannot."""
     how: dict[str, Packing] = {}
     sizes: dict[str, int] = {}
 
@@ -248,16 +246,16 @@ def _fitting(
         how[case.facts.id] = packing
 
     def rounded_to(rounding: int) -> bool:
-        """All HU rounded; whether that does."""
+        """Round all HU; returns whether that is enough."""
         for case in cases:
             rung = how[case.facts.id].rung if case.facts.id in how else 0
             settle(case, Packing(rounding, rung))
-        own = f"HU rounded ({rounding} of 2)" if rounding else "HU as they are"
+        own = f"HU rounded ({rounding} of 2)" if rounding else "HU not rounded"
         say(f"{len(cases)} cases, {own}: {sum(sizes.values()) / MB:.1f} MB")
         return sum(sizes.values()) <= limit
 
     def coarser(some: Sequence[Case], often: dict[str, float]) -> bool:
-        """Some cases on coarser grids, the dearest first; whether that does."""
+        """Put cases on coarser grids, the costliest first; returns whether that is enough."""
         left = list(some)
         while sum(sizes.values()) > limit:
             left = [case for case in left if how[case.facts.id].rung + 1 < len(GRIDS)]

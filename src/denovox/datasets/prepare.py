@@ -1,15 +1,12 @@
-"""A published data set, or a folder of own scans -> a store. Every scan ends as cases or is named.
+"""Convert a data set, or a folder of scans, to a store. Every scan becomes cases or is reported.
 
-One scan is one job, and jobs know nothing of each other: an engine (datasets/executors.py) may run
-them in any order, on any number of processes or machines, and a killed run is finished by the same
-command.
+One scan is one job, and jobs are independent: an engine (datasets/executors.py) may run them in any
+order, on any number of processes or machines, and the same command completes a killed run.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,6 +23,7 @@ from ..core.regions import REGIONS
 from ..core.resample import nearest, resize
 from ..core.volume import Volume, spacing_of
 from ..io import formats, label_maps
+from ..io.atomic import write_file
 from ..scan import anatomy, totalsegmentator
 from ..scan.body_regions import RegionSpan, region_spans
 from ..scan.constant_fill import constant_fill
@@ -34,7 +32,7 @@ from .manifest import CaseFacts, split_of
 from .prepare_config import PrepareConfig
 from .source_scans import Engine, Entry
 
-LEAST_MM = 30.0  # less of a region along z shows too little to learn from
+LEAST_MM = 30.0  # less of a region along z is too little to learn from
 LOWEST_HU, HIGHEST_HU = -1024, 32767  # padding becomes air
 
 
@@ -46,11 +44,11 @@ def prepare(
     layout: str | None = None,
     retry: bool = False,
 ) -> Iterator[str]:
-    """Bring every scan of `source` into the store `target`; yields a line a scan, and a summary.
+    """Add every scan in `source` to the store `target`; yields a line per scan, and a summary.
 
-    layout: a name of datasets/layouts.py, recognised if None. Entries that are complete are left
-    alone; with `retry` those put aside are tried again. `InputError` where the store was made with
-    other settings, another run is writing to it, or scans are missing at the end.
+    layout: a name from datasets/layouts.py; recognised if None. Complete entries are left alone;
+    with `retry`, those set aside are tried again. Raises `InputError` if the store was made with
+    other settings, if another run is writing to it, or if scans are missing at the end.
     """
     if config.segment:
         totalsegmentator.require()
@@ -64,34 +62,36 @@ def prepare(
                 store.forget_aside(target)
             left = [one for one in entries if not store.is_done(target, one.id)]
             there = len(entries) - len(left)
-            yield f"{len(entries)} scans ({survey.layout}), {there} of them in the store already"
+            yield f"{len(entries)} scans ({survey.layout}), {there} of them already in the store"
             yield from engine(partial(bring, source=source, target=target, config=config), left)
             rows = store.index(target)
-    except OSError as error:  # of writing: what cannot be read is an InputError and put aside
+    except (
+        OSError
+    ) as error:  # from writing: an unreadable scan gives an InputError and is set aside
         raise InputError(
-            f"{target} could not be written ({error.strerror or error}); with that put right, the"
-            " same command goes on from here"
+            f"{target} could not be written ({error.strerror or error}); once that is fixed, the"
+            " same command continues from here"
         ) from error
     yield _summary(rows)
     lost = [one.id for one in left if not store.is_done(target, one.id)]
     if lost:
         raise InputError(
             f"{len(lost)} of {len(entries)} scans are not in the store ({', '.join(lost[:5])}):"
-            " their workers died, most likely for lack of memory; run the same command again, with"
+            " their workers died, most likely out of memory; run the same command again, with"
             " fewer workers"
         )
 
 
 def bring(entry: Entry, source: Path, target: Path, config: PrepareConfig) -> str:
-    """The job of one scan: read, label, split by region, resample, write. Gives a line to show."""
+    """The job for one scan: read, label, split by region, resample, write. Returns a log line."""
     try:
         with store.entry(target, entry.id) as folder:
             rows = list(_cases(entry, source, folder, config))
             store.finish(folder, rows)
     except MemoryError:
-        return f"{entry.id}: not brought in for lack of memory"
+        return f"{entry.id}: not added, out of memory"
     if rows[0].aside:
-        return f"{entry.id}: put aside, {rows[0].aside}"
+        return f"{entry.id}: set aside, {rows[0].aside}"
     return f"{entry.id}: " + ", ".join(
         f"{row.region} {'x'.join(map(str, row.shape))}" for row in rows
     )
@@ -112,19 +112,21 @@ def _cases(entry: Entry, source: Path, folder: Path, config: PrepareConfig) -> I
     def aside(why: str) -> CaseFacts:
         return known.model_copy(update={"aside": why, "notes": tuple(notes)})
 
-    strange = set(entry.regions or ()) - set(REGIONS)
-    if strange:
-        yield aside(f"region '{strange.pop()}' is not one of the model's")
+    unknown = set(entry.regions or ()) - set(REGIONS)
+    if unknown:
+        yield aside(f"region '{unknown.pop()}' is not one of the model's")
         return
     try:
         try:
             known = known.model_copy(update={"sha256": digest(entry.scan, entry.series or "")})
-        except OSError as error:  # of the source: others mean that the store cannot be written
+        except (
+            OSError
+        ) as error:  # from the source: any other means that the store cannot be written
             raise InputError(f"{entry.scan} cannot be read ({error.strerror or error})") from error
         volume = formats.read(
             entry.scan, series=entry.series, straighten=config.straighten, say=notes.append
         )
-        volume = replace(volume, source=None)  # what was stored is of no more use, and is large
+        volume = replace(volume, source=None)  # the stored values are no longer needed, and large
         coarse = anatomy.coarse(volume)
         named, covers, lesion = _masks(entry, volume, config)
     except InputError as error:
@@ -134,23 +136,22 @@ def _cases(entry: Entry, source: Path, folder: Path, config: PrepareConfig) -> I
     blank = constant_fill(volume.hu) & (named == labels.UNKNOWN)
     if blank.any():
         whole[blank] = labels.UNKNOWN
-        notes.append(f"{blank.mean():.0%} is blank (one exact value): labelled unknown")
-    slabs = _slabs(entry, volume, coarse)
-    long = [s for s in slabs if (s.stop - s.start) * volume.spacing_mm[2] >= LEAST_MM]
-    notes += [f"{s.region}, slices {s.start} to {s.stop}: too thin" for s in slabs if s not in long]
+        notes.append(f"{blank.mean():.0%} is blank (one constant value): labelled unknown")
+    spans = _spans(entry, volume, coarse)
+    long = [s for s in spans if (s.stop - s.start) * volume.spacing_mm[2] >= LEAST_MM]
+    notes += [f"{s.region}, slices {s.start} to {s.stop}: too thin" for s in spans if s not in long]
     if not long:
         yield aside(f"it shows less than {LEAST_MM:.0f} mm of any region along z")
-    for slab in long:
-        cut = slice(slab.start, slab.stop)
-        ct, ids, affine = on_grid(
-            volume.hu[..., cut], whole[..., cut], _moved(volume.affine, slab.start), config
-        )
-        sick = nearest(lesion[..., cut], ids.shape)
+    for span in long:
+        cut = slice(span.start, span.stop)
+        part = volume.slices(cut)
+        ct, ids, affine = on_grid(part.hu, whole[..., cut], part.affine, config)
+        lesion_part = nearest(lesion[..., cut], ids.shape)
         row = known.model_copy(
             update={
-                "id": f"{entry.id}/{slab.region}",
-                "region": slab.region,
-                "region_why": slab.reason,
+                "id": f"{entry.id}/{span.region}",
+                "region": span.region,
+                "region_why": span.reason,
                 "shape": ct.shape,
                 "spacing_mm": spacing_of(affine),
                 "affine": tuple(affine.ravel().tolist()),
@@ -159,25 +160,24 @@ def _cases(entry: Entry, source: Path, folder: Path, config: PrepareConfig) -> I
                 "notes": tuple(notes),
             }
         )
-        row = store.with_lesion(row, sick)
-        store.write_case(folder / slab.region, ct, ids, sick if row.lesions else None)
+        row = store.with_lesion(row, lesion_part)
+        store.write_case(folder / span.region, ct, ids, lesion_part if row.lesions else None)
         yield row
 
 
-def _slabs(
+def _spans(
     entry: Entry, volume: Volume, coarse: UInt8[np.ndarray, "x y z"]
 ) -> tuple[RegionSpan, ...]:
     if entry.regions is None:
         return region_spans(volume, coarse)
-    # A data set that says which region it shows shows it whole.
-    return tuple(RegionSpan(r, 0, volume.shape[2], "the data set says so") for r in entry.regions)
+    # A data set that states its region shows nothing else.
+    return tuple(RegionSpan(r, 0, volume.shape[2], "stated by the data set") for r in entry.regions)
 
 
 def _masks(
     entry: Entry, volume: Volume, config: PrepareConfig
 ) -> tuple[UInt8[np.ndarray, "x y z"], tuple[str, ...], UInt8[np.ndarray, "x y z"]]:
-    """(label ids, 0 where nobody has said anything; names of the classes the masks speak of; 1 in
-    lesions)."""
+    """(label ids, 0 where unlabelled; names of the classes the masks cover; 1 in lesions)."""
     ids, lesion = np.zeros((2, *volume.shape), np.uint8)
     covers: set[str] = set()
     for mask in entry.masks:
@@ -197,10 +197,10 @@ def on_grid(
     affine: Float[np.ndarray, "4 4"],
     config: PrepareConfig,
 ) -> tuple[np.ndarray, np.ndarray, Float[np.ndarray, "4 4"]]:
-    """(int16 HU, ids, affine) as a store keeps them: resampled where settings ask for it.
+    """(int16 HU, ids, affine) as kept in a store: resampled if the settings ask for it.
 
-    The field of view stays what it is, so that spacings come as near to the one asked for as whole
-    voxels allow. HU are averaged on the way down (anti-aliased) and interpolated on the way up.
+    The field of view is kept, so spacings are as close to the requested one as whole voxels allow.
+    HU are averaged when downsampling (anti-aliased) and interpolated when upsampling.
     """
     if config.spacing_mm is not None:
         old = np.array(hu.shape)
@@ -208,21 +208,14 @@ def on_grid(
         grid = (int(new[0]), int(new[1]), int(new[2]))
         hu, ids = resize(hu, grid), nearest(ids, grid)
         to_old = np.diag([*(old / new), 1.0])
-        to_old[:3, 3] = (old / new - 1) / 2  # centres of the first cells
+        to_old[:3, 3] = (old / new - 1) / 2  # centres of the first voxels
         affine = affine @ to_old
     ct = np.clip(np.rint(hu), LOWEST_HU, HIGHEST_HU).astype(np.int16)
     return ct, ids, affine
 
 
-def _moved(affine: Float[np.ndarray, "4 4"], slices: int) -> Float[np.ndarray, "4 4"]:
-    """The affine of what begins `slices` slices further up."""
-    moved = affine.copy()
-    moved[:3, 3] += slices * affine[:3, 2]
-    return moved
-
-
 def digest(path: Path, series: str = "") -> str:
-    """SHA-256 of a file, or of a folder's files in order of their names, and of a series in it."""
+    """SHA-256 of a file, or of a folder's files in order of name, and of a series UID."""
     total = hashlib.sha256(series.encode())
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_file():
@@ -239,14 +232,14 @@ def _summary(rows: Iterable[CaseFacts]) -> str:
         for part in ("train", "validation", "test")
     )
     return (
-        f"{len(kept)} cases; patients: {parts}; {len(rows) - len(kept)} put aside"
-        " (manifest.parquet says why)"
+        f"{len(kept)} cases; patients: {parts}; {len(rows) - len(kept)} set aside"
+        " (see manifest.parquet for reasons)"
     )
 
 
 @contextmanager
 def _alone(target: Path) -> Iterator[None]:
-    """Only one run writes to a store; what a killed one left half done is swept away."""
+    """Ensure that only one run writes to a store; remove what a killed run left unfinished."""
     target.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(target / ".lock", timeout=0):
@@ -257,13 +250,11 @@ def _alone(target: Path) -> Iterator[None]:
 
 
 def _same_settings(target: Path, config: PrepareConfig) -> None:
-    """A store is made with one set of settings."""
+    """`InputError` if the store was made with other settings; otherwise record them."""
     path = target / "settings.json"
-    told = config.model_dump_json()
-    if path.is_file() and path.read_text() != told:
+    settings = config.model_dump_json()
+    if path.is_file() and path.read_text() != settings:
         raise InputError(
-            f"{target} was prepared with {path.read_text()}, not {told}; name another --out"
+            f"{target} was prepared with {path.read_text()}, not {settings}; choose another --out"
         )
-    beside = target / f".{uuid.uuid4().hex}.json"
-    beside.write_text(told)
-    os.replace(beside, path)  # a kill leaves all of it or nothing
+    write_file(path, settings)

@@ -1,4 +1,4 @@
-"""How scans are brought into a store. Recipes hold this, and a run need not load readers for it."""
+"""Settings for adding scans to a store; separate, so that recipes do not load the readers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from ..core.config import Settings
 
 
 class PrepareConfig(Settings):
-    """What becomes of a scan on its way into a store.
+    """How a scan is processed when it is added to a store.
 
-    spacing_mm: voxel size to resample to; None keeps the scan's own, as the model that is told the
-    spacing can use it. straighten: resample tilted or uneven DICOM series, which are put aside
-    otherwise. segment: let TotalSegmentator find the anatomy of scans that have no mask.
+    spacing_mm: voxel size to resample to; None keeps that of the scan, which the model can use, as
+    spacing is one of its inputs. straighten: resample tilted or uneven DICOM series, which are set
+    aside otherwise. segment: run TotalSegmentator on scans without a mask.
     """
 
     spacing_mm: float | None = Field(None, gt=0)

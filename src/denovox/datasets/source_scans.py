@@ -1,6 +1,6 @@
-"""A case on disk, and cases that are no published set: an index.json, or any folder of CT.
+"""Cases on disk, and cases outside published sets: an index.json, or any folder of CTs.
 
-Paths are looked at, no voxel is read. `catalog.py` knows the published sets.
+Only paths are inspected; no voxels are read. `layouts.py` handles the published sets.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from . import label_sets
 from .label_sets import Bridge
 from .manifest import Split
 
-# What an index.json says of a case's use -> its part of the split; "evaluate" never trains.
+# The use of a case in an index.json -> its part of the split; "evaluate" is never trained on.
 USES: dict[str, Split] = {"train": "train", "validate": "validation", "evaluate": "test"}
 LeftOut = tuple[str, str]  # (path below SOURCE or id, why)
-SPANNING = ("torso", "whole body")  # no regions of the model's, but scans that show several
+SPANNING = ("torso", "whole body")  # not regions of the model: scans that show several
 _SCAN = re.compile(r"(?P<stem>.+)\.(?:nii(?:\.gz)?|nrrd|nhdr|mha|mhd|zip)", re.IGNORECASE)
 _MASK_ENDS = ("_seg", "_labels", ".seg")
 LESION_ENDS = ("_lesion", "_lesions")
 LESIONS = ("lesion", "tumour", "tumor", "nodule", "metastas", "lymph_node")
-PAPERS = re.compile(  # what comes along with scans and is none
+PAPERS = re.compile(  # files that accompany scans
     r"(?:.*/)?(?:[^/]+\.(?:json|csv|tsv|xlsx?|md|txt|pdf|html|py|toml|ya?ml|pkl)"
     r"|(?:LICEN[CS]E|README|DICOMDIR)[^/]*)",
     re.IGNORECASE,
@@ -37,7 +37,7 @@ PAPERS = re.compile(  # what comes along with scans and is none
 
 @dataclass(frozen=True)
 class Mask:
-    """A label map of a scan, and what its values mean. A file of one organ is one with {1: it}."""
+    """A label map of a scan, and what its values mean. A one-organ mask maps only 1."""
 
     path: Path
     bridge: Bridge
@@ -47,11 +47,11 @@ class Mask:
 class Entry:
     """A case on disk.
 
-    id: unique in its set, safe as a file name. patient: the unit by which data is split. scan: a
-    file, or the folder of a DICOM series. masks: all on the scan's grid. regions: names of
-    core/regions; None: to be found from the image. series: which, where a DICOM folder holds
-    several. partner: the measured scan of the same acquisition (quarter dose, thick slices).
-    notes: what is missing, if anything. split: the set's own; None: by a hash of the patient.
+    id: unique in its set, safe as a file name. patient: the unit of the data split. scan: a file,
+    or the folder of a DICOM series. masks: all on the scan's grid. regions: names from
+    core/regions; None: determined from the image. series: which one, if a DICOM folder holds
+    several. partner: the measured scan of the same acquisition (quarter dose, thick slices). notes:
+    what is missing, if anything. split: defined by the set; None: by a hash of the patient.
     """
 
     id: str
@@ -67,16 +67,15 @@ class Entry:
     split: Split | None = None
 
 
-# What is done for each entry gives a line to show; an engine (datasets/executors.py) does it for
-# many.
+# A job processes one entry and returns a log line; an engine (datasets/executors.py) runs many.
 Job = Callable[[Entry], str]
 Engine = Callable[[Job, list[Entry]], Iterator[str]]
 
 
 def indexed(source: Path) -> list[Entry]:
-    """The cases of an index.json: `id`, `file`, `patient`, and maybe `region`, `masks` (file stem
-    -> a bridge's name, or {value: class}), `source`, `licence`, `use` (train, validate or
-    evaluate: one for all scans of a patient)."""
+    """The cases in an index.json: `id`, `file`, `patient`, and optionally `region`, `masks` (file
+    stem -> bridge name, or {value: class}), `source`, `licence`, `use` (train, validate or
+    evaluate; the same for all scans of a patient)."""
     index = source / "index.json"
     try:
         rows = json.loads(index.read_text("utf-8"))
@@ -100,7 +99,7 @@ def indexed(source: Path) -> list[Entry]:
         who, use = (str(row["id"]), str(row["patient"])), row.get("use")
         if use is not None and use not in USES:
             raise InputError(
-                f"{index}: use '{use}' of case '{who[0]}' is none of {', '.join(USES)}"
+                f"{index}: use '{use}' of case '{who[0]}' is not one of {', '.join(USES)}"
             )
         if use_of.setdefault(who[1], use) != use:
             raise InputError(f"{index}: the scans of patient '{who[1]}' have different uses")
@@ -110,25 +109,26 @@ def indexed(source: Path) -> list[Entry]:
 
 
 def _index_bridge(table: Any, where: str) -> Bridge:
-    """A table of an index; classes without a name in the vocabulary stay unknown, by design, and
-    those named as `LESIONS` are lesions."""
+    """A label table from an index; classes outside the vocabulary deliberately stay unknown, and
+    those whose names start as in `LESIONS` are lesions."""
     if isinstance(table, str):
         if table != "TotalSegmentator v2 total ids":
             return label_sets.bridge(table)
         own = label_sets.bridge("totalsegmentator_v2")
-        # One published map has a 118, a number that TotalSegmentator's final list does not use.
+        # One published map contains 118, which TotalSegmentator's final list does not use.
         return replace(own, values={**own.values, 118: UNKNOWN})
     of_values = {v: of if of in ID else "unknown" for v, of in table.items()}
-    sick = tuple(int(v) for v, of in table.items() if str(of).lower().startswith(LESIONS))
-    return replace(label_sets.from_table(of_values, where), lesions=sick)
+    lesions = tuple(int(v) for v, of in table.items() if str(of).lower().startswith(LESIONS))
+    return replace(label_sets.from_table(of_values, where), lesions=lesions)
 
 
 def own(
     source: Path, files: list[str], series: dict[str, int]
 ) -> tuple[list[Entry], list[LeftOut]]:
-    """Every CT file and DICOM series as a case; a mask has the vocabulary's own values and lies
-    beside as <stem>_seg or <stem>_labels, or with the scan's name in labels/ beside it, or with its
-    path in labels/ below the source. <stem>_lesion marks lesions with any value above 0."""
+    """Every CT file and DICOM series as a case. A mask uses the values of the vocabulary and is
+    named <stem>_seg or <stem>_labels next to the scan, or has the scan's name in a labels/ folder
+    next to it, or its path in labels/ at the top. <stem>_lesion marks lesions with values above 0.
+    """
     stems = {name: fit["stem"] for name in files if (fit := _SCAN.fullmatch(name))}
     masks = {stem: name for name, stem in stems.items() if _is_mask(stem)}
     left = [(n, "not a CT file") for n in files if n not in stems and not PAPERS.fullmatch(n)]
@@ -163,11 +163,11 @@ def own(
 
 
 def _several(folder: Path) -> list[dicom.Series]:
-    """The CT series of a folder, where there is more than one: each is a case, and its PatientID
-    says whose, since a folder that mixes series may mix patients."""
+    """The CT series in a folder, if there is more than one: each is a case, assigned to a patient
+    by its PatientID, since a folder that mixes series may mix patients."""
     try:
         found = [one for one in dicom.series_in(folder) if not one.aside]
-    except InputError:  # reading it will say why
+    except InputError:  # reading it later reports why
         return []
     return found if len(found) > 1 else []
 
@@ -177,15 +177,15 @@ def _is_mask(stem: str) -> bool:
 
 
 def walk(source: Path) -> tuple[list[str], dict[str, int]]:
-    """Below a folder, in order: files, and folders with a DICOM series -> how many files it has."""
+    """Under a folder, in order: files, and folders with a DICOM series -> their number of files."""
     files: list[str] = []
     series: dict[str, int] = {}
-    seen = {os.path.realpath(source)}
+    visited = {os.path.realpath(source)}
     for at, folders, names in os.walk(source, followlinks=True):
-        # Links are followed, but not into a folder already seen: they may form a ring.
+        # Links are followed, but not into a folder already visited: there may be loops.
         real = {name: os.path.realpath(os.path.join(at, name)) for name in sorted(folders)}
-        folders[:] = [name for name in real if name[0] != "." and real[name] not in seen]
-        seen |= {real[name] for name in folders}
+        folders[:] = [name for name in real if name[0] != "." and real[name] not in visited]
+        visited |= {real[name] for name in folders}
         below = Path(at).relative_to(source)
         dicom = [n for n in sorted(names) if n[0] != "." and _is_dicom(Path(at, n))]
         if dicom:
@@ -195,7 +195,7 @@ def walk(source: Path) -> tuple[list[str], dict[str, int]]:
 
 
 def _is_dicom(path: Path) -> bool:
-    """By its suffix, or, of a file without one, by the mark after 128 bytes."""
+    """By its suffix or, for a file without one, by the magic number after 128 bytes."""
     suffix = path.suffix.lower()
     if suffix in (".dcm", ".ima"):
         return True

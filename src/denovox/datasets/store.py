@@ -1,15 +1,15 @@
-"""A store: zarr v3, a pyramid a case, read by random box without touching the rest.
+"""A store: zarr v3, one pyramid per case, with random access to boxes.
 
-    store/manifest.parquet           a CaseFacts a row: every case, and everything put aside
-    store/<entry>/entry.json         the same rows of one scan; written last
-    store/<entry>/<region>/ct/<k>    int16 HU, x y z nearest to RAS; level k of the pyramid
+    store/manifest.parquet           one CaseFacts per row: every case, and every scan set aside
+    store/<entry>/entry.json         the same rows for one scan; written last
+    store/<entry>/<region>/ct/<k>    int16 HU, x y z closest to RAS; level k of the pyramid
     store/<entry>/<region>/anatomy/<k>    uint8 ids of core/labels
-    store/<entry>/<region>/lesion/<k>     uint8, 1 in lesions; only where masks mark any
+    store/<entry>/<region>/lesion/<k>     uint8, 1 in lesions; only if masks mark any
 
-A scan is an entry, and each region that it shows is a case of its own (METHOD 1). An entry appears
-under its name only when it is complete. Chunks of 64^3 lie in shards of 256^3, bytes shuffled and
-packed by zstd: docs/log.md says what else was measured. A store may lie in a folder, or behind any
-URL that fsspec can read (s3://bucket/store); it is written in a folder.
+A scan is an entry, and each region that it shows is a separate case (Method 1). An entry appears
+under its name only when it is complete. Chunks of 64^3 in shards of 256^3, byte-shuffled and
+compressed by zstd; docs/explain/log.md has measurements of alternatives. A store can be read from a
+folder or any URL that fsspec supports (s3://bucket/store); it is written to a folder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,18 +32,19 @@ from zarr.codecs import BloscCodec
 from ..core.box import Shape
 from ..core.errors import InputError
 from ..core.resample import nearest, resize
+from ..io import atomic
 from . import manifest
 from .manifest import CaseFacts
 from .samples.control_inputs import boxes
 
 CHUNK, SHARD = 64, 256
-FLOOR = 64  # an axis is halved as long as this many voxels are left
+FLOOR = 64  # an axis is halved as long as at least this many voxels remain
 Kind = Literal["ct", "anatomy", "lesion"]
-AIR_HU, OUTSIDE_ID = -1024, 119  # what is not there: chunks of nothing else are not written
+AIR_HU, OUTSIDE_ID = -1024, 119  # fill values: chunks of nothing else are not written
 
 
 def pyramid(shape: Shape) -> tuple[Shape, ...]:
-    """Factors of the levels along each axis; thick slices stay while the plane is halved."""
+    """Downsampling factors per level and axis; thick slices are kept while the plane is halved."""
     levels: list[Shape] = [(1, 1, 1)]
     while True:
         x, y, z = (
@@ -57,22 +57,22 @@ def pyramid(shape: Shape) -> tuple[Shape, ...]:
 
 @dataclass(frozen=True)
 class Case:
-    """A case of a store at `root`, a folder or a URL; opened when it is first read."""
+    """A case in a store at `root`, a folder or a URL; opened on first read."""
 
     root: str
     facts: CaseFacts
 
     def voxels(self, kind: Kind = "ct", level: int = 0) -> Any:
-        """A level of the pyramid, as an array that reads what is indexed."""
+        """A level of the pyramid, as a lazy array that reads what is indexed."""
         return _opened(f"{self.root}/{self.facts.id}/{kind}/{level}")
 
     def read(
         self, start: Sequence[float], size: Sequence[float], grid: Shape
     ) -> tuple[Float[np.ndarray, "x y z"], UInt8[np.ndarray, "x y z"]]:
-        """(HU, label ids) of the box [start, start + size), in voxels, on a grid of that shape.
+        """(HU, label ids) of the box [start, start + size), in voxels, resampled to shape `grid`.
 
-        Read from the coarsest level that is not coarser than the grid along any axis, and resized
-        from there: a whole volume on 128^3 costs no more than some small level of it.
+        Read from the coarsest level that is not coarser than the grid along any axis, then resized:
+        a whole volume on 128^3 costs no more than reading a small level.
         """
         level, where, inside, length = self.reach(start, size, grid)
         ct = self._voxels("ct", level, where).astype(np.float32)
@@ -82,14 +82,14 @@ class Case:
     def lesion(
         self, start: Sequence[float], size: Sequence[float], grid: Shape
     ) -> UInt8[np.ndarray, "x y z"]:
-        """1 in lesions, on the same box and grid as `read`; zeros where the case has none."""
+        """1 in lesions, for the same box and grid as `read`; zeros if the case has none."""
         if not self.facts.lesions:
             return np.zeros(grid, np.uint8)
         level, where, inside, length = self.reach(start, size, grid)
         return nearest(self._voxels("lesion", level, where), grid, inside, length)
 
     def whole(self, kind: Kind, level: int) -> np.ndarray:
-        """All of a level; zeros for the lesions of a case that has none."""
+        """A whole level; zeros for the lesions of a case without any."""
         if kind == "lesion" and not self.facts.lesions:
             return np.zeros(self.shape_of(level), np.uint8)
         return self._voxels(kind, level, (slice(None),) * 3)
@@ -101,25 +101,25 @@ class Case:
         return x, y, z
 
     def _voxels(self, kind: Kind, level: int, where: tuple[slice, ...]) -> np.ndarray:
-        """What is there, read; `OSError` where the store was gone before or after.
+        """Read voxels; `OSError` if the store is gone before or afterwards.
 
-        To zarr a chunk that is missing is one of air: a disk that went away would train on air.
-        Behind a URL that cannot be told apart, but there a store does not vanish without an error.
+        zarr treats a missing chunk as air, so training would see air if a disk disappeared. Behind
+        a URL this cannot be checked, but there a store does not vanish without an error.
         """
-        seen = Path(self.root, self.facts.id, kind, str(level), "zarr.json")
+        metadata = Path(self.root, self.facts.id, kind, str(level), "zarr.json")
         array = self.voxels(kind, level)
         local = "://" not in self.root
         if local:
-            seen.stat()
+            metadata.stat()
         read = np.asarray(array[where])
         if local:
-            seen.stat()
+            metadata.stat()
         return read
 
     def reach(
         self, start: Sequence[float], size: Sequence[float], grid: Shape
     ) -> tuple[int, tuple[slice, ...], list[float], list[float]]:
-        """(level to read, voxels of it, where in them the box begins, and its size there)."""
+        """(level to read, its voxels, where the box begins in them, and its size there)."""
         level, factors = max(
             (k, f)
             for k, f in enumerate(pyramid(self.facts.shape))
@@ -133,7 +133,7 @@ class Case:
         return level, where, inside, [size[i] / factors[i] for i in range(3)]
 
 
-@lru_cache(maxsize=1024)  # not all: 50,000 cases have 400,000 arrays
+@lru_cache(maxsize=1024)  # bounded: 50,000 cases have 400,000 arrays
 def _opened(url: str) -> Any:
     return zarr.open_array(url, mode="r")
 
@@ -143,21 +143,17 @@ def _opened(url: str) -> Any:
 
 @contextmanager
 def entry(store: Path, name: str) -> Iterator[Path]:
-    """A folder to fill, which takes its name in the store when the block ends without an error.
+    """A folder to fill; it takes its name in the store when the block ends without an error.
 
-    Where another worker was faster, its work stays and this one's is dropped: they are equal.
+    If another worker was faster, its result is kept and this one is dropped: they are identical.
     """
-    beside = store / ".tmp" / uuid.uuid4().hex
-    beside.mkdir(parents=True)
-    try:
-        yield beside
+    with atomic.scratch_folder(store / ".tmp") as unfinished:
+        yield unfinished
         try:
-            beside.rename(store / name)
+            unfinished.rename(store / name)
         except OSError:
             if not is_done(store, name):
                 raise
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def write_case(
@@ -166,7 +162,7 @@ def write_case(
     anatomy: UInt8[np.ndarray, "x y z"],
     lesion: UInt8[np.ndarray, "x y z"] | None = None,
 ) -> None:
-    """The pyramid of one case. HU are averaged (anti-aliased), labels taken at the cells' centres.
+    """Write the pyramid of a case. HU are averaged (anti-aliased), labels sampled at voxel centres.
 
     Voxel i of a level with factor f covers voxels [f i, f i + f) of the scan.
     """
@@ -206,38 +202,39 @@ def _write(group: zarr.Group, name: str, array: np.ndarray, fill: int) -> None:
 
 
 def finish(folder: Path, rows: Sequence[CaseFacts]) -> None:
-    """The rows of an entry, written when everything else of it is there."""
+    """Write the rows of an entry, after everything else in it."""
     text = json.dumps([row.model_dump(mode="json") for row in rows], indent=1)
     (folder / "entry.json").write_text(text)
 
 
 def is_done(store: Path, name: str) -> bool:
-    """Whether an entry of that name is complete."""
+    """Whether the entry with this name is complete."""
     return (store / name / "entry.json").is_file()
 
 
 def sweep(store: Path) -> None:
-    """Remove what killed runs left half done; nobody else may be writing."""
+    """Remove what killed runs left unfinished; nothing else may be writing."""
     shutil.rmtree(store / ".tmp", ignore_errors=True)
+    atomic.sweep(store)
 
 
 def forget_aside(store: Path) -> None:
-    """Remove the entries that came to nothing, so that the next run tries them again."""
+    """Remove entries that were set aside, so that the next run tries them again."""
     for path in store.glob("*/entry.json"):
         if all(row["aside"] for row in json.loads(path.read_text())):
             shutil.rmtree(path.parent)
 
 
 def index(store: Path) -> list[CaseFacts]:
-    """Write the manifest from all complete entries, whichever runs they came from; its rows.
+    """Write the manifest from all complete entries, from whichever runs; returns its rows.
 
-    A scan whose bytes another entry has, too, is put aside: under two names it could both train
-    and judge.
+    A scan that is a byte-for-byte duplicate of another entry is set aside: under two names it could
+    end up in both training and test data.
     """
     rows: list[CaseFacts] = []
     first: dict[str, str] = {}
     for path in sorted(store.glob("*/entry.json")):
-        for row in (CaseFacts(**told) for told in json.loads(path.read_text())):
+        for row in (CaseFacts(**fields) for fields in json.loads(path.read_text())):
             twin = (
                 first.setdefault(row.sha256, path.parent.name) if row.sha256 else path.parent.name
             )
@@ -249,7 +246,7 @@ def index(store: Path) -> list[CaseFacts]:
 
 
 def with_lesion(facts: CaseFacts, lesion: UInt8[np.ndarray, "x y z"] | None) -> CaseFacts:
-    """The row of a case that has this mask of lesions (None, or without a voxel: none)."""
+    """The row of a case with this lesion mask (None or empty: no lesions)."""
     if lesion is None or not lesion.any():
         return facts
     ml = float(lesion.sum()) * math.prod(facts.spacing_mm) / 1000
@@ -263,7 +260,7 @@ def add(
     anatomy: UInt8[np.ndarray, "x y z"],
     lesion: UInt8[np.ndarray, "x y z"] | None = None,
 ) -> CaseFacts:
-    """A case by itself: an entry `facts.id` with one region; gives its row for the manifest."""
+    """Add a single case: an entry `facts.id` with one region; returns its manifest row."""
     row = facts.model_copy(update={"id": f"{facts.id}/{facts.region}", "shape": ct.shape})
     row = with_lesion(row, lesion)
     with entry(store, facts.id) as folder:
@@ -276,19 +273,22 @@ def add(
 
 
 def cases(store: str | Path) -> list[Case]:
-    """All cases of a store, in order of id; `InputError` where there is none."""
+    """All cases in a store, in order of id; `InputError` if there are none."""
     root = str(store).rstrip("/")
     found = [Case(root, row) for row in manifest.read(root) if not row.aside]
     if not found:
-        raise InputError(f"{store} holds no case; manifest.parquet says why scans were put aside")
+        raise InputError(
+            f"{store} holds no cases; see manifest.parquet for why scans were set aside"
+        )
     return found
 
 
 def split(every: list[Case], validation_patients: tuple[str, ...]) -> tuple[list[Case], list[Case]]:
     """(training, validation) cases, by patient.
 
-    The store's own split counts: what it holds back never trains. Patients named here do not train
-    either, and are then what is validated on. A patient no case has is an `InputError`.
+    The split of the store is respected: its held-out cases are never trained on. Patients named
+    here are excluded from training too, and then are the only ones validated on. `InputError` if a
+    patient has no case.
     """
     strange = set(validation_patients) - {case.facts.patient for case in every}
     if strange:

@@ -1,14 +1,19 @@
-"""What a trial runs on, and where it leaves its scans: a list of CTs in, a folder of pairs out."""
+"""What a protocol reads and where it leaves scans: one reader of CSVs and folders for all of them.
+
+A CSV may come from any spreadsheet: commas, semicolons or tabs; UTF-8 (with or without a byte
+order mark), UTF-16 or Latin-1; any line ends; quotes where a value has a comma. Paths in it are
+relative to the CSV.
+"""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
-import os
+import io
+import math
 import re
-import shutil
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,17 +26,27 @@ from ..core.regions import region as region_named
 from ..core.volume import Volume
 from ..datasets import layouts, prepare
 from ..io import formats
-from ..io.new_folder import check_folder
+from ..io.atomic import open_folder
 from ..io.nifti_bytes import save_new
 
 Say = Callable[[str], None]
-Keep = Callable[[str, str, Volume], None]  # (folder, name of the scan, what is left there)
-_ENDS = re.compile(r"\.(?:nii(?:\.gz)?|nrrd|nhdr|mha|mhd|zip|dcm)$", re.IGNORECASE)
+Save = Callable[[str, str, Volume], None]  # (folder, name of the scan, what to write there)
+SETS = {"real": "reference", "synthetic": "test", "training": "training"}  # set -> its folder
+FOLDERS = {"map": "maps", "mask": "masks"}  # column -> its folder, where the name differs
+_ENDS = re.compile(r"\.(?:nii(?:\.gz)?|nrrd|nhdr|mha|mhd|npy|png|tiff?|zip|dcm)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a CSV. where: the file and the line's number. cells: by the column's name."""
+
+    where: str
+    cells: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A CT on disk. id: unique, and safe as a file's name. region: None is found along z."""
+    """A CT on disk. id: unique, and safe as a file's name. region: None is recognised along z."""
 
     id: str
     patient: str
@@ -44,52 +59,200 @@ class Scan:
         return formats.read(self.path, series=self.series, say=say)
 
 
-def scans_of(data: Path, region: str | None = None, say: Say = lambda text: None) -> list[Scan]:
-    """The scans of a CSV (patient, scan, maybe region), of a folder, or the one in a file.
+@dataclass(frozen=True)
+class Pair:
+    """Two files to compare, and whose they are; score: of the whole image, where it was given."""
 
-    A folder is looked through as `denovox prepare` does: by its index.json, else for every CT file
-    and DICOM series; a file's name is then its patient's, or its first folder's. region: of all.
-    `InputError` where there is none, or a line is not whole.
+    patient: str
+    first: Path
+    second: Path
+    score: float | None = None
+
+
+# -- CSV ------------------------------------------------------------------------------------------
+
+
+def rows_of(path: Path, columns: Sequence[str]) -> list[Row]:
+    """The lines of a CSV below its header; empty ones are skipped.
+
+    columns: those that every line must fill; others may be there. `InputError` names the line.
+    """
+    text = _text(path)
+    first = next((one for one in text.splitlines() if one.strip()), "")
+    delimiter = max(",;\t", key=lambda mark: len(set(columns) & set(_names(first, mark))))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    header: list[str] = []
+    rows: list[Row] = []
+    end = 0
+    try:
+        for cells in reader:
+            where, end = f"{path}, line {end + 1}", reader.line_num
+            cells = [cell.strip() for cell in cells]
+            if not any(cells):
+                continue
+            ensure(not any("\n" in cell or "\r" in cell for cell in cells),
+                   f'{where}: a value goes on in the next line; is a " missing?')  # fmt: skip
+            if not header:
+                header = _header(cells, columns, where)
+                continue
+            ensure(not any(cells[len(header) :]),
+                   f"{where}: {len(cells)} values for {len(header)} columns; put a value that has"
+                   f" a '{delimiter}' in quotes")  # fmt: skip
+            named = {name: cell for name, cell in zip(header, cells, strict=False) if name}
+            lacks = [name for name in columns if not named.get(name)]
+            ensure(not lacks, f"{where}: no {' and no '.join(lacks)}")
+            rows.append(Row(where, named))
+    except csv.Error as error:
+        raise InputError(f"{path}, line {end + 1}: not a line of a CSV ({line(error)})") from None
+    ensure(rows, f"{path} has no rows; it needs a line '{','.join(columns)}' and one for each scan")
+    return rows
+
+
+def _text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read as a CSV ({error.strerror or line(error)})"
+        ) from None
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    ensure("\0" not in text, f"{path} is not a text file; give a CSV or a folder")
+    return text
+
+
+def _names(header: str, delimiter: str) -> list[str]:
+    cells = next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), [])
+    return [cell.strip().lower() for cell in cells]
+
+
+def _header(cells: Sequence[str], columns: Sequence[str], where: str) -> list[str]:
+    names = [cell.lower() for cell in cells]
+    lacks = [f"'{name}'" for name in columns if name not in names]
+    shown = line(", ".join(cells))
+    ensure(not lacks, f"{where}: no column {' and no '.join(lacks)} among {shown}")
+    twice = [f"'{name}'" for name in dict.fromkeys(names) if name and names.count(name) > 1]
+    ensure(not twice, f"{where}: two columns are called {' and '.join(twice)}")
+    return names
+
+
+# -- scans, sets and pairs ------------------------------------------------------------------------
+
+
+def scans_of(data: Path, region: str | None = None, say: Say = lambda text: None) -> list[Scan]:
+    """The scans of a CSV (patient, scan, optionally region), of a folder, or the one in a file.
+
+    A folder is read as `denovox prepare` reads it: by its index.json, or else every CT file and
+    DICOM series, with the name of the file or of its first folder as the patient. region: of all
+    scans whose line or index names none. `InputError` where there is no scan, or a line is wrong.
     """
     region = None if region in (None, "auto") else region_named(str(region)).name
     if data.suffix.lower() == ".csv":
-        return _of_csv(data, region)
+        return _listed(rows_of(data, ("patient", "scan")), data, region)
     if not data.is_dir():
         ensure(data.exists(), f"{data} does not exist; give a scan, a folder of scans, or a CSV")
         stem = _ENDS.sub("", data.name)
         return [Scan(stem, stem, data, region)]
-    layout = "index" if (data / "index.json").is_file() else "folder"
-    found = layouts.survey(data, layout)
-    for note in found.notes():
+    survey = layouts.survey(data, "index" if (data / "index.json").is_file() else "folder")
+    for note in survey.notes():
         say(note)
     scans = []
-    for entry in found.entries:
+    for entry in survey.entries:
         one = entry.regions[0] if entry.regions and len(entry.regions) == 1 else None
         known = region or (one if one in REGIONS else None)
         scans.append(Scan(entry.id, entry.patient, entry.scan, known, entry.series))
     return scans
 
 
-def _of_csv(data: Path, region: str | None) -> list[Scan]:
-    try:
-        with data.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{data} cannot be read as a CSV of scans ({line(error)})") from None
+def _listed(rows: Sequence[Row], data: Path, region: str | None) -> list[Scan]:
     scans: dict[str, Scan] = {}
-    for number, row in enumerate(rows, 2):
-        where = f"{data}, line {number}"
-        lacks = [name for name in ("patient", "scan") if not row.get(name)]
-        ensure(not lacks, f"{where}: no {' and no '.join(lacks)}")
-        own = row.get("region") or region
-        if own not in (None, "auto") and own not in REGIONS:
-            raise InputError(f"{where}: region '{own}' is none of {', '.join(REGIONS)}")
-        name = re.sub(r"[^\w.-]+", "_", _ENDS.sub("", row["scan"])).strip("._")
-        ensure(name not in scans, f"{where}: {row['scan']} is there already; list each scan once")
-        told = None if own == "auto" else own
-        scans[name] = Scan(name, row["patient"], data.parent / row["scan"], told)
-    ensure(scans, f"{data} has no scans; it needs a line each below 'patient,scan'")
+    for row in rows:
+        path, own = row.cells["scan"], row.cells.get("region") or region
+        if own not in (None, "auto", *REGIONS):
+            raise InputError(f"{row.where}: region '{own}' is none of {', '.join(REGIONS)}")
+        name = re.sub(r"[^\w.-]+", "_", _ENDS.sub("", path)).strip("._")
+        ensure(name not in scans, f"{row.where}: there is a scan '{name}' already; list each once")
+        own = None if own == "auto" else own
+        scans[name] = Scan(name, row.cells["patient"], data.parent / path, own)
     return list(scans.values())
+
+
+def sets_of(data: Path, region: str | None, say: Say) -> dict[str, list[Scan]]:
+    """set -> its scans, from a folder or a CSV (patient, set, scan, optionally region).
+
+    The sets are those of `SETS`; "made" is an older name of "synthetic". `InputError` where real
+    or synthetic scans are fewer than two, or as in `scans_of`.
+    """
+    if data.is_dir():
+        sets = {
+            name: scans_of(data / folder, region, say)
+            for name, folder in SETS.items()
+            if name != "training" or (data / folder).is_dir()
+        }
+    else:
+        region = None if region in (None, "auto") else region_named(str(region)).name
+        of_set: dict[str, list[Row]] = {}
+        for row in rows_of(data, ("patient", "set", "scan")):
+            given = row.cells["set"].lower()
+            name = "synthetic" if given == "made" else given
+            ensure(name in SETS, f"{row.where}: set '{given}' is none of {', '.join(SETS)}")
+            of_set.setdefault(name, []).append(row)
+        sets = {name: _listed(rows, data, region) for name, rows in of_set.items()}
+    for name in ("real", "synthetic"):
+        count = len(sets.get(name, ()))
+        ensure(count >= 2, f"{data}: the {name} set has {count} scans and needs two or more")
+    return sets
+
+
+def pairs_of(data: Path, columns: tuple[str, str]) -> list[Pair]:
+    """The pairs of a CSV (patient and these columns, optionally score) or of two folders, in order.
+
+    The folders are called as the columns are, or as in `FOLDERS`; files of one name are a pair.
+    `InputError` where a file has no partner, or some images have a score and others have none.
+    """
+    if data.is_dir():
+        return _of_folders(data, columns)
+    pairs: dict[tuple[Path, Path], Pair] = {}
+    rows = rows_of(data, ("patient", *columns))
+    scored = bool(rows[0].cells.get("score"))
+    for row in rows:
+        score = _score(row)
+        ensure(scored == (score is not None), f"{row.where}: give a score in all lines or in none")
+        first, second = (data.parent / row.cells[name] for name in columns)
+        ensure((first, second) not in pairs, f"{row.where}: this pair is there already")
+        pairs[first, second] = Pair(row.cells["patient"], first, second, score)
+    return list(pairs.values())
+
+
+def _score(row: Row) -> float | None:
+    text = row.cells.get("score")
+    try:
+        score = float(text) if text else None
+    except ValueError:
+        score = math.nan
+    ensure(score is None or math.isfinite(score), f"{row.where}: score '{text}' is not a number")
+    return score
+
+
+def _of_folders(data: Path, columns: tuple[str, str]) -> list[Pair]:
+    names = [FOLDERS.get(column, column) for column in columns]
+    first, second = ({}, {})  # type: tuple[dict[str, Path], dict[str, Path]]
+    for name, files in zip(names, (first, second), strict=True):
+        for path in sorted((data / name).glob("[!.]*")):
+            stem = _ENDS.sub("", path.name)
+            ensure(stem not in files, f"{data / name} has two files called {stem}; leave one")
+            files[stem] = path
+        ensure(files, f"{data} needs {names[0]}/ and {names[1]}/ with files in both, or give a CSV")
+    alone = sorted(set(first) ^ set(second))
+    ensure(not alone, f"{data}: {', '.join(alone[:5])} has no partner of the same name")
+    # BMAD's images are <patient>_<slice>; of other protocols a scan is a patient.
+    return [
+        Pair(stem.rpartition("_")[0] or stem if "map" in columns else stem, path, second[stem])
+        for stem, path in first.items()
+    ]
 
 
 def sha256(path: Path, series: str | None = None) -> str:
@@ -100,9 +263,12 @@ def sha256(path: Path, series: str | None = None) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+# -- scans that a protocol leaves -----------------------------------------------------------------
+
+
 @contextmanager
-def keeping(folder: Path | None, force: bool = False) -> Iterator[Keep]:
-    """Takes scans and, at the end of the block, makes a new folder of them, or nothing of it.
+def saved_scans(folder: Path | None, force: bool = False) -> Iterator[Save]:
+    """Save scans in a new folder, which is complete when the block ends, or not there.
 
     NIfTI files of float32, `<folder>/<what>/<scan>.nii.gz`. With `force`, a folder that is there
     keeps its other files. `InputError` where it has files (without `force`) or cannot be written.
@@ -110,22 +276,11 @@ def keeping(folder: Path | None, force: bool = False) -> Iterator[Keep]:
     if folder is None:
         yield lambda what, name, volume: None
         return
-    check_folder(folder, force)
-    target = Path(os.path.realpath(folder))
-    beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    with open_folder(folder, force) as unfinished:
 
-    def keep(what: str, name: str, volume: Volume) -> None:
-        (beside / what).mkdir(parents=True, exist_ok=True)
-        path = beside / what / f"{name}.nii.gz"
-        save_new(volume.hu, volume.affine, np.dtype("<f4"), path, False)
+        def save(what: str, name: str, volume: Volume) -> None:
+            (unfinished / what).mkdir(exist_ok=True)
+            path = unfinished / what / f"{name}.nii.gz"
+            save_new(volume.hu, volume.affine, np.dtype("<f4"), path, False)
 
-    try:
-        yield keep
-        for path in sorted(beside.glob("*/*")):
-            own = target / path.relative_to(beside)
-            own.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, own)
-    except OSError as error:
-        raise InputError(f"{target} could not be written ({line(error)}); check the disk") from None
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        yield save

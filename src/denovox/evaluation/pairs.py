@@ -1,167 +1,105 @@
-"""`denovox evaluate`: pairs on disk, through a published protocol, to a table of figures.
+"""`denovox evaluate pairs`: pairs of files, by a published protocol, to a table of figures.
 
-What a model restored and what the truth is are files: any method's output can be judged, ours and
-others' alike.
+The restored files may come from any method, denovox or another.
 """
 
 from __future__ import annotations
 
-import csv
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import __version__
 from ..core.errors import InputError, line
+from ..core.version import __version__
 from ..io import formats, nifti
-from ..io.new_folder import check_folder
-from ..metrics.results import Figure, Results, write
+from ..metrics.results import Figure, Results
 from ..model.weights import describe, locate
 from . import published
-from .inputs import sha256
+from .inputs import Pair, Say, pairs_of, sha256
+from .protocols import protocol
 from .tables import detection_figures, slice_figures, volume_figures
 
-SLICES = {
-    "mayo16-redcnn": published.mayo16_redcnn,
-    "mayo16-corediff": published.mayo16_corediff,
-    "mayo16-founddiff": published.mayo16_founddiff,
-}
-COLUMNS = {"detect": ("map", "mask")}  # of a task; others have a reference and a test
-FOLDERS = {"detect": ("maps", "masks")}
-_ENDS = re.compile(r"\.(?:nii(?:\.gz)?|nrrd|mha|mhd|npy|png|tiff?|zip)$", re.IGNORECASE)
-Say = Callable[[str], None]
 
-
-@dataclass(frozen=True)
-class Pair:
-    """Two files to be compared, and whose they are; score: of the whole image, if it was given."""
-
-    patient: str
-    first: Path
-    second: Path
-    score: float | None = None
-
-
-def evaluate(
+def evaluate_pairs(
     name: str,
     data: Path,
-    out: Path,
     method: str = "denovox",
     seed: int = 0,
     weights: str | None = None,
-    force: bool = False,
     say: Say = lambda text: None,
 ) -> Results:
-    """Judge all pairs of `data` by the protocol and write `figures.json` and `figures.md` to `out`.
+    """Measure all pairs of `data`, see `pairs_of`, by a published protocol.
 
-    data: a CSV (patient, reference, test; for detection patient, map, mask and maybe score), or a
-    folder with reference/ and test/ (maps/ and masks/). weights: what made the files, if a model
-    of ours did; its sha256 is recorded on this word alone. `InputError` where pairs are not whole.
+    weights: that the files were computed with, if a model of denovox's was; the sha256 is recorded,
+    and that it was so cannot be verified. seed: of the bootstrap. `InputError` where a pair is
+    incomplete or cannot be measured.
     """
-    row = published.protocol(name)
-    check_folder(out, force)
-    made_by = None if weights is None else describe(locate(weights))[2]
-    pairs = pairs_of(data, row.task)
-    patients = [pair.patient for pair in pairs]
-    figures: tuple[Figure, ...]
-    if name in SLICES:
-        found = []
-        for pair in pairs:
-            reference, test = (formats.read(path, say=say) for path in (pair.first, pair.second))
-            if reference.shape != test.shape or not np.allclose(
-                reference.affine, test.affine, atol=0.01
-            ):
-                raise InputError(f"{pair.second} is not on the grid of {pair.first}")
-            found.append(SLICES[name](reference.hu, test.hu))
-            say(f"{pair.second.name}: PSNR {found[-1].psnr_db.mean():.2f} dB")
-        figures = slice_figures(found, patients, method, seed)
-    elif name == "rplhr":
-        volumes = [
-            published.rplhr(nifti.read(one.first, hu=False).hu, nifti.read(one.second, hu=False).hu)
-            for one in pairs
-        ]
-        figures = volume_figures(volumes, patients, method, seed)
-    else:
-        maps, masks = ([_image(p) for p in column] for column in _columns(pairs))
-        given = [pair.score for pair in pairs]
-        scores = [one for one in given if one is not None]
-        if scores and len(scores) != len(given):
-            raise InputError(f"{data}: some images have a score and some have none; give all")
-        figures = detection_figures(maps, masks, patients, method, seed, scores or None)
-    settings = {"method": method, "seed": seed, "pairs": len(pairs)}
+    row = protocol(name, "pairs")
+    sha = None if weights is None else describe(locate(weights))[2]
+    first, second = row.columns
+    pairs = pairs_of(data, (first, second))
+    figures = row.run(pairs, method, seed, say)
     notes: tuple[str, ...] = (
-        f"published test set: {row.patients}",
-        f"convention: {row.source}",
-        row.needs,
+        f"data: {row.data}",
+        f"convention: {row.convention}",
+        f"source: {row.source}",
     )
-    if made_by is not None:
-        notes += (f"that {weights} made these files was said, not measured",)
-    judged = tuple(_facts(pair, row.task) for pair in pairs)
-    results = Results(name, str(data), figures, settings, made_by, __version__, notes, judged)
-    write(results, out, force)
-    return results
+    if weights is not None:
+        notes += (f"that the files were computed with {weights} is stated by the user",)
+    settings = {"method": method, "seed": seed, "pairs": len(pairs)}
+    files = tuple(_facts(pair, (first, second)) for pair in pairs)
+    return Results(row.name, str(data), figures, settings, sha, __version__, notes, files)
 
 
-def pairs_of(data: Path, task: str) -> list[Pair]:
-    """The pairs of a CSV or of two folders, in order; `InputError` where one has no partner."""
-    if data.is_dir():
-        return _of_folders(data, FOLDERS.get(task, ("reference", "test")), task)
-    first, second = COLUMNS.get(task, ("reference", "test"))
-    try:
-        with data.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{data} cannot be read as a CSV of pairs ({line(error)})") from None
-    pairs = []
-    for number, row in enumerate(rows, 2):
-        lacks = [name for name in ("patient", first, second) if not row.get(name)]
-        if lacks:
-            raise InputError(f"{data}, line {number}: no {' and no '.join(lacks)}")
-        try:
-            score = float(row["score"]) if row.get("score") else None
-        except ValueError:
-            raise InputError(f"{data}, line {number}: '{row['score']}' is no score") from None
-        paths = (data.parent / row[first], data.parent / row[second])
-        pairs.append(Pair(row["patient"], *paths, score))
-    if not pairs:
-        raise InputError(
-            f"{data} has no pairs; it needs a line each below 'patient,{first},{second}'"
-        )
-    return pairs
+def _by_slice(
+    measure: Callable[..., published.SliceScores],
+    pairs: Sequence[Pair],
+    method: str,
+    seed: int,
+    say: Say,
+) -> tuple[Figure, ...]:
+    scores = []
+    for pair in pairs:
+        reference, test = (formats.read(path, say=say) for path in (pair.first, pair.second))
+        same = reference.shape == test.shape
+        if not same or not np.allclose(reference.affine, test.affine, atol=0.01):
+            raise InputError(f"{pair.second} is not on the grid of {pair.first}")
+        scores.append(measure(reference.hu, test.hu))
+        say(f"{pair.second.name}: PSNR {scores[-1].psnr_db.mean():.2f} dB")
+    return slice_figures(scores, [pair.patient for pair in pairs], method, seed)
 
 
-def _of_folders(data: Path, names: tuple[str, str], task: str) -> list[Pair]:
-    there = [
-        {_ENDS.sub("", p.name): p for p in sorted((data / name).glob("[!.]*"))} for name in names
+redcnn = partial(_by_slice, published.mayo16_redcnn)
+corediff = partial(_by_slice, published.mayo16_corediff)
+founddiff = partial(_by_slice, published.mayo16_founddiff)
+
+
+def rplhr(pairs: Sequence[Pair], method: str, seed: int, say: Say) -> tuple[Figure, ...]:
+    """Figures of volumes whose values are [0, 1], not HU."""
+    scores = [
+        published.rplhr(*(nifti.read(path, hu=False).hu for path in (pair.first, pair.second)))
+        for pair in pairs
     ]
-    for name, found in zip(names, there, strict=True):
-        if not found:
-            raise InputError(f"{data / name} is no folder with files in it; give a CSV or {names}")
-    alone = sorted(set(there[0]) ^ set(there[1]))
-    if alone:
-        raise InputError(f"{data}: {', '.join(alone[:5])} has no partner of the same name")
-    # BMAD's images are <patient>_<slice>; scans are one a patient.
-    return [
-        Pair(stem.rpartition("_")[0] or stem if task == "detect" else stem, path, there[1][stem])
-        for stem, path in there[0].items()
-    ]
+    return volume_figures(scores, [pair.patient for pair in pairs], method, seed)
 
 
-def _facts(pair: Pair, task: str) -> dict[str, Any]:
-    """Which files were judged, by content."""
-    told: dict[str, Any] = {"patient": pair.patient}
-    names = COLUMNS.get(task, ("reference", "test"))
-    for name, path in zip(names, (pair.first, pair.second), strict=True):
-        told |= {name: str(path), f"{name}_sha256": sha256(path)}
-    return told
+def bmad(pairs: Sequence[Pair], method: str, seed: int, say: Say) -> tuple[Figure, ...]:
+    """Figures of anomaly maps and masks; scores of images count where the CSV has them."""
+    maps, masks = [_image(pair.first) for pair in pairs], [_image(pair.second) for pair in pairs]
+    scores = [pair.score for pair in pairs if pair.score is not None]
+    patients = [pair.patient for pair in pairs]
+    return detection_figures(maps, masks, patients, method, seed, scores or None)
 
 
-def _columns(pairs: Sequence[Pair]) -> tuple[list[Path], list[Path]]:
-    return [pair.first for pair in pairs], [pair.second for pair in pairs]
+def _facts(pair: Pair, columns: tuple[str, str]) -> dict[str, Any]:
+    """Which files were measured, by content."""
+    facts: dict[str, Any] = {"patient": pair.patient}
+    for name, path in zip(columns, (pair.first, pair.second), strict=True):
+        facts |= {name: str(path), f"{name}_sha256": sha256(path)}
+    return facts
 
 
 def _image(path: Path) -> np.ndarray:

@@ -1,13 +1,13 @@
-"""Published evaluations, each with its conventions to the letter, as one small pure function.
+"""Published evaluations: each is a small pure function that follows its convention to the letter.
 
-Their figures cannot be compared with each other: what is cut off, what the peak is, what is
-averaged first, and how an SSIM treats the rim of a slice all move them. METHOD 4, FACTS 5.5 to 5.7;
-the authors' own code was read where it is public, and where it says otherwise than a paper's
-summary, the code is followed, since it made the numbers.
+Their figures cannot be compared with each other: clipping, the peak, the order of averages and how
+an SSIM treats the rim of a slice all change them. METHOD 4, FACTS 5.5 to 5.7; the authors' own code
+was read where it is public, and where it differs from a paper's summary, the code is followed,
+since it produced the published numbers.
 
 No library's SSIM matches any of the four: skimage averages only windows that lie within the slice
 (so does `fidelity.ssim`), MONAI and torchmetrics pad by reflection or not at all; RED-CNN, CoreDiff
-and RPLHR-CT pad with zeros and average the rim too; FoundDiff reflects, and cuts each voxel's SSIM
+and RPLHR-CT pad with zeros and average the rim too; FoundDiff reflects, and clips each voxel's SSIM
 to 0 to 1 before the mean. `slice_ssim` has all of these, and agrees with skimage away from the rim.
 """
 
@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Num, Shaped
@@ -24,10 +23,8 @@ from jaxtyping import Bool, Float, Num, Shaped
 from ..core.errors import InputError
 from ..metrics.detection import PRO_LIMIT, auroc, pro
 from ..metrics.fidelity import CONVENTIONS, Convention, Rim, Slice, slice_ssim
-from .realism_figures import REALISM
-from .simulated_metrics import LESION_PROTOCOLS, SIMULATED
 
-Hu = Num[np.ndarray, "_ _ _"]  # x y z; that two are alike is checked in words
+Hu = Num[np.ndarray, "_ _ _"]  # x y z; that two have one shape is checked by `_alike`
 
 REDCNN = CONVENTIONS["mayo16-redcnn"]
 FOUNDDIFF = Convention("mayo16-founddiff", -1000, 2000, 3000)
@@ -61,67 +58,6 @@ class DetectionScore:
     image_auroc: float
     pixel_auroc: float
     pro: float
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """What a protocol is and what it needs. patients: the published test set."""
-
-    name: str
-    task: Literal["denoise", "superres", "detect"]
-    needs: str
-    patients: str
-    source: str
-
-
-PROTOCOLS = {
-    row.name: row
-    for row in (
-        Protocol(
-            "mayo16-redcnn",
-            "denoise",
-            "full-dose and restored scans in HU; state kernel (B30/D45) and thickness (1/3 mm)",
-            "AAPM-Mayo 2016, L506",
-            "Chen et al. 2017; SSinyu/RED-CNN measure.py, solver.py",
-        ),
-        Protocol(
-            "mayo16-corediff",
-            "denoise",
-            "full-dose and restored scans in HU, 1 mm; state the kernel and the dose",
-            "AAPM-Mayo 2016, L506",
-            "Gao et al. 2023; qgao21/CoreDiff utils/measure.py, models/basic_template.py",
-        ),
-        Protocol(
-            "mayo16-founddiff",
-            "denoise",
-            "full-dose and restored scans in HU, 1 mm; state the kernel and the dose",
-            "AAPM-Mayo 2016 test scans",
-            "Chen et al. 2025; hao1635/FoundDiff src/DADiff.py, src/util.py",
-        ),
-        Protocol(
-            "rplhr",
-            "superres",
-            "1 mm and restored volumes in the [0, 1] of the released files (5 mm slice k is at 5k)",
-            "RPLHR-CT, 100 test cases",
-            "Yu et al. 2022; smilenaxx/RPLHR-CT code/test.py, code/utils/non_model.py",
-        ),
-        Protocol(
-            "bmad-liver",
-            "detect",
-            "an anomaly map and a lesion mask for each image",
-            "BMAD liver test images (LiTS slices)",
-            "Bao et al. 2024; PRO as anomalib's AUPRO(fpr_limit=0.3)",
-        ),
-    )
-}
-
-
-def protocol(name: str) -> Protocol:
-    """The row of that name; `InputError` lists the known ones."""
-    if name not in PROTOCOLS:
-        known = ", ".join([*PROTOCOLS, *REALISM, *SIMULATED, *LESION_PROTOCOLS])
-        raise InputError(f"protocol '{name}' is not known; choose one of {known}")
-    return PROTOCOLS[name]
 
 
 # -- denoising ------------------------------------------------------------------------------------
@@ -254,18 +190,18 @@ def bmad_liver(
     image without any is a normal one. scores: one an image; the highest of its map if not given.
     All images make one curve each. BMAD's own PRO fails under pandas 2 and divides by the largest
     FPR that occurs below 0.3; this one, as anomalib's, interpolates to 0.3 and divides by it.
-    `InputError` where an image has no mask, shapes differ, or all images are normal or all sick.
+    `InputError` where an image has no mask, shapes differ, or all images are normal or none is.
     """
     if len(maps) != len(masks) or not maps:
         raise InputError(f"{len(masks)} masks for {len(maps)} anomaly maps; give one for each")
     lesions: list[Bool[np.ndarray, "*_"]] = [mask != 0 for mask in masks]
-    best = [float(found.max()) for found in maps] if scores is None else list(scores)
+    best = [float(each.max()) for each in maps] if scores is None else list(scores)
     area = pro(lesions, maps, PRO_LIMIT, BMAD_THRESHOLDS)  # first: it checks the shapes
     return DetectionScore(
         auroc(np.array([mask.any() for mask in lesions]), np.array(best)),
         auroc(
             np.concatenate([mask.ravel() for mask in lesions]),
-            np.concatenate([found.ravel() for found in maps]),
+            np.concatenate([each.ravel() for each in maps]),
         ),
         area,
     )

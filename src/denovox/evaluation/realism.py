@@ -1,36 +1,35 @@
-"""`denovox evaluate` for sets that are no pairs: are made scans like real ones, and are they new?
+"""`denovox evaluate realism`: how near synthetic scans are to real ones, and to training scans.
 
-Real, made and, for copies, training scans come as files; any method's can be judged.
+Real, synthetic and, to recognise copies, training scans are files; any method's can be measured.
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
-from .. import __version__
 from ..core.config import Settings
-from ..core.errors import InputError, ensure, line
+from ..core.errors import InputError, ensure
 from ..core.labels import OUTSIDE
 from ..core.regions import REGIONS
+from ..core.version import __version__
 from ..core.volume import Volume
-from ..io.new_folder import check_folder
+from ..inference.scan_context import spans_in
 from ..metrics import medicalnet, slices25d, texture
-from ..metrics.results import Figure, Results, write
+from ..metrics.results import Figure, Results
 from ..metrics.set_distance import Features, by_scan, memorised, scale_of, standardised
 from ..scan import anatomy
-from .inputs import Scan, scans_of, sha256
-from .realism_figures import NOTES, REALISM, View, copy_figures, distance_figures
+from .inputs import SETS, Say, Scan, sets_of, sha256
+from .protocols import protocol
+from .realism_figures import NOTES, View, copy_figures, distance_figures
 
-FOLDERS = {"real": "reference", "made": "test", "training": "training"}
-Say = Callable[[str], None]
-Seen = dict[str, Float64[np.ndarray, "_ _"]]  # view -> rows of features of one scan
-Look = Callable[[Scan, Volume], Seen]
+Rows = Float64[np.ndarray, "_ _"]  # of features of one scan
+Extract = Callable[[Scan, Volume], dict[str, Rows]]  # view -> rows
 Sets = dict[str, dict[str, Features]]  # view -> set -> features
 
 
@@ -43,92 +42,34 @@ class RealismConfig(Settings):
     region: str | None = None
 
 
-def evaluate(
-    name: str,
-    data: Path,
-    out: Path,
-    config: RealismConfig,
-    force: bool = False,
-    say: Say = lambda text: None,
+def evaluate_realism(
+    name: str, data: Path, config: RealismConfig, say: Say = lambda text: None
 ) -> Results:
-    """Compare made scans with real ones and write `figures.json` and `figures.md` to `out`.
+    """Compare the synthetic set of `data` with the real one, see `sets_of`.
 
-    data: a folder with reference/ (real), test/ (made) and maybe training/, each read as
-    `scans_of` does; or a CSV with patient, set (real, made or training), scan and maybe region.
-    `InputError` where a set has fewer than two scans, a real patient was trained on, or a scan or
-    the network cannot be used.
+    `InputError` where a set has fewer than two scans, a real patient is in the training set, or a
+    scan or the network cannot be used.
     """
-    ensure(name in REALISM, f"'{name}' is no protocol of realism; {', '.join(REALISM)} are")
-    check_folder(out, force)
-    ensure(name == "radiomic" or config.region is None, f"--region is of radiomic, not of {name}")
+    row = protocol(name, "realism")
     sets = sets_of(data, config.region, say)
-    look, network = _look(name, config, say)
-    sha, files = _facts(sets)
-    features = _features(sets, look, files, say)
-    views, without = _views(features)
-    ensure(views, f"no view has two real and two made scans ({'; '.join(without)}); give more")
-    notes = [f"convention: {REALISM[name]}", *NOTES, *without]
-    if name == "radiomic":
+    extract, network_sha = row.run(config.network, say)
+    copied, files = _facts(sets)
+    features = _features(sets, extract, files, say)
+    views, skipped = _views(features)
+    ensure(views, f"no view has two real and two synthetic scans ({'; '.join(skipped)})")
+    notes = [f"convention: {row.convention}", f"source: {row.source}", *NOTES, *skipped]
+    if row.name == "radiomic":
         notes += [_furthest(view) for view in views]
         features, views = _in_sds(features, views)
-    average = "" if len(slices25d.PLANES) == len(views) and name == "fid25d-maisi" else None
+    average = "" if len(slices25d.PLANES) == len(views) and row.name == "fid25d-maisi" else None
     figures = distance_figures(views, config.method, config.seed, average)
-    copies, told = _copies(name, features, config)
+    copies, closest = _copies(row.name == "radiomic", features, config)
     settings = config.model_dump() | {kind: len(scans) for kind, scans in sets.items()}
-    spread = _spacings(files)
-    results = Results(
-        name,
-        str(data),
-        figures + copies,
-        settings,
-        network,
-        __version__,
-        (*notes, *told, *spread, *sha),
-        tuple(files),
+    notes += [*closest, *_spacings(files), *copied]
+    every = figures + copies
+    return Results(
+        row.name, str(data), every, settings, network_sha, __version__, tuple(notes), tuple(files)
     )
-    write(results, out, force)
-    return results
-
-
-# -- scans ----------------------------------------------------------------------------------------
-
-
-def sets_of(data: Path, region: str | None, say: Say) -> dict[str, list[Scan]]:
-    """set -> its scans; `InputError` where real or made are fewer than two."""
-    if data.is_dir():
-        sets = {
-            kind: scans_of(data / folder, region, say)
-            for kind, folder in FOLDERS.items()
-            if kind != "training" or (data / folder).is_dir()
-        }
-    else:
-        sets = _of_csv(data, region)
-    for kind in ("real", "made"):
-        count = len(sets.get(kind, ()))
-        ensure(count >= 2, f"{data} has {count} {kind} scans; a set needs two or more")
-    return sets
-
-
-def _of_csv(data: Path, region: str | None) -> dict[str, list[Scan]]:
-    try:
-        with data.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{data} cannot be read as a CSV of sets ({line(error)})") from None
-    sets: dict[str, list[Scan]] = {}
-    for number, row in enumerate(rows, 2):
-        where = f"{data}, line {number}"
-        lacks = [name for name in ("patient", "set", "scan") if not row.get(name)]
-        ensure(not lacks, f"{where}: no {' and no '.join(lacks)}")
-        kind, own = row["set"], row.get("region") or region
-        ensure(kind in FOLDERS, f"{where}: set '{kind}' is none of {', '.join(FOLDERS)}")
-        own = None if own == "auto" else own
-        told = f"{where}: region '{own}' is none of {', '.join(REGIONS)}"
-        ensure(own is None or own in REGIONS, told)
-        scans = sets.setdefault(kind, [])
-        ensure(row["scan"] not in [scan.id for scan in scans], f"{where}: {row['scan']} is twice")
-        scans.append(Scan(row["scan"], row["patient"], data.parent / row["scan"], own))
-    return sets
 
 
 def _facts(sets: Mapping[str, Sequence[Scan]]) -> tuple[list[str], list[dict[str, Any]]]:
@@ -143,95 +84,108 @@ def _facts(sets: Mapping[str, Sequence[Scan]]) -> tuple[list[str], list[dict[str
         for kind, scans in sets.items()
         for scan in scans
     ]
-    told = []
-    for one, other in (("real", "made"), ("training", "made"), ("training", "real")):
+    notes = []
+    for one, other in (("real", "synthetic"), ("training", "synthetic"), ("training", "real")):
         by_sha = {row["sha256"]: row["scan"] for row in rows if row["set"] == one}
         same = [row for row in rows if row["set"] == other and row["sha256"] in by_sha]
         ensure(
-            not same or other == "made",
+            not same or other == "synthetic",
             f"{same[0]['scan'] if same else ''} is in training too, so it is not held out from it",
         )
-        told += [f"{row['scan']} ({other}) is {by_sha[row['sha256']]} ({one})" for row in same]
-    return told, rows
+        notes += [f"{row['scan']} ({other}) is {by_sha[row['sha256']]} ({one})" for row in same]
+    return notes, rows
 
 
 # -- features -------------------------------------------------------------------------------------
 
 
-def _look(name: str, config: RealismConfig, say: Say) -> tuple[Look, str | None]:
-    """What makes features of a scan, and the sha256 of the network that does."""
-    if name == "radiomic":
-        told = "radiomic needs no network; leave --weights out"
-        ensure(config.network is None, told)
-        from ..inference.model import region_spans_of
+def radiomic(network: str | None, say: Say) -> tuple[Extract, None]:
+    """Features of texture in each region; there is no network."""
 
-        def grain(scan: Scan, volume: Volume) -> Seen:
-            coarse = anatomy.coarse(volume)
-            found = {}
-            for slab in region_spans_of(volume, coarse, scan.region, say):
-                if slab.stop - slab.start < texture.LEAST:
-                    say(f"{scan.id}: {slab.region} is {slab.stop - slab.start} slices, left out")
-                    continue
-                hu, inside = (a[:, :, slab.start : slab.stop] for a in (volume.hu, coarse))
-                window = REGIONS[slab.region].window
-                found[slab.region] = texture.texture(hu, window, inside != OUTSIDE)[None]
-            return found
+    def extract(scan: Scan, volume: Volume) -> dict[str, Rows]:
+        coarse = anatomy.coarse(volume)
+        rows = {}
+        for span in spans_in(volume, coarse, scan.region, say):
+            if span.stop - span.start < texture.LEAST:
+                say(f"{scan.id}: {span.region} is {span.stop - span.start} slices, left out")
+                continue
+            hu, inside = (a[:, :, span.start : span.stop] for a in (volume.hu, coarse))
+            window = REGIONS[span.region].window
+            rows[span.region] = texture.texture(hu, window, inside != OUTSIDE)[None]
+        return rows
 
-        return grain, None
+    return extract, None
+
+
+def _of_network(
+    name: str, dimensions: int, features: Callable[[Any, Volume], dict[str, Rows]],
+    network: str | None, say: Say,
+) -> tuple[Extract, str]:  # fmt: skip
     from ..metrics.feature_network import load
 
-    network = load(config.network, 2 if name == "fid25d-maisi" else 3, name)
-    if name == "fid25d-maisi":
-        size = slices25d.SIZE
-        return lambda scan, volume: slices25d.features(volume, network, size), network.sha256
-    edge = medicalnet.SIZE
-    return lambda _, scan: {"": network(medicalnet.prepare(scan, edge)[None])}, network.sha256
+    net = load(network, dimensions, name)
+    return lambda _, volume: features(net, volume), net.sha256
+
+
+fid25d = partial(
+    _of_network,
+    "fid25d-maisi",
+    2,
+    lambda net, volume: slices25d.features(volume, net, slices25d.SIZE),
+)
+fid3d = partial(
+    _of_network,
+    "fid3d-medicalnet",
+    3,
+    lambda net, volume: {"": net(medicalnet.prepare(volume, medicalnet.SIZE)[None])},
+)
 
 
 def _features(
-    sets: Mapping[str, Sequence[Scan]], look: Look, files: Sequence[dict[str, Any]], say: Say
+    sets: Mapping[str, Sequence[Scan]], extract: Extract, files: Sequence[dict[str, Any]], say: Say
 ) -> Sets:
-    """Read and look at every scan, one after the other; its file's row is told what was seen."""
-    rows: dict[str, dict[str, list[tuple[Scan, Float64[np.ndarray, "_ _"]]]]] = {}
+    """The features of every scan, one after the other; its file's row records grid and views."""
+    rows: dict[str, dict[str, list[tuple[Scan, Rows]]]] = {}
     every = [(kind, scan) for kind, scans in sets.items() for scan in scans]
     for number, ((kind, scan), facts) in enumerate(zip(every, files, strict=True), 1):
         say(f"{kind} {scan.id}: {number} of {len(every)}")
         volume = scan.read(say)
         try:
-            seen = look(scan, volume)
+            views = extract(scan, volume)
         except InputError as error:
             raise InputError(f"{scan.path}: {error}") from None
         facts["shape"] = list(volume.shape)
         facts["spacing_mm"] = [round(mm, 4) for mm in volume.spacing_mm]
-        facts["views"] = list(seen)
-        for view, values in seen.items():
+        facts["views"] = list(views)
+        for view, values in views.items():
             rows.setdefault(view, {}).setdefault(kind, []).append((scan, values))
     return {
-        view: {kind: _stacked(found) for kind, found in kinds.items()}
+        view: {kind: _stacked(scans) for kind, scans in kinds.items()}
         for view, kinds in rows.items()
     }
 
 
-def _stacked(found: Sequence[tuple[Scan, Float64[np.ndarray, "_ _"]]]) -> Features:
-    counts = [len(values) for _, values in found]
-    scans = [scan.id for (scan, _), n in zip(found, counts, strict=True) for _ in range(n)]
-    patients = [scan.patient for (scan, _), n in zip(found, counts, strict=True) for _ in range(n)]
-    return Features(np.concatenate([v for _, v in found]), tuple(scans), tuple(patients))
+def _stacked(rows: Sequence[tuple[Scan, Rows]]) -> Features:
+    counts = [len(values) for _, values in rows]
+    scans = [scan.id for (scan, _), n in zip(rows, counts, strict=True) for _ in range(n)]
+    patients = [scan.patient for (scan, _), n in zip(rows, counts, strict=True) for _ in range(n)]
+    return Features(np.concatenate([v for _, v in rows]), tuple(scans), tuple(patients))
 
 
 def _views(features: Sets) -> tuple[list[View], list[str]]:
     """What can be compared, and a sentence on each view that cannot."""
-    views, without = [], []
+    views, skipped = [], []
     for name, kinds in features.items():
         counts = {
-            kind: len(set(kinds[kind].scans)) if kind in kinds else 0 for kind in ("real", "made")
+            kind: len(set(kinds[kind].scans)) if kind in kinds else 0
+            for kind in ("real", "synthetic")
         }
         if min(counts.values()) < 2:
-            of = " and ".join(f"{count} {kind}" for kind, count in counts.items())
-            without.append(f"{name}: {of} scans, not compared")
+            shown = " and ".join(f"{count} {kind}" for kind, count in counts.items())
+            skipped.append(f"{name}: {shown} scans, not compared")
             continue
-        views.append(View(name, kinds["real"], kinds["made"]))
-    return views, without
+        views.append(View(name, kinds["real"], kinds["synthetic"]))
+    return views, skipped
 
 
 def _in_sds(features: Sets, views: Sequence[View]) -> tuple[Sets, list[View]]:
@@ -243,17 +197,17 @@ def _in_sds(features: Sets, views: Sequence[View]) -> tuple[Sets, list[View]]:
         }
         for view in views
     }
-    return scaled, [View(n, kinds["real"], kinds["made"]) for n, kinds in scaled.items()]
+    return scaled, [View(n, kinds["real"], kinds["synthetic"]) for n, kinds in scaled.items()]
 
 
 def _furthest(view: View, count: int = 3) -> str:
     """Which features' means differ most, in SDs of the real set."""
-    means = standardised(view.made.values.mean(0)[None], view.real.values)[0]
+    means = standardised(view.synthetic.values.mean(0)[None], view.real.values)[0]
     names = np.array(texture.NAMES)[scale_of(view.real.values) > 0]
     order = np.argsort(-np.abs(means), kind="stable")[:count]
-    told = ", ".join(f"{names[i]} {means[i]:+.1f} SD" for i in order)
+    shown = ", ".join(f"{names[i]} {means[i]:+.1f} SD" for i in order)
     same = ", ".join(sorted(set(texture.NAMES) - set(names)))
-    return f"{view.name}, furthest from real: {told}" + (
+    return f"{view.name}, furthest from real: {shown}" + (
         f"; left out, one value in all real scans: {same}" if same else ""
     )
 
@@ -262,39 +216,39 @@ def _furthest(view: View, count: int = 3) -> str:
 
 
 def _copies(
-    name: str, features: Sets, config: RealismConfig
+    by_view: bool, features: Sets, config: RealismConfig
 ) -> tuple[tuple[Figure, ...], list[str]]:
-    """Figures and closest pairs where there is a training set: by region, or all planes at once."""
-    if name == "radiomic":
-        groups = {view: [kinds] for view, kinds in features.items() if len(kinds) == len(FOLDERS)}
+    """Figures and closest pairs where there is a training set: by view, or of all views at once."""
+    if by_view:
+        groups = {view: [kinds] for view, kinds in features.items() if len(kinds) == len(SETS)}
     else:
-        whole = all(len(kinds) == len(FOLDERS) for kinds in features.values())
+        whole = all(len(kinds) == len(SETS) for kinds in features.values())
         groups = {"": list(features.values())} if whole else {}
     figures: tuple[Figure, ...] = ()
-    told = []
+    notes = []
     for view, planes in groups.items():
-        made, real, training = (
-            by_scan([kinds[kind] for kinds in planes]) for kind in ("made", "real", "training")
+        synthetic, real, training = (
+            by_scan([kinds[kind] for kinds in planes]) for kind in ("synthetic", "real", "training")
         )
-        found = memorised(made, real, training)
-        figures += copy_figures(found, made.patients, view, config.method, config.seed)
-        pairs = ", ".join(f"{a} and {b} ({d:.3g})" for a, b, d in found.closest())
-        told.append(
-            f"{view} closest made and training scans: {pairs}; 5 % of {len(real.scans)} held-out"
-            f" scans are nearer to training than {found.limit:.3g}".strip()
+        near = memorised(synthetic, real, training)
+        figures += copy_figures(near, synthetic.patients, view, config.method, config.seed)
+        pairs = ", ".join(f"{a} and {b} ({d:.3g})" for a, b, d in near.closest())
+        notes.append(
+            f"{view} closest synthetic and training scans: {pairs}; 5 % of {len(real.scans)}"
+            f" held-out scans are nearer to training than {near.limit:.3g}".strip()
         )
-    return figures, told
+    return figures, notes
 
 
 def _spacings(files: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A warning where the sets' voxels differ: then their grids, not their looks, may be judged."""
+    """A warning where the sets' voxels differ: their grids, not their content, may be compared."""
     medians = {
         kind: np.median([row["spacing_mm"] for row in files if row["set"] == kind], axis=0)
-        for kind in ("real", "made")
+        for kind in ("real", "synthetic")
     }
-    if np.allclose(medians["real"], medians["made"], rtol=0.1):
+    if np.allclose(medians["real"], medians["synthetic"], rtol=0.1):
         return []
     shown = " and ".join(
-        f"{kind} {' x '.join(f'{mm:.3g}' for mm in found)} mm" for kind, found in medians.items()
+        f"{kind} {' x '.join(f'{mm:.3g}' for mm in median)} mm" for kind, median in medians.items()
     )
-    return [f"median voxels differ ({shown}): grids are compared with the scans; resample first"]
+    return [f"median voxels differ ({shown}), which the distances measure too; resample first"]

@@ -1,4 +1,4 @@
-"""Figures of realism: each distance with its N, the floor beside it, and the signs of copies."""
+"""Figures of realism: each distance with its N and its floor, and how many scans are copies."""
 
 from __future__ import annotations
 
@@ -14,36 +14,24 @@ from ..metrics.set_distance import Features, Floor, Memorised, floor, frechet, m
 
 DISTANCES = {"frechet": frechet, "mmd": mmd}
 BETTER: dict[str, Better] = {"frechet": "lower", "mmd": "zero"}
-REALISM = {  # name -> its convention
-    "radiomic": "37 features of grain and histogram (metrics/texture.py) of the body (anatomy"
-    ".coarse) in each region's slices, in the region's window, on each scan's own grid; in SDs of"
-    " the real set, from its mean",
-    "fid25d-maisi": "RAS, 1 mm linear, padded with -1000 HU or cropped to 512^3, cut to [-1000,"
-    " 1000] HU; of each plane the middle 40 % of the slices, min-max over them together, BGR minus"
-    " (.406, .456, .485); rows are slices; mean of three planes (FACTS 5.4). The authors' network"
-    " is hub:Warvito/radimagenet-models:radimagenet_resnet50",
-    "fid3d-medicalnet": "what the network sees is ours: 2 mm area-weighted, middle 192^3, padded"
-    " with -1000 HU, cut to [-1000, 1000] HU, mean 0 and SD 1; features: MedicalNet resnet_50_23"
-    "dataset in MONAI's layout (stride 2 in layers 3 and 4, where Tencent's own has dilation)",
-}
 NOTES = (
     "floor: halves of the real patients against each other, at random; 'at the floor's N': the same"
-    " halves against as many made scans. Compare these two: Frechet's bias grows as N falls, so"
-    " a distance of all scans is no match for a floor of half of them",
+    " halves against as many synthetic scans. Compare these two: Frechet's bias grows as N falls,"
+    " so a distance of all scans cannot be compared with a floor of half of them",
     "intervals of distances are 95 % ranges over these splits (a bootstrap would count a patient"
-    " drawn twice as two equal scans); share above: of the splits in which made scans are further"
-    " away than real ones, 0.5 where they cannot be told apart",
+    " drawn twice as two equal scans); share above: of the splits in which synthetic scans are"
+    " further away than real ones, 0.5 where the two cannot be distinguished",
     "mmd: unbiased squared MMD, kernel (a.b / features + 1)^3; it may be negative",
 )
 
 
 @dataclass(frozen=True)
 class View:
-    """Real and made scans as one kind of features: of a region, or of a plane."""
+    """Real and synthetic scans as one kind of features: of a region, or of a plane."""
 
     name: str
     real: Features
-    made: Features
+    synthetic: Features
 
 
 def distance_figures(
@@ -56,41 +44,42 @@ def distance_figures(
     """
     figures: list[Figure] = []
     for kind, distance in DISTANCES.items():
-        wholes = [distance(view.real.values, view.made.values) for view in views]
-        floors = [floor(distance, view.real, view.made, seed=seed) for view in views]
+        wholes = [distance(view.real.values, view.synthetic.values) for view in views]
+        floors = [floor(distance, view.real, view.synthetic, seed=seed) for view in views]
         rows = list(zip((view.name for view in views), wholes, floors, views, strict=True))
         known = [one for one in floors if one is not None]
         if average is not None:
             mean = _mean(known) if len(known) == len(views) else None
             rows.insert(0, (average, float(np.mean(wholes)), mean, views[0]))
-        for name, whole, found, view in rows:
-            figures += _rows(f"{name} {kind}".strip(), kind, whole, found, view.made, method)
+        for name, whole, own, view in rows:
+            figures += _rows(f"{name} {kind}".strip(), kind, whole, own, view.synthetic, method)
     return tuple(figures)
 
 
 def _mean(floors: Sequence[Floor]) -> Floor:
     """Split by split: the views are of the same scans, so their splits are the same."""
-    real, made = (np.mean([getattr(one, name) for one in floors], 0) for name in ("real", "made"))
-    return Floor(real, made, floors[0].sizes, floors[0].scans)
+    real = np.mean([one.real for one in floors], 0)
+    synthetic = np.mean([one.synthetic for one in floors], 0)
+    return Floor(real, synthetic, floors[0].sizes, floors[0].scans)
 
 
 def _rows(
-    name: str, kind: str, whole: float, found: Floor | None, made: Features, method: str
+    name: str, kind: str, whole: float, own: Floor | None, synthetic: Features, method: str
 ) -> list[Figure]:
     better, none = BETTER[kind], Interval(None, None)
-    patients, scans = len(set(made.patients)), len(set(made.scans))
+    patients, scans = len(set(synthetic.patients)), len(set(synthetic.scans))
     rows = [Figure(name, whole, none, patients, scans, method=method, better=better)]
-    if found is None:
+    if own is None:
         return rows
-    size, (of_real, of_made) = found.sizes[1], found.scans
+    size, (of_real, of_synthetic) = own.sizes[1], own.scans
     for label, values, count, whose in (
-        (f"{name} at the floor's N", found.made, of_made, method),
-        (f"{name} floor", found.real, of_real, "real"),
+        (f"{name} at the floor's N", own.synthetic, of_synthetic, method),
+        (f"{name} floor", own.real, of_real, "real"),
     ):
         mean = float(values.mean())
         rows.append(Figure(label, mean, _range(values), size, count, "", whose, better))
     above = f"{name}: share above the floor"
-    rows.append(Figure(above, found.above, none, size, of_made, "", method, "lower"))
+    rows.append(Figure(above, own.above, none, size, of_synthetic, "", method, "lower"))
     return rows
 
 
@@ -104,23 +93,23 @@ def _range(values: Float64[np.ndarray, " splits"]) -> Interval:
 
 
 def copy_figures(
-    found: Memorised,
+    near: Memorised,
     patients: Sequence[str],
     name: str = "",
     method: str = "denovox",
     seed: int = 0,
 ) -> tuple[Figure, ...]:
-    """How many made scans are nearer to training than new patients are, and how sure that is.
+    """How many synthetic scans are nearer to training than new patients are, with intervals.
 
-    patients: of the made scans; the bootstrap draws these, the held-out distances stay.
+    patients: of the synthetic scans; the bootstrap draws these, the held-out distances stay.
     """
 
-    def near(drawn: Drawn) -> float:
-        return float(found.near[drawn].mean())
+    def share(drawn: Drawn) -> float:
+        return float(near.near[drawn].mean())
 
     rows = (
-        ("nearer to training than 95 % of held-out scans", near),
-        ("copies AUROC (0.5: as held-out scans)", found.auroc),
+        ("nearer to training than 95 % of held-out scans", share),
+        ("copies AUROC (0.5: as held-out scans)", near.auroc),
     )
     return tuple(
         over_patients(

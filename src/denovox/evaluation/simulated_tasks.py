@@ -1,13 +1,13 @@
-"""One scan through a simulated protocol: damage it, let a model work on it, measure.
+"""One scan through a simulated protocol: degrade it, run a model on it, measure.
 
-What the figures are is said in `evaluation/simulated_metrics.py`. What is compared with is the scan
-as it came; the model is never shown it, nor the anatomy or the regions found in it.
+The metrics are those of `evaluation/simulated_metrics.py`. The reference is the original scan; the
+model is given neither it nor the anatomy and regions recognised in it.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -20,26 +20,17 @@ from ..core.errors import InputError
 from ..core.labels import OUTSIDE
 from ..core.volume import Volume
 from ..inference.anomaly.calibration import Calibration
-from ..inference.anomaly.detection import detect
-from ..inference.model import (
-    Model,
-    region_spans_of,
-)
+from ..inference.model import Model
 from ..inference.options import RunOptions, Say
-from ..inference.scan_context import noise_in
-from ..inference.superres import superres
+from ..inference.scan_context import noise_in, spans_in
 from ..metrics.results import Measured, gains
 from ..scan import anatomy as anatomy_of
 from ..scan.body_regions import RegionSpan
 from ..scan.tissue import Tissue
-from ..simulate.dose import (
-    LowDoseConfig,
-    photons_of,
-    simulate_low_dose,
-    simulate_thick_slices,
-)
-from ..simulate.planted_lesions import Fact, Lesions, plant
-from .inputs import Keep, Scan
+from ..simulate.dose import LowDoseConfig, photons_of, simulate_low_dose
+from ..simulate.planted_lesions import Lesions, PlantedLesion, plant
+from ..simulate.slabs import simulate_thick_slices
+from .inputs import Save, Scan
 from .simulated_metrics import (
     Scored,
     interpolations,
@@ -51,18 +42,20 @@ from .simulated_metrics import (
 Labels = UInt8[np.ndarray, "x y z"]
 Mask = Bool[np.ndarray, "x y z"]
 Hu = Float[np.ndarray, "x y z"]
-TISSUES: dict[str, tuple[Tissue, ...]] = {  # where a lesion is planted, one scan each
+TISSUES: dict[str, tuple[Tissue, ...]] = {  # that get a lesion, one scan each
     "headneck": ("muscle",),
     "chest": ("lung", "muscle"),
     "abdomen": ("liver", "muscle"),
 }
 
 
-class TrialConfig(Settings):
-    """The damage, and whose output it is. region: of all scans; None: as the data say, else found
-    along z. dose: of simulated-dose, seed included; its photons and electronic noise count only
-    where the scan's own noise cannot be told (`own_dose`). factor: slices averaged to one, of
+class SimulatedConfig(Settings):
+    """What is simulated, and the method's name.
+
+    dose: of simulated-dose, seed included; its photons and electronic noise count only where the
+    scan's own noise cannot be estimated (`own_dose`). factor: slices averaged to one, of
     simulated-slab. lesions: of planted-lesions; one at a time, in each tissue of `TISSUES`.
+    region: of all scans whose list names none; None: recognised along z.
     """
 
     dose: LowDoseConfig = LowDoseConfig()
@@ -73,167 +66,185 @@ class TrialConfig(Settings):
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What every scan of a trial is given: the model, the damage, and how to run."""
+class RunContext:
+    """What is the same for every scan of a run."""
 
     model: Model
-    config: TrialConfig
+    config: SimulatedConfig
     calibrations: tuple[Calibration, ...]
     options: RunOptions
-    keep: Keep
+    save: Save
 
 
 @dataclass(frozen=True)
-class Found:
-    """What one scan gave. facts: what was done to it, for the record, ready for JSON."""
+class ScanResult:
+    """The figures of one scan. facts: how it was degraded, for the record, ready for JSON."""
 
     measured: list[Measured]
     scored: list[Scored] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def dose_trial(scan: Scan, truth: Volume, bench: Bench) -> Found:
-    """A lower dose, denoised: against the scan, in the window of each region."""
-    labels, rows = anatomy_of.coarse(truth), []
-    config, facts = own_dose(truth, labels, bench.config.dose, bench.options.say)
+# -- lower dose -----------------------------------------------------------------------------------
+
+
+def lower_dose(scan: Scan, truth: Volume, context: RunContext) -> ScanResult:
+    """A lower dose, denoised: compared with the scan, in the window of each region."""
+    labels = anatomy_of.coarse(truth)
+    config, facts = own_dose(truth, labels, context.config.dose, context.options.say)
     low = simulate_low_dose(truth, config)
-    result = bench.model.denoise(low, scan.region, options=bench.options)
+    result = context.model.denoise(low, scan.region, options=context.options)
     for what, volume in (("reference", truth), ("input", low), ("test", result)):
-        bench.keep(what, scan.id, volume)
-    for slab in region_spans_of(truth, labels, scan.region, lambda line: None):
-        z = slice(slab.start, slab.stop)
+        context.save(what, scan.id, volume)
+    rows = dose_rows(scan, truth, labels, {"low dose": low, context.config.method: result})
+    return ScanResult(rows, facts=facts)
+
+
+def dose_rows(
+    scan: Scan, truth: Volume, labels: Labels, volumes: dict[str, Volume]
+) -> list[Measured]:
+    """Figures of volumes by method, in each region of the scan; the last gets its gains.
+
+    labels: the coarse anatomy of the reference.
+    """
+    rows = []
+    for span in spans_in(truth, labels, scan.region, lambda line: None):
+        z = slice(span.start, span.stop)
         own = labels[..., z]
-        body = own != OUTSIDE
-        before, after = (
-            simulated_dose(_cut(truth, z), _cut(each, z), own, body, slab.region)
-            for each in (low, result)
-        )
-        rows.append(Measured(scan.patient, slab.region, "low dose", before))
-        after += gains(after, {"low dose": before})
-        rows.append(Measured(scan.patient, slab.region, bench.config.method, after))
-    return Found(rows, facts=facts)
+        values = {
+            method: simulated_dose(
+                truth.slices(z), volume.slices(z), own, own != OUTSIDE, span.region
+            )
+            for method, volume in volumes.items()
+        }
+        last, ours = values.popitem()
+        values[last] = ours + gains(ours, values)
+        rows += [Measured(scan.patient, span.region, *each) for each in values.items()]
+    return rows
 
 
 def own_dose(
     truth: Volume, labels: Labels, config: LowDoseConfig, say: Say
 ) -> tuple[LowDoseConfig, dict[str, Any]]:
-    """The config with the photons that a scan's own noise tells of; and what was told.
+    """The config with the photons that a scan's own noise implies; and a record of them.
 
-    A part of the scan's *own* dose, that is: its noise has 1/dose times the variance then, whatever
-    the patient's size, and in a crop too. All of that noise is laid to photons, none to the
-    detector. The config as it is, where the noise cannot be estimated.
+    So the dose is a part of the scan's *own*: its noise then has 1/dose times the variance,
+    whatever the patient's size, and in a crop too. All of that noise is attributed to photons,
+    none to the detector. The config is unchanged where the noise cannot be estimated.
     """
     try:
         whole = RegionSpan("scan", 0, truth.shape[2], "whole")
         noise_hu, _ = noise_in(truth, labels, whole, None, lambda line: None)
         photons = photons_of(truth, noise_hu, config)
     except InputError as error:
-        say(f"the scan's own noise is not known ({error}); {config.photons:g} photons are taken")
+        say(f"the scan's own noise is not known ({error}); using {config.photons:g} photons")
         return config, {**config.model_dump(include={"photons", "electronic"}), "noise_hu": None}
-    told = {"photons": photons, "electronic": 0.0}
-    return config.model_copy(update=told), {**told, "noise_hu": noise_hu}
+    own = {"photons": photons, "electronic": 0.0}
+    return config.model_copy(update=own), {**own, "noise_hu": noise_hu}
 
 
-def slab_trial(scan: Scan, truth: Volume, bench: Bench) -> Found:
-    """Thick slices, made thin again by interpolation and by the model: against the scan."""
-    factor = bench.config.factor
-    slabs = truth.shape[2] // factor
-    truth = _cut(truth, slice(0, slabs * factor))
+# -- thick slices ---------------------------------------------------------------------------------
+
+
+def thick_slices(scan: Scan, truth: Volume, context: RunContext) -> ScanResult:
+    """Thick slices, restored by interpolation and by the model: compared with the scan."""
+    config = context.config
+    factor, slabs = config.factor, truth.shape[2] // config.factor
+    truth = truth.slices(slice(0, slabs * factor))
     thick = simulate_thick_slices(truth, factor * truth.spacing_mm[2])
-    result, _ = superres(
-        bench.model, thick, factor=factor, region=scan.region, options=bench.options
+    result: Volume = context.model.superres(
+        thick, factor=factor, region=scan.region, options=context.options
     )
     labels, rows = anatomy_of.coarse(truth), []
     for what, volume in (("reference", truth), ("input", thick), ("test", result)):
-        bench.keep(what, scan.id, volume)
-    tried = {name: thick.hu @ way for name, way in interpolations(slabs, factor).items()}
-    for slab in _whole(
-        region_spans_of(truth, labels, scan.region, lambda line: None), slabs, factor
-    ):
-        z, coarse = (slice(slab.start * n, slab.stop * n) for n in (factor, 1))
-        body = labels[..., z] != OUTSIDE
+        context.save(what, scan.id, volume)
+    thin = {name: thick.hu @ matrix for name, matrix in interpolations(slabs, factor).items()}
+    spans = spans_in(truth, labels, scan.region, lambda line: None)
+    for span in _whole(spans, slabs, factor):
+        fine, coarse = (slice(span.start * n, span.stop * n) for n in (factor, 1))
+        body = labels[..., fine] != OUTSIDE
         *values, ours = (
-            simulated_slab(truth.hu[..., z], hu[..., z], thick.hu[..., coarse], body, slab.region)
-            for hu in [*tried.values(), result.hu]
+            simulated_slab(
+                truth.hu[..., fine], hu[..., fine], thick.hu[..., coarse], body, span.region
+            )
+            for hu in [*thin.values(), result.hu]
         )
-        others = dict(zip(tried, values, strict=True))
-        rows += [Measured(scan.patient, slab.region, *each) for each in others.items()]
+        others = dict(zip(thin, values, strict=True))
+        rows += [Measured(scan.patient, span.region, *each) for each in others.items()]
         ours += gains(ours, others)
-        rows.append(Measured(scan.patient, slab.region, bench.config.method, ours))
-    return Found(rows)
+        rows.append(Measured(scan.patient, span.region, config.method, ours))
+    return ScanResult(rows)
 
 
-def _whole(slabs: Sequence[RegionSpan], count: int, factor: int) -> list[RegionSpan]:
-    """Regions in thick slices, those that lie wholly in them; three or more, or left out."""
+def _whole(spans: Sequence[RegionSpan], count: int, factor: int) -> list[RegionSpan]:
+    """Regions in thick slices, those that lie wholly in them; left out where fewer than three."""
     whole = [
         replace(one, start=-(-one.start // factor), stop=min(count, one.stop // factor))
-        for one in slabs
+        for one in spans
     ]
     return [one for one in whole if one.stop - one.start >= 3]
 
 
-def lesion_trial(scan: Scan, healthy: Volume, bench: Bench) -> Found:
-    """The scan as it came, and once for each tissue with a lesion in it, both looked at."""
+# -- lesions --------------------------------------------------------------------------------------
+
+
+def plant_lesions(scan: Scan, healthy: Volume, context: RunContext) -> ScanResult:
+    """Detection in the original scan, and in one with a lesion for each tissue."""
     labels = anatomy_of.coarse(healthy)
-    known = {one.region for one in bench.calibrations}
+    known = {one.region for one in context.calibrations}
     planted = [
-        (slab, tissue, *found)
-        for slab in region_spans_of(healthy, labels, scan.region, bench.options.say)
-        if slab.region in known
-        for tissue in TISSUES[slab.region]
-        if (found := _planted(scan, healthy, labels, slab, tissue, bench)) is not None
+        (span, tissue, *result)
+        for span in spans_in(healthy, labels, scan.region, context.options.say)
+        if span.region in known
+        for tissue in TISSUES[span.region]
+        if (result := _planted(scan, healthy, labels, span, tissue, context)) is not None
     ]
     if not planted:
-        bench.options.say(f"{scan.id} is left out: no region and tissue to plant a lesion into")
-        return Found([])
+        context.options.say(f"{scan.id} is left out: no region and tissue for a lesion")
+        return ScanResult([])
 
-    def look(volume: Volume, lesion: Mask, number: int, name: str) -> tuple[Hu, float]:
-        options = bench.options.part(number, len(planted) + 1)
-        found = detect(bench.model, volume, bench.calibrations, scan.region, options=options)
-        size: Hu = np.abs(found.z.hu)
-        kept = {"input": volume.hu, "maps": size, "masks": lesion.astype(np.float32)}
-        for what, hu in kept.items():
-            bench.keep(what, f"{scan.id}_{name}", volume.with_hu(hu))
-        return size, found.score
+    def detected(volume: Volume, lesion: Mask, number: int, name: str) -> tuple[Hu, float]:
+        options = context.options.part(number, len(planted) + 1)
+        result = context.model.detect(
+            volume, region=scan.region, calibrations=context.calibrations, options=options
+        )
+        size: Hu = np.abs(result.z.hu)
+        saved = {"input": volume.hu, "maps": size, "masks": lesion.astype(np.float32)}
+        for what, hu in saved.items():
+            context.save(what, f"{scan.id}_{name}", volume.with_hu(hu))
+        return size, result.score
 
-    _, before = look(healthy, np.zeros(healthy.shape, bool), 0, "healthy")
-    rows, scored = [], []
-    for number, (slab, tissue, volume, lesion, _) in enumerate(planted, 1):
-        score, after = look(volume, lesion, number, tissue)
-        judged = np.zeros(healthy.shape, bool)
-        judged[..., slab.start : slab.stop] = labels[..., slab.start : slab.stop] != OUTSIDE
-        values = planted_lesions(score, lesion, judged)
-        rows.append(Measured(scan.patient, f"{slab.region} {tissue}", bench.config.method, values))
-        scored.append(Scored(scan.patient, scan.id, before, after))
-    return Found(rows, scored, {"lesions": [asdict(fact) for *_, fact in planted]})
+    _, before = detected(healthy, np.zeros(healthy.shape, bool), 0, "healthy")
+    rows, scores = [], []
+    for number, (span, tissue, volume, lesion, _) in enumerate(planted, 1):
+        score, after = detected(volume, lesion, number, tissue)
+        values = planted_lesions(score, lesion, scored_voxels(labels, span))
+        region = f"{span.region} {tissue}"
+        rows.append(Measured(scan.patient, region, context.config.method, values))
+        scores.append(Scored(scan.patient, scan.id, before, after))
+    return ScanResult(rows, scores, {"lesions": [asdict(fact) for *_, fact in planted]})
+
+
+def scored_voxels(labels: Labels, span: RegionSpan) -> Mask:
+    """The body in a region's slices."""
+    scored = np.zeros(labels.shape, bool)
+    scored[..., span.start : span.stop] = labels[..., span.start : span.stop] != OUTSIDE
+    return scored
 
 
 def _planted(
-    scan: Scan, volume: Volume, labels: Labels, slab: RegionSpan, tissue: Tissue, bench: Bench
-) -> tuple[Volume, Mask, Fact] | None:
-    """The scan with one lesion in a region's slices, and where and what it is; None: no room."""
-    z = slice(slab.start, slab.stop)
-    seed = zlib.crc32(f"{bench.options.seed} {scan.id} {tissue}".encode())
-    config = bench.config.lesions.model_copy(update={"number": 1, "tissues": (tissue,)})
+    scan: Scan, volume: Volume, labels: Labels, span: RegionSpan, tissue: Tissue,
+    context: RunContext,
+) -> tuple[Volume, Mask, PlantedLesion] | None:  # fmt: skip
+    """The scan with one lesion in a region's slices, its mask and record; None: no room."""
+    z = slice(span.start, span.stop)
+    seed = zlib.crc32(f"{context.options.seed} {scan.id} {tissue}".encode())
+    config = context.config.lesions.model_copy(update={"number": 1, "tissues": (tissue,)})
     try:
-        sick, numbers, facts = plant(_cut(volume, z), labels[..., z], config, seed)
+        part, numbers, facts = plant(volume.slices(z), labels[..., z], config, seed)
     except InputError:
-        bench.options.say(f"{scan.id}: no room for a lesion in healthy {tissue}")
+        context.options.say(f"{scan.id}: no room for a lesion in healthy {tissue}")
         return None
     hu, lesion = volume.hu.astype(np.float32), np.zeros(volume.shape, bool)
-    hu[..., z], lesion[..., z] = sick.hu, numbers > 0
+    hu[..., z], lesion[..., z] = part.hu, numbers > 0
     return volume.with_hu(hu), lesion, facts[0]
-
-
-WAYS: dict[str, Callable[[Scan, Volume, Bench], Found]] = {
-    "simulated-dose": dose_trial,
-    "simulated-slab": slab_trial,
-    "planted-lesions": lesion_trial,
-}
-
-
-def _cut(volume: Volume, z: slice) -> Volume:
-    """Some of a scan's slices; no source, since they are no longer the file's."""
-    affine = volume.affine.copy()
-    affine[:3, 3] += z.start * affine[:3, 2]
-    return Volume(np.ascontiguousarray(volume.hu[..., z]), affine)

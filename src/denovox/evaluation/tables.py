@@ -83,10 +83,10 @@ def detection_figures(
     _one_each(len(maps), patients)
     exact = bmad_liver(maps, masks, scores)
     lesions = [mask != 0 for mask in masks]
-    best = [float(found.max()) for found in maps] if scores is None else list(scores)
+    best = [float(each.max()) for each in maps] if scores is None else list(scores)
     image = _bins([np.array([score]) for score in best])
     ill = [np.array([float(mask.any())]) for mask in lesions]
-    pixel = _bins([found.ravel() for found in maps])
+    pixel = _bins([each.ravel() for each in maps])
     normal = _summed(pixel, [(~mask).ravel().astype(np.float64) for mask in lesions])
     rows = (
         (
@@ -131,11 +131,11 @@ def measured_figures(rows: Sequence[Measured], seed: int = 0) -> tuple[Figure, .
     """
     if not rows:
         raise InputError("there is no scan to measure; check the list of scans")
-    found: dict[tuple[str, str, str], list[tuple[str, Value]]] = {}
+    columns: dict[tuple[str, str, str], list[tuple[str, Value]]] = {}
     for row in rows:
         for value in row.values:
             kind = (row.region, value.name, row.method)
-            found.setdefault(kind, []).append((row.patient, value))
+            columns.setdefault(kind, []).append((row.patient, value))
     return tuple(
         over_patients(
             f"{region} {name}",
@@ -146,17 +146,17 @@ def measured_figures(rows: Sequence[Measured], seed: int = 0) -> tuple[Figure, .
             better=column[0][1].better,
             seed=seed,
         )
-        for (region, name, method), column in found.items()
+        for (region, name, method), column in columns.items()
     )
 
 
 def scan_figures(
     rows: Sequence[Scored], method: str = "denovox", seed: int = 0
 ) -> tuple[Figure, ...]:
-    """Scan AUROC, planted against as it came, and how often a planted scan is above its own self.
+    """Scan AUROC, with a lesion against the original, and how often a lesion raises the score.
 
-    A scan as it came counts once, however many lesions were planted in it, one at a time: rows of
-    one scan have one healthy score. `InputError` where there is no row.
+    An original counts once, however many lesions were added to it, one at a time: the rows of one
+    scan share one healthy score. `InputError` where there is no row.
     """
     patients = [row.patient for row in rows]
     healthy, planted = (np.array([getattr(r, n) for r in rows]) for n in ("healthy", "planted"))
@@ -170,11 +170,11 @@ def scan_figures(
         both = np.concatenate([sick, none]), np.concatenate([none, well])
         return area(curve(scores, *both))
 
-    found = (planted > healthy) + (planted == healthy) / 2
-    values = [np.array([value]) for value in found]
+    raised = (planted > healthy) + (planted == healthy) / 2
+    values = [np.array([value]) for value in raised]
     return (
         over_patients("scan AUROC", patients, area_of, method=method, seed=seed),
-        over_patients("found", patients, _pooled(values), method=method, seed=seed),
+        over_patients("detected", patients, _pooled(values), method=method, seed=seed),
     )
 
 
@@ -208,13 +208,13 @@ def _drawn_area(
 ) -> Callable[[Drawn], float]:
     """Indices of scans -> the area up to `limit` of their histograms together; NaN if undefined."""
 
-    def found(drawn: Drawn) -> float:
+    def area_of(drawn: Drawn) -> float:
         up, across = sick[drawn].sum(0), healthy[drawn].sum(0)
         if not up.any() or not across.any():
             return math.nan
         return area(curve(np.arange(len(up)), up, across), limit)
 
-    return found
+    return area_of
 
 
 def _one_each(count: int, patients: Sequence[str]) -> None:

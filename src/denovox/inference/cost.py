@@ -1,8 +1,8 @@
-"""What a run would cost: windows, seconds and memory, from one window of the actual network.
+"""What a run would cost in tiles, seconds and memory, estimated from one tile of the real network.
 
-Time is windows' voxels times the network's own speed. Memory is what the process holds already,
-plus arrays counted in bytes a voxel (below), plus what one window took when it was tried;
-`benchmarks/doctor.py` measures how true that is.
+Time is the voxels of all tiles times the network's measured speed. Memory is what the process
+already holds, plus arrays counted in bytes per voxel (below), plus what one tile took when it was
+timed; `benchmarks/doctor.py` measures how accurate this is.
 """
 
 from __future__ import annotations
@@ -31,58 +31,58 @@ from ..tasks import denoising, denoising_diffpir
 from .engine import Engine
 from .frame import Frame, working_grid
 from .options import RunOptions
-from .region_blend import handover
+from .region_blend import blend_parts
 
 Method = Literal["mean", "diffpir"]
 METHODS: tuple[Method, ...] = ("mean", "diffpir")
-# Bytes a voxel, besides HU and stored values. Of the scan: labels, what is to be added, and the
-# region's share of it; while anatomy is looked for, far more, but nothing else is there yet.
+# Bytes per voxel, besides HU and stored values. Of the scan: labels, the change to be added, and
+# the part of one region; finding the anatomy takes far more, but before anything else is allocated.
 SCAN_BYTES, ANATOMY_BYTES = 17, 40
-# Of the working grid: what was measured, noise on it, the start, the state, the windows' sum.
+# Of the working grid: the measurement, its noise, the start, the state, the sum over tiles.
 GRID_BYTES = {"mean": 24, "coloured": 48, "diffpir": 40}
-# On a CPU, each further shape of window leaves behind this share of what a window takes: memory
-# that was freed, and that glibc keeps, as it suits no other shape (MALLOC_MMAP_THRESHOLD_=1000000
-# in the environment has it given back). Measured: benchmarks/doctor.py.
-LEFT = 0.12
-COLOURED = 4  # evaluations where noise is coloured
+# On a CPU, each further tile shape leaves behind this fraction of a tile's memory: it is freed, but
+# glibc keeps it, since it fits no other shape (with MALLOC_MMAP_THRESHOLD_=1000000 in the
+# environment, glibc returns it). Measured: benchmarks/doctor.py.
+RETAINED = 0.12
+COLOURED = 4  # evaluations where the noise is coloured
 
 
 class Cost(Settings):
-    """A run of `denoise`, expected. seconds: of the network, which is nearly all of a run."""
+    """Expected cost of a `denoise` run. seconds: of the network, which is nearly all of a run."""
 
     method: Method
     evaluations: int
-    windows: int  # of all evaluations
-    window: Shape  # the largest
+    tiles: int  # of all evaluations
+    tile: Shape  # the largest
     seconds: float
-    memory_mb: float  # of the process, at its peak
-    device_mb: float  # of the GPU, at its peak; 0 on a CPU
+    memory_mb: float  # peak of the process
+    device_mb: float  # peak of the GPU; 0 on a CPU
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One window of a model, tried, and its seconds.
+class TileTiming:
+    """Time and memory of one tile of a model.
 
-    resident_mb: of the process before, with the model and no scan. grown_mb: what a window added.
+    resident_mb: of the process before, with the model and no scan. grown_mb: added by the tile.
     """
 
     model: Engine
-    window: Shape
+    tile: Shape
     seconds: float
     resident_mb: float
     grown_mb: float
 
     @property
     def on_gpu(self) -> bool:
-        """Whether the network does not run in the process's own memory."""
+        """Whether the network runs outside the memory of the process."""
         return self.model.device.startswith("cuda")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is evaluated. count, voxels: of all windows of all evaluations. shapes: different ones.
+class TilePlan:
+    """The tiles to evaluate. count, voxels: over all tiles and evaluations. shapes: distinct ones.
 
-    Seams move from one evaluation to the next, and shapes with them, but neither count nor voxels.
+    Seams and shapes change from one evaluation to the next, but count and voxels do not.
     """
 
     evaluations: int
@@ -92,21 +92,21 @@ class Plan:
 
     @property
     def largest(self) -> Shape:
-        """The shape with most voxels."""
+        """The shape with the most voxels."""
         return max(self.shapes, key=math.prod)
 
 
 def plan(
     model: Engine,
     volume: Volume,
-    slabs: tuple[RegionSpan, ...],
+    spans: tuple[RegionSpan, ...],
     method: Method,
     edge: int,
     coloured: tuple[bool, ...] = (),
-) -> Plan:
-    """The windows of a run with seed 0, as `sampling/windowed` will cut them.
+) -> TilePlan:
+    """The tiles of a run with seed 0, as `sampling/windowed` will cut them.
 
-    coloured: of each slab, whether its noise is taken for coloured (none is, if left out).
+    coloured: for each region, whether its noise is treated as coloured (default: none is).
     """
     grid = working_grid(volume, model.config.spacing_mm)
     start = torch.zeros(1, 1, 1, 1, 1)
@@ -117,12 +117,12 @@ def plan(
     )
     tiling = model.tiling(edge, task.blend)
     count, voxels, shapes = 0, 0, set[Shape]()
-    parts = handover(slabs, volume.spacing_mm[2])
-    several = [method == "mean" and each for each in coloured or (False,) * len(parts)]
-    for part, grain in zip(parts, several, strict=True):
-        size = Frame.of_slices(volume, grid, region_named(part.slab.region), part.z).box.size
+    parts = blend_parts(spans, volume.spacing_mm[2])
+    coloured_parts = [method == "mean" and each for each in coloured or (False,) * len(parts)]
+    for part, is_coloured in zip(parts, coloured_parts, strict=True):
+        size = Frame.of_slices(volume, grid, region_named(part.span.region), part.z).box.size
         whole = [(size, call) for call in range(task.evaluations)]
-        for shape, call in [(each, 0) for each in _coloured_calls(size)] if grain else whole:
+        for shape, call in [(each, 0) for each in _coloured_calls(size)] if is_coloured else whole:
             shifts = np.random.default_rng([0, call]).uniform(-1, 1, 3)
             axes = [
                 [tile.stop - tile.start for tile in tiling.tiles(n, shift)]
@@ -131,11 +131,13 @@ def plan(
             count += math.prod(len(sizes) for sizes in axes)
             voxels += math.prod(sum(sizes) for sizes in axes)
             shapes |= {(x, y, z) for x, y, z in itertools.product(*axes)}
-    return Plan(COLOURED if any(several) else task.evaluations, count, voxels, frozenset(shapes))
+    return TilePlan(
+        COLOURED if any(coloured_parts) else task.evaluations, count, voxels, frozenset(shapes)
+    )
 
 
 def _coloured_calls(size: Shape) -> Iterator[Shape]:
-    """What `Model.denoise` asks the network for where noise is coloured: all of a box three times,
+    """Boxes that `Model.denoise` evaluates where the noise is coloured: the whole box three times,
     and once in four phases of every other voxel in the slices."""
     x, y, z = size
     yield from (size, size, size)
@@ -143,26 +145,26 @@ def _coloured_calls(size: Shape) -> Iterator[Shape]:
         yield len(range(i, x, STEP)), len(range(j, y, STEP)), z
 
 
-def try_window(model: Engine, edge: int = RunOptions.tile, seconds: float = 1.0) -> Trial:
-    """Evaluate one window, a cube of `edge`, for about `seconds` after a first time.
+def time_tile(model: Engine, edge: int = RunOptions.tile, seconds: float = 1.0) -> TileTiming:
+    """Evaluate one tile, a cube of side `edge`, for about `seconds` after a warm-up.
 
-    The first time warms up; the median of the others is the speed. To be called before a scan is
-    read: what was freed before would hide what the window takes.
+    The speed is the median after the warm-up. Call this before reading a scan: memory that was
+    freed earlier would hide what the tile takes.
     """
-    window = (edge, edge, edge)
-    told = condition(window, (1.0, 1.0, 1.0), 1).to(model.device)
-    x = torch.zeros(1, 1, *window, device=model.device)
+    tile = (edge, edge, edge)
+    conditioning = condition(tile, (1.0, 1.0, 1.0), 1).to(model.device)
+    x = torch.zeros(1, 1, *tile, device=model.device)
 
     def once() -> float:
         began = time.perf_counter()
         with torch.inference_mode():
-            model.denoiser(x, 0.5, told).cpu()  # waits for the device
+            model.denoiser(x, 0.5, conditioning).cpu()  # waits for the device
         return time.perf_counter() - began
 
     resident = resident_mb()
     if model.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(model.device)
-    with _Watch() as watch:  # throughout: what is freed is not all given back, and so adds up
+    with _Watch() as watch:  # throughout: freed memory is not all returned, so it adds up
         once()
         times = [once()]
         while sum(times) < seconds:
@@ -170,23 +172,23 @@ def try_window(model: Engine, edge: int = RunOptions.tile, seconds: float = 1.0)
     grown = watch.highest_mb - resident
     if model.device.startswith("cuda"):
         grown = torch.cuda.max_memory_allocated(model.device) / 1e6
-    return Trial(model, window, sorted(times)[len(times) // 2], resident, max(0.0, grown))
+    return TileTiming(model, tile, sorted(times)[len(times) // 2], resident, max(0.0, grown))
 
 
 def cost(
-    trial: Trial,
+    timing: TileTiming,
     volume: Volume,
-    slabs: tuple[RegionSpan, ...],
+    spans: tuple[RegionSpan, ...],
     method: Method,
     edge: int = RunOptions.tile,
     coloured: tuple[bool, ...] = (),
 ) -> Cost:
-    """What denoising `volume` would cost in a process that holds but the model and the scan."""
-    model, tried = trial.model, math.prod(trial.window)
-    work = plan(model, volume, slabs, method, edge, coloured)
+    """What denoising `volume` would cost in a process that holds only the model and the scan."""
+    model, timed = timing.model, math.prod(timing.tile)
+    work = plan(model, volume, spans, method, edge, coloured)
     largest = math.prod(work.largest)
     others = sum(math.prod(shape) for shape in work.shapes) - largest
-    grown = trial.grown_mb * (largest + (0 if trial.on_gpu else LEFT * others)) / tried
+    grown = timing.grown_mb * (largest + (0 if timing.on_gpu else RETAINED * others)) / timed
     scan = math.prod(volume.shape)
     grid = math.prod(working_grid(volume, model.config.spacing_mm))
     held = volume.hu.nbytes
@@ -194,33 +196,33 @@ def cost(
         held += volume.source.raw.nbytes
     kind = "coloured" if work.evaluations == COLOURED else method
     on_grid = grid * GRID_BYTES[kind] / 1e6
-    options = SCAN_BYTES * scan / 1e6 + (0 if trial.on_gpu else on_grid + grown)
+    options = SCAN_BYTES * scan / 1e6 + (0 if timing.on_gpu else on_grid + grown)
     return Cost(
         method=method,
         evaluations=work.evaluations,
-        windows=work.count,
-        window=work.largest,
-        seconds=work.voxels * trial.seconds / tried,
-        memory_mb=trial.resident_mb + held / 1e6 + max(ANATOMY_BYTES * scan / 1e6, options),
-        device_mb=on_grid + grown if trial.on_gpu else 0.0,
+        tiles=work.count,
+        tile=work.largest,
+        seconds=work.voxels * timing.seconds / timed,
+        memory_mb=timing.resident_mb + held / 1e6 + max(ANATOMY_BYTES * scan / 1e6, options),
+        device_mb=on_grid + grown if timing.on_gpu else 0.0,
     )
 
 
 class _Watch:
-    """The most memory the process held within the block, looked at every 2 ms."""
+    """Peak memory of the process within the block, sampled every 2 ms."""
 
     def __enter__(self) -> _Watch:
         self.highest_mb = resident_mb()
-        self._over = threading.Event()
+        self._done = threading.Event()
         self._thread = threading.Thread(target=self._look)
         self._thread.start()
         return self
 
     def _look(self) -> None:
-        while not self._over.wait(0.002):
+        while not self._done.wait(0.002):
             self.highest_mb = max(self.highest_mb, resident_mb())
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._done.set()
         self._thread.join()
         self.highest_mb = max(self.highest_mb, resident_mb())

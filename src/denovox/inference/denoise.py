@@ -1,4 +1,4 @@
-"""Denoising without training: the posterior mean, or one sample (Method, sections 2 and 3)."""
+"""Denoising without task-specific training: posterior mean or sample (Method 2 and Method 3)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..core.resample import noise_gain
 from ..core.tensors import tensor
 from ..core.volume import Volume
 from ..tasks import (
-    AGAIN,
+    RESIDUAL,
     change,
     denoising,
     denoising_coloured,
@@ -25,23 +25,30 @@ from ..tasks import (
 from .engine import Engine
 from .frame import Frame
 from .options import RunOptions
-from .region_blend import handover, share_of
+from .region_blend import blend_parts, share_of
 from .scan_context import ScanContext
 
 Method = Literal["mean", "diffpir", "sample"]
 
 
 def denoise(engine: Engine, context: ScanContext, method: Method, options: RunOptions) -> Volume:
-    """The context's scan without its noise, as `Model.denoise` has it."""
+    """The context's scan, denoised; see `Model.denoise`."""
     volume = context.volume
-    noise, parts = context.noise, handover(context.spans, volume.spacing_mm[2])
+    noise, parts = context.noise, blend_parts(context.spans, volume.spacing_mm[2])
     grid = context.grid(engine.config.spacing_mm)
     added_hu = np.zeros(volume.shape, np.float32)
-    for number, (part, own) in enumerate(zip(parts, noise, strict=True)):
+    for number, (part, region_noise) in enumerate(zip(parts, noise, strict=True)):
         share = share_of(options, number, parts)
-        frame = Frame.of_slices(volume, grid, region_named(part.slab.region), part.z)
+        frame = Frame.of_slices(volume, grid, region_named(part.span.region), part.z)
         added = _added_hu(
-            engine, volume, frame, part.z, (own.sd_hu, own.spectrum), method, context.coarse, share
+            engine,
+            volume,
+            frame,
+            part.z,
+            (region_noise.sd_hu, region_noise.spectrum),
+            method,
+            context.coarse,
+            share,
         )
         added_hu[..., part.z] += part.weight * added
     return volume.with_hu((volume.hu + added_hu).astype(volume.hu.dtype))
@@ -57,7 +64,7 @@ def _added_hu(
     ids: UInt8[np.ndarray, "x y z"],
     options: RunOptions,
 ) -> Float[np.ndarray, "x y z2"]:
-    """What to add to slices z, HU, in the window of the frame's region."""
+    """The change to add to slices z, HU, in the window of the frame's region."""
     noise_hu, spectrum = noise_of
     window, noise = frame.region.window, frame.noise(options.seed, engine.device)
     sigma = window.sigma(noise_hu) * noise_gain(volume.shape, frame.grid)
@@ -78,10 +85,10 @@ def _added_hu(
             x0 += engine.run(task, condition, noise, options.part(number, count)) / len(tasks)
         if count > 1:
             last = options.part(count - 1, count)
-            x0 = engine.run(denoising(x0, AGAIN * sigma), condition, noise, last)
+            x0 = engine.run(denoising(x0, RESIDUAL * sigma), condition, noise, last)
     added = change(measured, x0, sigma)[0, 0].cpu().numpy()
     if not frame.own_grid:
-        # Interpolated, a change would reach into what must come back untouched.
+        # Interpolation would spread the change into voxels that must stay unchanged.
         far = np.abs(window.unit(volume.hu[..., z])) > 1 + 3 * window.sigma(noise_hu)
         added = np.where(far, 0, frame.from_grid(added, z))
     return added * (window.width_hu / 2)

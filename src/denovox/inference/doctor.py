@@ -1,4 +1,4 @@
-"""What `denovox doctor` tells of a scan before anything is done to it: facts, doubts and costs."""
+"""What `denovox doctor` reports about a scan before it is processed: facts, doubts and costs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..io.dicom.geometry import TILT_DEGREES
 from ..scan import anatomy, geometry_checks, hu_checks
 from ..scan.body_regions import RegionSpan, region_spans
 from ..scan.hu_checks import Finding, Severity
-from .cost import METHODS, Cost, Trial, cost
+from .cost import METHODS, Cost, TileTiming, cost
 from .frame import working_grid
 from .scan_context import noise_in
 
@@ -26,7 +26,7 @@ MARKS: dict[Severity, str] = {"ok": "ok", "note": "note", "doubt": "DOUBT", "ref
 
 
 class Region(Settings):
-    """Slices [start, stop) along z (inferior to superior), their region, why, and their noise."""
+    """Slices [start, stop) along z (inferior to superior): region, reason for it, and noise."""
 
     region: str
     start: int
@@ -37,12 +37,12 @@ class Region(Settings):
 
 
 class Stacking(Settings):
-    """How the slices of a DICOM series lie, as scanned."""
+    """How the slices of a DICOM series are positioned, as acquired."""
 
     series_uid: str
     slices: int
     tilt_degrees: float
-    gaps_mm: tuple[tuple[float, int], ...]  # each distinct gap, and how often it occurs
+    gaps_mm: tuple[tuple[float, int], ...]  # each distinct gap, and its number of occurrences
     kernel: str
     thickness_mm: float | None
 
@@ -50,8 +50,8 @@ class Stacking(Settings):
 class Report(Settings):
     """Everything found in one file or folder. verdict: the worst of the findings.
 
-    Parts are None, or empty, where the scan did not get as far: one that cannot be read has
-    findings only, one that is not in HU has no view, regions and costs.
+    Parts are None, or empty, where the scan did not get that far: one that cannot be read has
+    findings only, one that is not in HU has no view, regions or costs.
     """
 
     path: str
@@ -94,12 +94,12 @@ def examine(
     *,
     series: str | None = None,
     straighten: bool = False,
-    trial: Trial | None = None,
+    timing: TileTiming | None = None,
 ) -> Report:
-    """Look at a scan of any format that `io/formats` reads; what cannot be read is a finding.
+    """Examine a scan in any format that `io/formats` reads; an unreadable scan is a finding, too.
 
-    series, straighten: of `io/formats.read`. trial: of `cost.try_window`, made once and before;
-    without it nothing is said of costs.
+    series, straighten: as in `io/formats.read`. timing: from `cost.time_tile`, called beforehand;
+    without it, no costs are reported.
     """
     path = Path(path)
     notes: list[str] = []
@@ -127,15 +127,15 @@ def examine(
     found += more
     view, more = geometry_checks.check_view(volume, coarse)
     found += more
-    slabs = region_spans(volume, coarse)
-    regions = tuple(_region(volume, coarse, slab) for slab in slabs)
-    grain = tuple(region.coloured for region in regions)
+    spans = region_spans(volume, coarse)
+    regions = tuple(_region(volume, coarse, span) for span in spans)
+    coloured = tuple(region.coloured for region in regions)
     costs = (
         ()
-        if trial is None
-        else tuple(cost(trial, volume, slabs, way, coloured=grain) for way in METHODS)
+        if timing is None
+        else tuple(cost(timing, volume, spans, method, coloured=coloured) for method in METHODS)
     )
-    found += () if trial is None else _resampled(trial, volume)
+    found += () if timing is None else _resampled(timing, volume)
     return _report(
         path,
         found,
@@ -149,7 +149,7 @@ def examine(
 
 
 def prose(report: Report) -> str:
-    """A report for people; one line for each finding, the gravest last of all."""
+    """A report as text: one line per finding, the most severe last."""
     lines = [f"{report.path}: {MARKS[report.verdict]}"]
     for one in sorted(report.findings, key=lambda one: hu_checks.ORDER.index(one.severity)):
         advice = f"; {one.advice}" if one.advice else ""
@@ -163,42 +163,41 @@ def prose(report: Report) -> str:
         seconds = f"{run.seconds:.0f} s" if run.seconds < 120 else f"{run.seconds / 60:.0f} min"
         gpu = f" and {run.device_mb:.0f} MB of GPU memory" if run.device_mb else ""
         lines.append(
-            f"  cost    denoise, {run.method}: {run.windows} windows"
+            f"  cost    denoise, {run.method}: {run.tiles} tiles"
             f" ({run.evaluations} evaluations), about {seconds}, {run.memory_mb:.0f} MB{gpu}"
         )
     return "\n".join(lines)
 
 
-def _region(volume: Volume, coarse: UInt8[np.ndarray, "x y z"], slab: RegionSpan) -> Region:
-    """A slab with its noise, as `Model.denoise` would take it to be."""
+def _region(volume: Volume, coarse: UInt8[np.ndarray, "x y z"], span: RegionSpan) -> Region:
+    """A region with its noise, as `Model.denoise` would estimate it."""
     noise_hu, coloured = None, False
     with suppress(InputError):
-        noise_hu, spectrum = noise_in(volume, coarse, slab, None, lambda line: None)
+        noise_hu, spectrum = noise_in(volume, coarse, span, None, lambda line: None)
         coloured = spectrum is not WHITE
     return Region(
-        region=slab.region,
-        start=slab.start,
-        stop=slab.stop,
-        reason=slab.reason,
+        region=span.region,
+        start=span.start,
+        stop=span.stop,
+        reason=span.reason,
         noise_hu=noise_hu,
         coloured=coloured,
     )
 
 
-def _resampled(trial: Trial, volume: Volume) -> Iterator[Finding]:
-    """Whether the model works on another grid."""
-    limits = trial.model.config.spacing_mm
+def _resampled(timing: TileTiming, volume: Volume) -> Iterator[Finding]:
+    """A finding if the model works on another grid."""
+    limits = timing.model.config.spacing_mm
     grid = working_grid(volume, limits)
     if grid != volume.shape:
         low, high = limits
-        said = (
-            f"worked on {' x '.join(map(str, grid))} voxels: the model knows {low:g} to {high:g} mm"
-        )
-        yield Finding(code="resampled", severity="note", sentence=said)
+        voxels = " x ".join(map(str, grid))
+        sentence = f"processed at {voxels} voxels: the model supports {low:g} to {high:g} mm"
+        yield Finding(code="resampled", severity="note", sentence=sentence)
 
 
 def _stacking(path: Path, series: str | None) -> tuple[Stacking, ...]:
-    """The series of a DICOM path that are CT volumes, or the one asked for."""
+    """The series of a DICOM path that are CT volumes, or the selected one."""
     if formats.kind_of(path) != "dicom":
         return ()
     return tuple(
@@ -216,12 +215,12 @@ def _stacking(path: Path, series: str | None) -> tuple[Stacking, ...]:
 
 
 def _of_stacking(series: tuple[Stacking, ...]) -> Iterator[Finding]:
-    """Tilts and uneven gaps, series by series."""
+    """Gantry tilt and uneven gaps, series by series."""
     for one in series:
         if one.tilt_degrees > TILT_DEGREES:
-            said = f"the gantry was tilted by {one.tilt_degrees:.1f} degrees"
-            yield Finding(code="tilt", severity="note", sentence=said)
+            sentence = f"the gantry was tilted by {one.tilt_degrees:.1f} degrees"
+            yield Finding(code="tilt", severity="note", sentence=sentence)
         if len(one.gaps_mm) > 1:
             gaps = ", ".join(f"{mm:g} mm x {count}" for mm, count in one.gaps_mm)
-            said = f"{one.slices} slices lie unevenly, {gaps} apart"
-            yield Finding(code="gaps", severity="note", sentence=said)
+            sentence = f"{one.slices} slices are unevenly spaced, {gaps} apart"
+            yield Finding(code="gaps", severity="note", sentence=sentence)

@@ -1,4 +1,4 @@
-"""A network with its weights, ready to run a task on tiles of a volume."""
+"""A network with its weights, ready to run a task on a volume tile by tile."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from .options import RunOptions
 
 @dataclass(frozen=True)
 class Engine:
-    """A base network, with a control where there is one.
+    """A base network, with a control if there is one.
 
-    path: file of the base's weights. device: "cpu", "cuda", ... control: what the control steers
-    by; control_path: its file.
+    path: weights file of the base. device: "cpu", "cuda", ... control: what the control is
+    conditioned on; control_path: its file.
     """
 
     denoiser: Denoiser
@@ -39,13 +39,13 @@ class Engine:
     def run(
         self, task: Task, condition: Condition, noise: Noise, options: RunOptions
     ) -> Float[torch.Tensor, "1 1 x y z"]:
-        """The task's result, model units: its sampler calls the network on overlapping tiles."""
-        asked, calls = 0, task.evaluations * (STEP**2 if task.split else 1)
+        """The task's result, model units; the network is evaluated on overlapping tiles."""
+        finished, calls = 0, task.evaluations * (STEP**2 if task.split else 1)
 
         def progress(share: float) -> None:
-            nonlocal asked
-            options.progress((asked + share) / calls)
-            asked += share == 1
+            nonlocal finished
+            options.progress((finished + share) / calls)
+            finished += share == 1
 
         def denoise_with(condition: Condition) -> Denoise:
             return windowed(
@@ -64,7 +64,7 @@ class Engine:
             return task.run(denoise, noise)
 
     def tiling(self, edge: int, blend: bool) -> Tiling:
-        """Tiles of at most `edge` voxels a side, which overlap where `blend` asks for it."""
+        """Tiles of at most `edge` voxels per side, which overlap if `blend` is set."""
         multiple = self.config.net.multiple
         size = max(edge // multiple, 3) * multiple
         return Tiling(size, 2 * multiple if blend else 0, multiple)
@@ -73,20 +73,20 @@ class Engine:
         """The condition with a mask of lesions to draw; `InputError` without a control for them."""
         ensure(
             self.control == "lesion",
-            "drawing lesions needs a control trained for them: --control lesion, or"
+            "drawing lesions requires a control trained for them: --control lesion, or"
             " denovox.load('lesion')",
         )
         return replace(condition, control=lesion[None, None])
 
     def describe(self) -> dict[str, Any]:
-        """The weights' card, with sha256 and configuration; the control's under "control"."""
+        """Model card, sha256 and configuration of the weights; the control's under "control"."""
         config, card, digest = weights.describe(self.path)
-        told = {"card": card, "sha256": digest, "config": config.model_dump(mode="json")}
+        described = {"card": card, "sha256": digest, "config": config.model_dump(mode="json")}
         if self.control_path is not None:
-            steering, card, digest = weights.describe_control(self.control_path)
-            told["control"] = {
+            control_config, card, digest = weights.describe_control(self.control_path)
+            described["control"] = {
                 "card": card,
                 "sha256": digest,
-                "config": steering.model_dump(mode="json"),
+                "config": control_config.model_dump(mode="json"),
             }
-        return {"name": self.path.stem, "path": str(self.path), **told}
+        return {"name": self.path.stem, "path": str(self.path), **described}

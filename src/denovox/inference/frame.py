@@ -1,8 +1,8 @@
-"""A piece of a scan as the network sees it, and the way back.
+"""A box of a scan as the network sees it, and the way back.
 
 Every task works the same way: take a box of the scan, resample it to a grid whose voxel size the
-model knows, window it, tell the network where it lies, and carry the answer back. A `Frame` is that
-box. What differs between tasks is which box they take and what they make of it.
+model supports, window it, condition the network on its position, and map the output back. A `Frame`
+is that box. Tasks differ in which box they take and what they do with it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Spacing = tuple[float, float, float]
 
 
 def working_grid(volume: Volume, limits_mm: tuple[float, float]) -> Shape:
-    """The scan's own grid where the model knows its spacing; else the nearest one it knows.
+    """The scan's own grid if the model supports its spacing; else the nearest supported one.
 
     Finer axes are coarsened to the smallest spacing, coarser ones refined to the largest.
     """
@@ -41,11 +41,11 @@ def working_grid(volume: Volume, limits_mm: tuple[float, float]) -> Shape:
 
 @dataclass(frozen=True)
 class Frame:
-    """A box of the working grid over a scan, in one region.
+    """A box of a scan's working grid, in one region.
 
-    shape, scan_mm: voxels and voxel size of the scan. grid: its working grid; box: of that grid.
-    slab: the grid's slices [first, last) that count as the whole region: the network is told
-    positions from -1 to 1 across them.
+    shape, scan_mm: voxels and voxel size of the scan. grid: its working grid; box: in that grid.
+    span: slices [first, last) of the grid that count as the whole region: the positions that
+    condition the network run from -1 to 1 across them.
     """
 
     region: Region
@@ -53,11 +53,11 @@ class Frame:
     scan_mm: Spacing
     grid: Shape
     box: Box
-    slab: tuple[int, int]
+    span: tuple[int, int]
 
     @classmethod
     def of_slices(cls, volume: Volume, grid: Shape, region: Region, z: slice) -> Frame:
-        """All of slices z, as a volume of their own."""
+        """All of slices z, treated as a volume of their own."""
         x, y, _ = volume.shape
         return cls.of_box(volume, grid, region, Box((0, 0, z.start), (x, y, z.stop - z.start)), z)
 
@@ -65,7 +65,7 @@ class Frame:
     def of_box(
         cls, volume: Volume, grid: Shape, region: Region, box: Box, z: slice | None = None
     ) -> Frame:
-        """A box of the scan; slices z are its region, the whole scan if None."""
+        """A box of the scan; slices z form its region, the whole scan if None."""
         z = z or slice(0, volume.shape[2])
         ends = zip(
             (*box.start, z.start),
@@ -74,10 +74,10 @@ class Frame:
             (*grid, grid[2]),
             strict=True,
         )
-        # The least box of the grid that holds the scan's.
+        # The smallest box of the grid that contains the scan's box.
         (x, u), (y, v), (w, q), span = ((a * m // n, -(-b * m // n)) for a, b, n, m in ends)
-        own = Box((x, y, w), (u - x, v - y, q - w))
-        return cls(region, volume.shape, volume.spacing_mm, grid, own, span)
+        on_grid = Box((x, y, w), (u - x, v - y, q - w))
+        return cls(region, volume.shape, volume.spacing_mm, grid, on_grid, span)
 
     @property
     def spacing_mm(self) -> Spacing:
@@ -87,7 +87,7 @@ class Frame:
 
     @property
     def own_grid(self) -> bool:
-        """Whether the scan is worked on as it is."""
+        """Whether the scan is processed on its own grid."""
         return self.grid == self.shape
 
     @property
@@ -98,7 +98,7 @@ class Frame:
         return start, [n * p for n, p in zip(self.box.size, pace, strict=True)]
 
     def to_grid(self, values: Float[np.ndarray, "x y z"]) -> Float[np.ndarray, "u v w"]:
-        """The scan's values in the box."""
+        """The scan's values, resampled to the box."""
         start, size = self.reach
         near = [
             slice(max(0, int(a) - 2), int(np.ceil(a + n)) + 2)
@@ -108,13 +108,13 @@ class Frame:
         return resize(values[tuple(near)], self.box.size, inside, size)
 
     def labels(self, ids: Shaped[np.ndarray, "x y z"]) -> Shaped[np.ndarray, "u v w"]:
-        """The same of label ids, or of a mask."""
+        """The same for label ids, or for a mask."""
         return nearest(ids, self.box.size, *self.reach)
 
     def from_grid(
         self, values: Float[np.ndarray, "u v w"], voxels: tuple[slice, slice, slice] | slice
     ) -> Float[np.ndarray, "x2 y2 z2"]:
-        """The way back: values of the box at the scan's `voxels` in it, or at whole slices."""
+        """The way back: values of the box at the scan's `voxels` within it, or at whole slices."""
         if isinstance(voxels, slice):
             voxels = (slice(0, self.shape[0]), slice(0, self.shape[1]), voxels)
         pace = [g / n for n, g in zip(self.shape, self.grid, strict=True)]
@@ -128,17 +128,17 @@ class Frame:
         ids: UInt8[np.ndarray, "x y z"] | None = None,
         control: Float[np.ndarray, "u v w"] | None = None,
     ) -> Condition:
-        """What the network is told of the box; ids: of the scan; control: of the box."""
-        (x, y, z), (first, last) = self.box.start, self.slab
+        """What the network is conditioned on; ids: on the scan's grid; control: in the box."""
+        (x, y, z), (first, last) = self.box.start, self.span
         whole = condition((*self.grid[:2], last - first), self.spacing_mm, self.region.id)
-        told = whole.crop(Box((x, y, z - first), self.box.size))
+        crop = whole.crop(Box((x, y, z - first), self.box.size))
         if ids is not None:
-            told = replace(told, anatomy=torch.from_numpy(self.labels(ids))[None])
-        return told if control is None else replace(told, control=tensor(control))
+            crop = replace(crop, anatomy=torch.from_numpy(self.labels(ids))[None])
+        return crop if control is None else replace(crop, control=tensor(control))
 
     def noise(self, seed: int, device: str) -> Callable[[int], Float[Tensor, "1 1 u v w"]]:
-        """stream -> the working grid's noise in the box."""
+        """stream -> the working grid's noise within the box."""
         if self.box.size[:2] == self.grid[:2]:
-            whole = field(seed, self.grid, device)  # faster than by voxel, where it is most of it
+            whole = field(seed, self.grid, device)  # faster than by voxel, if the box is most of it
             return lambda stream: whole(stream)[(..., *self.box.slices)]
         return lambda stream: normal(seed, stream, self.grid, self.box, device)

@@ -1,6 +1,6 @@
-"""Parts of a scan made anew: lesions put in, lesions taken out (METHOD 2 and 3).
+"""Parts of a scan regenerated: lesions added, lesions removed (Method 2 and Method 3).
 
-Only boxes around the hole are worked on, and nothing outside the hole changes, to the bit.
+Only boxes around the hole are processed, and every voxel outside the hole stays identical.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from scipy import ndimage
 from ..core.box import Box, Shape, bounding_box
 from ..core.errors import ensure
 from ..core.labels import OUTSIDE, with_lesion
+from ..core.morphology import dilate_mm
 from ..core.regions import region as region_named
 from ..core.tensors import tensor
 from ..core.volume import Volume
@@ -26,19 +27,19 @@ from .options import RunOptions
 from .scan_context import ScanContext
 
 CONTEXT = 16  # voxels around a hole that the model sees
-AROUND_MM = 4.0  # of a lesion: as far as it changes what is around it
-END = 0.02  # model units: so near to a window's end a voxel says "beyond", not how far
+AROUND_MM = 4.0  # around a lesion: how far it changes its surroundings
+END = 0.02  # model units: this near to a window's end, a voxel means "beyond", not how far
 
 Mask = Bool[np.ndarray, "x y z"]
 
 
 @dataclass(frozen=True)
 class Edit:
-    """What is to be made anew.
+    """What to regenerate.
 
-    hole: these voxels and no others change. lesion: where in it a lesion is to be; None: nowhere.
+    hole: the only voxels that change. lesion: where in it to draw a lesion; None: nowhere.
     anatomy: label ids of core/labels on the scan's grid; None: the coarse classes. steps, jumps:
-    of `tasks.inpainting`.
+    as in `tasks.inpainting`.
     """
 
     hole: Mask
@@ -49,48 +50,46 @@ class Edit:
 
 
 def around(lesion: Mask, spacing_mm: tuple[float, float, float]) -> Mask:
-    """The hole for a lesion: it, and what lies within 4 mm, or a voxel."""
+    """The hole for a lesion: the lesion, and what lies within 4 mm, or a voxel, of it."""
     if not lesion.any():
         return lesion
-    # Only near the lesion: distances in a whole scan take seconds.
+    # Only near the lesion: distances over a whole scan take seconds.
     margin = [int(np.ceil(AROUND_MM / mm)) + 2 for mm in spacing_mm]
     box = bounding_box(lesion, margin).slices
-    near = ndimage.distance_transform_edt(~lesion[box], spacing_mm) <= AROUND_MM
-    near |= ndimage.binary_dilation(lesion[box])
     hole = np.zeros_like(lesion)
-    hole[box] = near
+    hole[box] = dilate_mm(lesion[box], AROUND_MM, spacing_mm) | ndimage.binary_dilation(lesion[box])
     return hole
 
 
 def edit(
-    engine: Engine, context: ScanContext, what: Edit, options: RunOptions | None = None
+    engine: Engine, context: ScanContext, request: Edit, options: RunOptions | None = None
 ) -> Volume:
-    """The scan with its hole made anew; every other voxel as it was, bit for bit.
+    """The scan with its hole regenerated; every other voxel is unchanged, bit for bit.
 
-    `InputError` where the hole or the lesion has no voxel, is on another grid or mostly outside the
-    body, where a lesion is to be in what must not change, or the model has no control for lesions.
+    `InputError` where the hole or the lesion is empty, on another grid or mostly outside the body,
+    where the lesion extends beyond the hole, or where the model has no control for lesions.
     """
     options = options or RunOptions()
     volume, coarse = context.volume, context.coarse
-    _check(volume, what, coarse)
-    lesion = np.zeros_like(what.hole) if what.lesion is None else what.lesion
-    ids = _without(coarse if what.anatomy is None else what.anatomy, what.hole)
+    _check(volume, request, coarse)
+    lesion = np.zeros_like(request.hole) if request.lesion is None else request.lesion
+    ids = _without(coarse if request.anatomy is None else request.anatomy, request.hole)
     ids = with_lesion(ids, lesion)
-    slabs = context.spans
+    spans = context.spans
     grid = working_grid(volume, engine.config.spacing_mm)
-    places = boxes(what.hole, grid)
+    places = boxes(request.hole, grid)
     hu = volume.hu.copy()
     for number, box in enumerate(places):
-        frame, voxels = _frame(volume, box, grid, slabs, what.hole)
+        frame, voxels = _frame(volume, box, grid, spans, request.hole)
         share = options.part(number, len(places))
-        new = _anew(engine, volume, frame, voxels, what, (ids, lesion), share)
-        hu[voxels] = np.where(what.hole[voxels], new, hu[voxels])
+        new = _regenerate(engine, volume, frame, voxels, request, (ids, lesion), share)
+        hu[voxels] = np.where(request.hole[voxels], new, hu[voxels])
     return volume.with_hu(hu)
 
 
 def boxes(hole: Mask, grid: Shape) -> list[Box]:
-    """Boxes of a working grid that hold the pieces of a hole and their context, none touching
-    another."""
+    """Boxes of a working grid that contain the pieces of a hole and their context, and do not
+    overlap."""
     parts, _ = ndimage.label(hole, np.ones((3, 3, 3)))
     scale = np.array(grid) / hole.shape
     found: list[tuple[np.ndarray, np.ndarray]] = []
@@ -111,9 +110,9 @@ def _as_box(start: np.ndarray, size: np.ndarray) -> Box:
 
 
 def _frame(
-    volume: Volume, box: Box, grid: Shape, slabs: tuple[RegionSpan, ...], hole: Mask
+    volume: Volume, box: Box, grid: Shape, spans: tuple[RegionSpan, ...], hole: Mask
 ) -> tuple[Frame, tuple[slice, slice, slice]]:
-    """A box in the region that most of its hole is in, and the voxels of the scan within it."""
+    """A box in the region that contains most of its hole, and the scan's voxels within it."""
     pace = [n / g for n, g in zip(volume.shape, grid, strict=True)]
     x, y, z = (
         slice(int(np.ceil(a * p - 1e-6)), int(np.floor(b * p + 1e-6)))
@@ -121,45 +120,45 @@ def _frame(
     )
     of_slice = np.count_nonzero(hole[x, y], axis=(0, 1))
     of_slice[: z.start] = of_slice[z.stop :] = 0
-    slab = max(slabs, key=lambda each: int(of_slice[each.start : each.stop].sum()))
-    first = min(box.start[2], int(np.floor(slab.start / pace[2])))
-    last = min(max(box.stop[2], int(np.ceil(slab.stop / pace[2]))), grid[2])
-    region = region_named(slab.region)
+    span = max(spans, key=lambda each: int(of_slice[each.start : each.stop].sum()))
+    first = min(box.start[2], int(np.floor(span.start / pace[2])))
+    last = min(max(box.stop[2], int(np.ceil(span.stop / pace[2]))), grid[2])
+    region = region_named(span.region)
     return Frame(region, volume.shape, volume.spacing_mm, grid, box, (first, last)), (x, y, z)
 
 
-def _anew(
+def _regenerate(
     engine: Engine,
     volume: Volume,
     frame: Frame,
     voxels: tuple[slice, slice, slice],
-    what: Edit,
-    told: tuple[UInt8[np.ndarray, "x y z"], Mask],
+    request: Edit,
+    generated: tuple[UInt8[np.ndarray, "x y z"], Mask],
     options: RunOptions,
 ) -> Float[np.ndarray, "u v w"]:
-    """HU of the box's voxels as the model makes them; only those of the hole are of use.
+    """HU of the box's voxels as generated by the model; only those in the hole are used.
 
-    told: anatomy, and where lesions are to be.
+    generated: the anatomy, and the mask of the lesions to draw.
     """
-    ids, lesion = told
+    ids, lesion = generated
     window, noise = frame.region.window, frame.noise(options.seed, engine.device)
     unit = window.unit(frame.to_grid(volume.hu.astype(np.float32)))
-    # Whatever is partly in the hole is unknown, and a lesion is where most of a voxel is.
-    unknown = frame.to_grid(what.hole.astype(np.float32)) > 1e-6
+    # A voxel is unknown if any part of it is in the hole, and lesion if most of it is.
+    unknown = frame.to_grid(request.hole.astype(np.float32)) > 1e-6
     marked = frame.to_grid(lesion.astype(np.float32)) >= 0.5
     y, known = (tensor(each).to(engine.device) for each in (np.clip(unit, -1, 1), ~unknown))
-    task = inpainting(y, known, noise, engine.config.noise_schedule, what.steps, what.jumps)
-    where = frame.condition(ids)
-    if what.lesion is not None:
-        where = engine.with_lesion(where, torch.from_numpy(marked.astype(np.float32)))
-    x0 = engine.run(task, where, noise, options)[0, 0].cpu().numpy()
-    new, was = frame.from_grid(x0, voxels), window.unit(volume.hu[voxels])
-    beyond = ((new > 1 - END) & (was > 1)) | ((new < END - 1) & (was < -1))
+    task = inpainting(y, known, noise, engine.config.noise_schedule, request.steps, request.jumps)
+    condition = frame.condition(ids)
+    if request.lesion is not None:
+        condition = engine.with_lesion(condition, torch.from_numpy(marked.astype(np.float32)))
+    x0 = engine.run(task, condition, noise, options)[0, 0].cpu().numpy()
+    new, old = frame.from_grid(x0, voxels), window.unit(volume.hu[voxels])
+    beyond = ((new > 1 - END) & (old > 1)) | ((new < END - 1) & (old < -1))
     return np.where(beyond, volume.hu[voxels], window.hu(new))
 
 
 def _without(ids: UInt8[np.ndarray, "x y z"], hole: Mask) -> UInt8[np.ndarray, "x y z"]:
-    """Labels that know nothing of what is in the hole: each voxel of it takes the nearest other."""
+    """Labels without what is in the hole: each of its voxels takes the nearest label outside."""
     ids = ids.copy()
     parts, _ = ndimage.label(hole, np.ones((3, 3, 3)))
     for where in ndimage.find_objects(parts):
@@ -171,19 +170,19 @@ def _without(ids: UInt8[np.ndarray, "x y z"], hole: Mask) -> UInt8[np.ndarray, "
     return ids
 
 
-def _check(volume: Volume, what: Edit, coarse: UInt8[np.ndarray, "x y z"]) -> None:
-    named = {"hole": what.hole, "lesion": what.lesion}
-    for name, mask in named.items():
+def _check(volume: Volume, request: Edit, coarse: UInt8[np.ndarray, "x y z"]) -> None:
+    masks = {"hole": request.hole, "lesion": request.lesion}
+    for name, mask in masks.items():
         if mask is None:
             continue
-        shown = f"the {name}'s mask is on a grid of {mask.shape}, the scan on {volume.shape}"
-        ensure(mask.shape == volume.shape, f"{shown}; bring it to the scan's grid")
-        ensure(mask.any(), f"the {name}'s mask has no voxel; nothing is to be done")
+        shapes = f"the {name} mask has the shape {mask.shape}, the scan {volume.shape}"
+        ensure(mask.shape == volume.shape, f"{shapes}; resample the mask to the scan's grid")
+        ensure(mask.any(), f"the {name} mask is empty; there is nothing to do")
         outside = float((coarse[mask] == OUTSIDE).mean())
         ensure(
             outside <= 0.5,
-            f"{outside:.0%} of the {name}'s mask lie outside the body; is it of this scan?",
+            f"{outside:.0%} of the {name} mask lies outside the body; does it belong to this scan?",
         )
-    if what.lesion is not None:
-        over = int(np.count_nonzero(what.lesion & ~what.hole))
-        ensure(not over, f"{over} voxels of the lesion's mask lie outside the hole; widen the hole")
+    if request.lesion is not None:
+        over = int(np.count_nonzero(request.lesion & ~request.hole))
+        ensure(not over, f"{over} voxels of the lesion mask lie outside the hole; widen the hole")

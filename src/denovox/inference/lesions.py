@@ -1,4 +1,4 @@
-"""Lesion generation: in a mask's components, or at places drawn in an organ."""
+"""Lesion generation: one per component of a mask, or at positions drawn in an organ."""
 
 from __future__ import annotations
 
@@ -12,50 +12,50 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from scipy import ndimage
 
-from .. import __version__
 from ..core.errors import InputError, ensure
 from ..core.labels import ID
+from ..core.version import __version__
 from ..core.volume import Volume
 from ..datasets.augment import Make
 from ..datasets.store import Case
 from ..io.label_maps import marked
 from ..model.weights import sha256
-from ..simulate.lesion_placement import Placed, Wanted, check, place
+from ..simulate.lesion_placement import LesionRequest, PlacedLesion, check, place
 from .engine import Engine
 from .inpaint import Edit, around, edit
 from .options import RunOptions
 from .scan_context import ScanContext
 
-MOST = 255  # lesions of one mask: their numbers are bytes
+MAX_LESIONS = 255  # per mask: their numbers are stored as bytes
 
 
 @dataclass(frozen=True)
 class Plan:
-    """numbers: 1, 2, ... in each lesion, 0 elsewhere. placed: what they are. anatomy: label ids of
-    the scan as it was planned on; None: the coarse classes will do."""
+    """numbers: 1, 2, ... in each lesion, 0 elsewhere. placed: their positions and sizes. anatomy:
+    label ids that were used for placement; None: the coarse classes are enough."""
 
     numbers: UInt8[np.ndarray, "x y z"]
-    placed: tuple[Placed, ...]
+    placed: tuple[PlacedLesion, ...]
     anatomy: UInt8[np.ndarray, "x y z"] | None = None
 
     @property
     def lesion(self) -> Bool[np.ndarray, "x y z"]:
-        """True in lesions."""
+        """True inside lesions."""
         return self.numbers > 0
 
 
 @dataclass(frozen=True)
 class Edited:
-    """A scan with lesions. numbers: 1, 2, ... in each lesion, 0 elsewhere. placed: where they are
-    and how large."""
+    """A scan with lesions added. numbers: 1, 2, ... in each lesion, 0 elsewhere. placed: their
+    positions and sizes."""
 
     volume: Volume
     numbers: UInt8[np.ndarray, "x y z"]
-    placed: tuple[Placed, ...]
+    placed: tuple[PlacedLesion, ...]
 
 
 def add(engine: Engine, context: ScanContext, plan: Plan, options: RunOptions) -> Edited:
-    """The context's scan with the planned lesions, as `Model.add_lesions` has it."""
+    """The context's scan with the planned lesions added; see `Model.add_lesions`."""
     hole = around(plan.lesion, context.volume.spacing_mm)
     result = edit(engine, context, Edit(hole, plan.lesion, plan.anatomy), options)
     return Edited(result, plan.numbers, plan.placed)
@@ -64,34 +64,40 @@ def add(engine: Engine, context: ScanContext, plan: Plan, options: RunOptions) -
 def in_mask(volume: Volume, mask: Bool[np.ndarray, "x y z"], seed: int) -> Plan:
     """Each connected component of a mask is a lesion; `InputError` for more than 255."""
     numbers, count = ndimage.label(mask, np.ones((3, 3, 3)))
-    ensure(count <= MOST, f"the mask has {count} components; {MOST} lesions at a time are the most")
+    ensure(
+        count <= MAX_LESIONS,
+        f"the mask has {count} components; at most {MAX_LESIONS} lesions can be added at a time",
+    )
     voxel_ml = math.prod(volume.spacing_mm) / 1000
     placed = []
     for number in range(1, count + 1):
-        own = np.argwhere(numbers == number)
-        x, y, z = volume.affine[:3] @ [*own.mean(0), 1]
-        ml = len(own) * voxel_ml
+        voxels = np.argwhere(numbers == number)
+        x, y, z = volume.affine[:3] @ [*voxels.mean(0), 1]
+        ml = len(voxels) * voxel_ml
         diameter_mm = (6000 * ml / math.pi) ** (1 / 3)
         centre_mm = float(x), float(y), float(z)
-        placed.append(Placed(number, "as masked", centre_mm, diameter_mm, ml, seed))
+        placed.append(PlacedLesion(number, "from mask", centre_mm, diameter_mm, ml, seed))
     return Plan(numbers.astype(np.uint8), tuple(placed))
 
 
 def in_organ(
-    context: ScanContext, wanted: Wanted, anatomy: UInt8[np.ndarray, "x y z"] | None, seed: int
+    context: ScanContext,
+    request: LesionRequest,
+    anatomy: UInt8[np.ndarray, "x y z"] | None,
+    seed: int,
 ) -> Plan:
-    """Lesions drawn for an organ; anatomy: label ids, None: the coarse classes.
+    """Lesions placed in an organ; anatomy: label ids, None: the coarse classes.
 
-    `InputError` for an unknown organ, one that the scan does not show, or without room in it.
+    `InputError` where the organ is unknown, not in the scan, or too small for the lesions.
     """
-    check(wanted)
+    check(request)
     ids = context.coarse if anatomy is None else anatomy
-    numbers, placed = place(context.volume, ids, wanted, seed)
+    numbers, placed = place(context.volume, ids, request, seed)
     return Plan(numbers, placed, ids)
 
 
 def organ_in(path: Path, context: ScanContext) -> tuple[str, UInt8[np.ndarray, "x y z"]]:
-    """(organ, label ids) from a mask file that is named as the organ, over the coarse anatomy."""
+    """(organ, label ids) from a mask file named after the organ, on top of the coarse anatomy."""
     name = path.name.split(".")[0]
     if name not in ID:
         raise InputError(
@@ -112,8 +118,8 @@ def millimetres(text: str | None) -> float | None:
         raise InputError(f"--diameter '{text}' is not a length in mm, e.g. 12mm") from None
 
 
-def words(one: Placed) -> str:
-    """A lesion in a line."""
+def describe(one: PlacedLesion) -> str:
+    """One line about a lesion."""
     x, y, z = one.centre_mm
     return (
         f"lesion {one.number}: {one.organ}, {one.diameter_mm:.1f} mm ({one.volume_ml:.2g} ml)"
@@ -122,34 +128,36 @@ def words(one: Placed) -> str:
 
 
 def record(edited: Edited, engine: Engine, scan: str, seed: int) -> dict[str, Any]:
-    """What was put where, and by what: ready for JSON."""
+    """Which lesions were added, where, and by which model: ready for JSON."""
     lesions = [asdict(one) for one in edited.placed]
-    return {"scan": scan, "seed": seed, **by(engine), "lesions": lesions}
+    return {"scan": scan, "seed": seed, **provenance(engine), "lesions": lesions}
 
 
-def by(engine: Engine) -> dict[str, str]:
-    """What lesions are made by: sha256 of the weights, and this version."""
+def provenance(engine: Engine) -> dict[str, str]:
+    """What generates the lesions: sha256 of the weights, and the denovox version."""
     control = "" if engine.control_path is None else sha256(engine.control_path)
     return {"weights": sha256(engine.path), "control": control, "version": __version__}
 
 
-def wanting(organ: str | None, diameter: str | None, count: int) -> Callable[[Case], Wanted]:
-    """Which lesions each case of a store gets; organ None: lung in chests, else liver.
+def requests_per_case(
+    organ: str | None, diameter: str | None, count: int
+) -> Callable[[Case], LesionRequest]:
+    """Which lesions to add to each case of a store; organ None: lung in chest scans, else liver.
 
-    `InputError` where there is no such organ or diameter.
+    `InputError` for an invalid organ or diameter.
     """
     diameter_mm = millimetres(diameter)
-    check(Wanted(organ=organ or "lung", diameter_mm=diameter_mm))
+    check(LesionRequest(organ=organ or "lung", diameter_mm=diameter_mm))
 
-    def wanted(case: Case) -> Wanted:
-        of = "lung" if case.facts.region == "chest" else "liver"
-        return Wanted(organ=organ or of, diameter_mm=diameter_mm, count=count)
+    def request(case: Case) -> LesionRequest:
+        default = "lung" if case.facts.region == "chest" else "liver"
+        return LesionRequest(organ=organ or default, diameter_mm=diameter_mm, count=count)
 
-    return wanted
+    return request
 
 
 def maker(engine: Engine, options: RunOptions) -> Make:
-    """(scan, numbers of lesions, seed) -> the scan with them, made by a model with a control."""
+    """(scan, numbered lesions, seed) -> the scan with them added, by a model with a control."""
 
     def make(volume: Volume, numbers: UInt8[np.ndarray, "x y z"], seed: int) -> Volume:
         plan = Plan(numbers, ())
@@ -161,7 +169,7 @@ def maker(engine: Engine, options: RunOptions) -> Make:
 def remover(
     engine: Engine, options: RunOptions
 ) -> Callable[[Volume, Bool[np.ndarray, "x y z"], int], Volume]:
-    """(scan, hole, seed) -> the scan with the hole filled, and no lesion in it."""
+    """(scan, hole, seed) -> the scan with the hole filled with healthy tissue."""
 
     def remove(volume: Volume, hole: Bool[np.ndarray, "x y z"], seed: int) -> Volume:
         return edit(engine, ScanContext(volume), Edit(hole), _quiet(options, seed))
@@ -170,5 +178,5 @@ def remover(
 
 
 def _quiet(options: RunOptions, seed: int) -> RunOptions:
-    """One edit of many: whoever asks for them all says how far they are."""
+    """Options for one edit of many: messages and progress are left to the caller."""
     return replace(options, seed=seed, say=lambda line: None, progress=lambda share: None)

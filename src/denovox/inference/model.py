@@ -1,4 +1,4 @@
-"""The public face of a model: one method a task."""
+"""The public interface of a model: one method per task."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..core.operators.slice_profile import Profile
 from ..core.volume import Volume
 from ..model import weights
 from ..model.denoiser import Precision
-from ..simulate.lesion_placement import Wanted
+from ..simulate.lesion_placement import LesionRequest
 from ..tasks import Solver
 from . import denoise, inpaint, lesions, posterior, superres, synthesize
 from .anomaly import detection
@@ -26,20 +26,20 @@ from .options import RunOptions
 from .scan_context import ScanContext, context_of
 
 LabelIds = UInt8[np.ndarray, "x y z"]
-Marked = Shaped[np.ndarray, "x y z"]  # a mask: of any type, not 0 where it is set
+Marked = Shaped[np.ndarray, "x y z"]  # a mask of any type, nonzero where it is set
 
 
 class Model(Engine):
-    """A base model, with a control where there is one; made by `load`.
+    """A base model, with a control if there is one; created by `load`.
 
-    Volumes are HU on a grid in space; arrays of labels and masks lie on the volume's own grid, in
-    its axes (x, y, z nearest to RAS: `denovox.read_labels(path, like=volume)`). Every method takes
-    `options` (seed, tile, batch, callbacks) and raises `InputError`, one sentence, for bad input.
+    Volumes are HU on a grid in space; label and mask arrays are on the volume's own grid, in its
+    axes (x, y, z nearest to RAS: `denovox.read_labels(path, like=volume)`). Every method takes
+    `options` (seed, tile, batch, callbacks) and raises a one-sentence `InputError` for bad input.
 
-    region: headneck, chest or abdomen chooses the HU window; None or "auto": recognised along z,
+    region: headneck, chest or abdomen selects the HU window; None or "auto": recognised along z,
     each region in its own window, with a smooth transition of 20 mm between them.
-    context: a `ScanContext` of the same scan, where several tasks are to share its anatomy,
-    regions and noise; it replaces `region` and `noise_hu`.
+    context: a `ScanContext` of the same scan, which lets several tasks share its anatomy, regions
+    and noise; it replaces `region` and `noise_hu`.
     """
 
     def denoise(
@@ -51,12 +51,12 @@ class Model(Engine):
         options: RunOptions | None = None,
         context: ScanContext | None = None,
     ) -> Volume:
-        """The scan without its noise, on its own grid (Method, sections 2 and 3).
+        """The denoised scan, on its own grid (Method 2 and Method 3).
 
         noise_hu: SD of the noise, HU; None: estimated in each region. Its spectrum is always
-        estimated. method: "mean", the posterior mean, one evaluation of the network, or four where
-        the noise is coloured; "diffpir", ten; "sample", ten, for one sample of the posterior.
-        Voxels more than three SDs outside the region's window come back unchanged.
+        estimated. method: "mean", the posterior mean, with one evaluation of the network, or four
+        where the noise is coloured; "diffpir", ten; "sample", ten, for one sample of the posterior.
+        Voxels more than three SDs outside the region's window are returned unchanged.
         """
         options = options or RunOptions()
         known = context_of(volume, region, noise_hu, options.say, context)
@@ -73,7 +73,7 @@ class Model(Engine):
     ) -> posterior.Posterior:
         """Mean and SD (n - 1 degrees of freedom), HU, of n samples of the denoised scan.
 
-        Sample k has the seed options.seed + k. `InputError` for fewer than two.
+        Sample k uses the seed options.seed + k. `InputError` for fewer than two samples.
         """
         posterior.check_count(n)
         options = options or RunOptions()
@@ -95,11 +95,11 @@ class Model(Engine):
     ) -> superres.ThinSlices:
         """Thin slices from thick ones: `factor` times as many, or spacing_z_mm apart.
 
-        thickness_mm: slice thickness of the scan; None: its spacing. profile: the slices'
-        sensitivity along z. evaluations: of the network for each voxel; 0: the interpolation that
-        is consistent with the scan. anatomy: label ids on the scan's grid or the result's.
-        Averaged back, the result is the scan; its `consistency` says how closely. `InputError`
-        where the model does not know the spacing asked for, or it is not finer than the scan's.
+        thickness_mm: slice thickness of the scan; None: its spacing. profile: slice sensitivity
+        along z. evaluations: of the network, per voxel; 0: the interpolation that is consistent
+        with the scan. anatomy: label ids on the grid of the scan or of the result.
+        Averaged back, the result reproduces the scan; `consistency` gives the error. `InputError`
+        where the model does not support the requested spacing, or it is not finer than the scan's.
         """
         return superres.superres(
             self,
@@ -126,9 +126,9 @@ class Model(Engine):
     ) -> detection.Detection:
         """Where the scan differs from healthy ones: z-scores, their components, a score.
 
-        roi: where to look, as a rule an organ; None: the whole body. calibrations: one a region,
-        of these weights (`denovox calibrate`); None: the bundled ones. threshold: |z| of a
-        component. `InputError` where a calibration is of other weights, or none covers the ROI.
+        roi: where to look, usually an organ; None: the whole body. calibrations: one per region,
+        for these weights (`denovox calibrate`); None: the bundled ones. threshold: |z| of a
+        component. `InputError` where a calibration is for other weights, or none covers the ROI.
         """
         options = options or RunOptions()
         known = context_of(volume, region, None, options.say, context)
@@ -147,11 +147,11 @@ class Model(Engine):
         solver: Solver = "dpm++",
         options: RunOptions | None = None,
     ) -> Volume:
-        """A new CT of a region on a grid of `shape` voxels (x, y, z) of spacing_mm.
+        """A new CT of a region on a grid of `shape` voxels (x, y, z) of size spacing_mm.
 
         anatomy: label ids of docs/reference/labels.md on that grid (0: unknown). lesions: where to
-        draw lesions, for a model with a control for them; the anatomy is the one without them.
-        steps: evaluations of the network. HU are those of the region's window; where the anatomy
+        draw lesions, for a model with a control for them; `anatomy` is the one without them.
+        steps: evaluations of the network. HU are within the region's window; where the anatomy
         is "outside", the window's lower end becomes air.
         """
         drawn = None if lesions is None else np.asarray(lesions) != 0
@@ -173,23 +173,23 @@ class Model(Engine):
         options: RunOptions | None = None,
         context: ScanContext | None = None,
     ) -> lesions.Edited:
-        """The scan with lesions: in the components of a mask, or placed in an organ.
+        """The scan with lesions added: one per component of a mask, or placed in an organ.
 
-        organ: a class of docs/reference/labels.md; shapes and places are drawn from options.seed,
-        away from the organ's border and from vessels. diameter_mm: of a ball of a lesion's volume;
-        None: drawn from published sizes. anatomy: label ids, where finer ones than the coarse
-        classes are known. More than 4 mm from the lesions every voxel comes back unchanged.
-        `InputError` unless exactly one of mask and organ is given, where there is no room, or
-        without a control for lesions (`denovox.load("lesion")`).
+        organ: a class of docs/reference/labels.md; shapes and positions are drawn from
+        options.seed, away from the organ's border and from vessels. diameter_mm: of a ball of the
+        lesion's volume; None: drawn from published sizes. anatomy: label ids, where finer ones
+        than the coarse classes are available. More than 4 mm from the lesions, all voxels are
+        returned unchanged. `InputError` unless exactly one of mask and organ is given, where the
+        lesions do not fit, or without a control for lesions (`denovox.load("lesion")`).
         """
         options = options or RunOptions()
-        ensure((mask is None) != (organ is None), "give either a mask or an organ, and not both")
+        ensure((mask is None) != (organ is None), "give either a mask or an organ, but not both")
         known = context_of(volume, region, None, options.say, context)
         if mask is not None:
-            plan = lesions.in_mask(volume, _mask(mask, volume, "lesions"), options.seed)
+            plan = lesions.in_mask(volume, _mask(mask, volume, "lesion"), options.seed)
         else:
-            wanted = Wanted(organ=organ or "", diameter_mm=diameter_mm, count=count)
-            plan = lesions.in_organ(known, wanted, anatomy, options.seed)
+            request = LesionRequest(organ=organ or "", diameter_mm=diameter_mm, count=count)
+            plan = lesions.in_organ(known, request, anatomy, options.seed)
         return lesions.add(self, known, plan, options)
 
     def inpaint(
@@ -205,10 +205,11 @@ class Model(Engine):
         options: RunOptions | None = None,
         context: ScanContext | None = None,
     ) -> Volume:
-        """The scan with the voxels of `mask` drawn by the model, and all others unchanged.
+        """The scan with the voxels of `mask` generated by the model, and all others unchanged.
 
-        lesion: where in the mask a lesion is drawn; None: healthy tissue. jumps: RePaint's length
-        and repeats; (1, 1): none. `InputError` where a mask is empty or mostly outside the body.
+        lesion: where in the mask to draw a lesion; None: healthy tissue. jumps: RePaint's jump
+        length and repeats; (1, 1): none. `InputError` where a mask is empty or mostly outside the
+        body.
         """
         options = options or RunOptions()
         known = context_of(volume, region, None, options.say, context)
@@ -219,10 +220,10 @@ class Model(Engine):
 
 
 def _mask(values: Marked, volume: Volume, name: str) -> np.ndarray:
-    """True where a mask is set; `InputError` on another grid."""
+    """True where a mask is set; `InputError` where it is not on the volume's grid."""
     mask = np.asarray(values) != 0
-    shown = f"the {name}'s mask is on a grid of {mask.shape}, the scan on {volume.shape}"
-    ensure(mask.shape == volume.shape, f"{shown}; bring it to the scan's grid")
+    shapes = f"the {name} mask has the shape {mask.shape}, the scan {volume.shape}"
+    ensure(mask.shape == volume.shape, f"{shapes}; resample the mask to the scan's grid")
     return mask
 
 
@@ -232,15 +233,15 @@ def load(
     precision: Precision = "float32",
     control: str | Path | None = None,
 ) -> Model:
-    """Weights by bundled name or path -> a model.
+    """Load a model by the bundled name or the path of its weights.
 
-    name: of a base, or of a control, which finds its base by itself. control: of `denovox finetune`
-    for this base; `InputError` where it belongs to another. device: "cpu", "cuda", ...; None: the
-    best there is. precision: "bfloat16", or "auto" for it where the hardware multiplies it
-    natively, is up to three times faster and rounds to 8 bits of mantissa.
+    name: of a base, or of a control, which finds its base by itself. control: from `denovox
+    finetune` for this base; `InputError` where it belongs to another. device: "cpu", "cuda", ...;
+    None: the best available. precision: "bfloat16" (or "auto", which chooses it where the hardware
+    supports it natively) is up to three times faster and rounds to a mantissa of 8 bits.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    base, steering = weights.resolve([name] if control is None else [name, control])
-    kind = None if steering is None else weights.describe_control(steering)[0].kind
-    denoiser, config = weights.load(base, device, precision, steering)
-    return Model(denoiser, config, base, device, kind, steering)
+    base, control_file = weights.resolve([name] if control is None else [name, control])
+    kind = None if control_file is None else weights.describe_control(control_file)[0].kind
+    denoiser, config = weights.load(base, device, precision, control_file)
+    return Model(denoiser, config, base, device, kind, control_file)

@@ -1,4 +1,4 @@
-"""How a model runs, as against what it computes."""
+"""How a model runs, as opposed to what it computes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options that every task takes. Only `seed` changes a result by more than rounding and the
-    place of the seams between tiles.
+    """Options common to all tasks. Apart from rounding and the position of the seams between
+    tiles, results depend on `seed` only.
 
-    seed: of the noise; the same seed gives the same bits on the same machine. tile: edge of the
-    largest tile, in voxels; halve it if memory is short. batch: tiles evaluated at once.
-    say: called with each decision a user should know about. progress: called with the share of the
-    work that is done, from 0 to 1.
+    seed: of the noise; the same seed gives identical results on the same machine. tile: edge of
+    the largest tile, in voxels; halve it if memory is short. batch: tiles evaluated at once.
+    say: called with each decision the user should know about. progress: called with the fraction
+    of the work that is done, from 0 to 1.
     """
 
     seed: int = 0
@@ -27,9 +27,9 @@ class RunOptions:
     progress: Progress = lambda share: None
 
     def part(self, number: int, count: int) -> RunOptions:
-        """The same options for part `number` (from 0) of `count` equal parts of the work."""
+        """Options for part `number` (from 0) of `count` equal parts of the work."""
         return self.between(number / count, (number + 1) / count)
 
     def between(self, start: float, stop: float) -> RunOptions:
-        """The same options for the part of the work from share `start` to share `stop`."""
+        """Options for the part of the work from fraction `start` to fraction `stop`."""
         return replace(self, progress=lambda share: self.progress(start + share * (stop - start)))

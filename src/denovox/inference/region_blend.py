@@ -1,4 +1,4 @@
-"""Parts of a scan that are worked on one after the other, and how one hands over to the next."""
+"""Parts of a scan that are processed one after the other, and how they are blended."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from jaxtyping import Float
 from ..scan.body_regions import RegionSpan
 from .options import RunOptions
 
-HANDOVER_MM = 20.0
-CONTEXT = 8  # slices beyond, which the network sees and nobody keeps: as windows do
+BLEND_MM = 20.0
+CONTEXT = 8  # extra slices that the network sees, and whose output is discarded: as with tiles
 
 
 @dataclass(frozen=True)
 class Part:
-    """Slices [start, stop) of a scan: a slab, the hand-over to its neighbours, and some context.
+    """Slices [start, stop) of a scan: a region, the transition to its neighbours, and some context.
 
-    weight: this part's share of what is added to each of its slices; all parts' sum to one.
+    weight: of this part's result in each of its slices; the weights of all parts sum to one.
     """
 
-    slab: RegionSpan
+    span: RegionSpan
     start: int
     stop: int
     weight: Float[np.ndarray, " z"]
@@ -33,32 +33,32 @@ class Part:
         return slice(self.start, self.stop)
 
 
-def handover(slabs: Sequence[RegionSpan], z_mm: float) -> list[Part]:
-    """A part for each slab; slabs: in order, without gaps. z_mm: distance between slices.
+def blend_parts(spans: Sequence[RegionSpan], z_mm: float) -> list[Part]:
+    """A part for each region; spans: in order, without gaps. z_mm: distance between slices.
 
-    Across a border the weight goes from one part to the next along a cosine of 20 mm.
+    Across a border the weight moves from one part to the next along a cosine of 20 mm.
     """
-    count = slabs[-1].stop
+    count = spans[-1].stop
     height_mm = (np.arange(count) + 0.5) * z_mm
 
     def above(border: int) -> Float[np.ndarray, " z"]:
-        """Share of all that lies above a border: from 0 to 1."""
+        """Weight of everything above a border: from 0 to 1."""
         if border in (0, count):
             return np.full(count, border == 0, np.float32)
-        way = np.clip((height_mm - border * z_mm) / HANDOVER_MM + 0.5, 0, 1)
-        return ((1 - np.cos(np.pi * way)) / 2).astype(np.float32)
+        ramp = np.clip((height_mm - border * z_mm) / BLEND_MM + 0.5, 0, 1)
+        return ((1 - np.cos(np.pi * ramp)) / 2).astype(np.float32)
 
     parts = []
-    for slab in slabs:
-        weight = above(slab.start) - above(slab.stop)
-        own = np.flatnonzero(weight)
-        start, stop = max(0, int(own[0]) - CONTEXT), min(count, int(own[-1]) + 1 + CONTEXT)
-        parts.append(Part(slab, start, stop, weight[start:stop]))
+    for span in spans:
+        weight = above(span.start) - above(span.stop)
+        used = np.flatnonzero(weight)
+        start, stop = max(0, int(used[0]) - CONTEXT), min(count, int(used[-1]) + 1 + CONTEXT)
+        parts.append(Part(span, start, stop, weight[start:stop]))
     return parts
 
 
 def share_of(options: RunOptions, number: int, parts: Sequence[Part]) -> RunOptions:
-    """The options for part `number`, whose share of the work goes by its slices."""
+    """Options for part `number`, whose share of the progress is that of its slices."""
     sizes = [part.stop - part.start for part in parts]
     before, whole = sum(sizes[:number]), sum(sizes)
     return options.between(before / whole, (before + sizes[number]) / whole)

@@ -1,4 +1,4 @@
-"""The one door for CT: any file or folder that denovox reads, told apart by its content."""
+"""Read a CT in any supported format; the format is recognised from the content."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .itk_header import is_meta, is_nrrd
 FORMATS = "a DICOM folder or ZIP, Enhanced CT DICOM, NIfTI (.nii, .nii.gz), NRRD or MetaImage"
 
 
-def _nothing(_: str) -> None:
-    """Says nothing."""
+def _discard(_: str) -> None:
+    """Discard a message."""
 
 
 def read(
@@ -26,21 +26,22 @@ def read(
     series: str | None = None,
     straighten: bool = False,
     hu: bool = True,
-    say: Callable[[str], None] = _nothing,
+    say: Callable[[str], None] = _discard,
 ) -> Volume:
-    """A CT, whatever its format -> its HU in the axes nearest to RAS, with its reader's source.
+    """Read a CT of any format -> HU in the axes closest to RAS, with the reader's source.
 
-    series: which of a DICOM folder's (a SeriesInstanceUID or an end of it). straighten: resample
-    DICOM that is tilted or uneven; others are grids already. say: told what was left out. `hu`
-    of the Volume is float32, float64 where the file stores that. `InputError` where there is not
-    one CT volume, or (unless `hu=False`) its values cannot be Hounsfield units.
+    series: which series of a DICOM folder to read (a SeriesInstanceUID, or the end of one).
+    straighten: resample DICOM that is tilted or unevenly spaced; other formats are regular grids
+    already. say: called with a note on anything left out. `hu` of the Volume is float32, or float64
+    if the file stores that. Raises `InputError` if there is not exactly one CT volume, or (unless
+    `hu=False`) if its values cannot be Hounsfield units.
     """
     path = Path(path)
     kind = kind_of(path)
     if kind == "dicom":
         volume = dicom.read(path, series=series, straighten=straighten, say=say)
     elif series is not None:
-        raise InputError(f"{path} is no DICOM, so it has no series to choose; leave --series out")
+        raise InputError(f"{path} is not DICOM, so there is no series to choose; omit --series")
     elif kind == "nifti":
         return nifti.read(path, hu)
     else:
@@ -51,11 +52,11 @@ def read(
 
 
 def kind_of(path: Path) -> str:
-    """dicom, nifti or itk, by what is in a file or folder; `InputError` where it is none."""
+    """dicom, nifti or itk, from the content of a file or folder; `InputError` if none of them."""
     if os.path.isdir(path):
         return "dicom"
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # before opening, which waits at a pipe
+        if not stat.S_ISREG(os.stat(path).st_mode):  # before opening, which blocks on a pipe
             raise InputError(f"{path} is a device or a pipe; copy it to a file")
         with open(path, "rb") as file:
             start = file.read(4096)
@@ -70,5 +71,5 @@ def kind_of(path: Path) -> str:
         return "dicom"
     if start.startswith(b"\x1f\x8b") or sizes & {348, 540} or str(path).endswith((".nii", ".gz")):
         return "nifti"
-    what = "is empty (0 bytes)" if not start else "is no CT that can be read"
+    what = "is empty (0 bytes)" if not start else "is not a CT in a supported format"
     raise InputError(f"{path} {what}; give {FORMATS}")

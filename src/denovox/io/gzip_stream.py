@@ -1,7 +1,7 @@
-"""The bytes of a file, unpacked if gzip: as many as are asked for, and no more.
+"""Read a file, decompressing gzip: exactly as many bytes as requested.
 
-A packed file of a megabyte may unpack to a gigabyte, and a header of 348 bytes may ask for more
-than there are atoms: nothing here takes memory that the file has not filled.
+A gzip file of a megabyte may unpack to a gigabyte, and a 348-byte header may claim any size at all:
+nothing here allocates memory that the file does not fill.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from jaxtyping import Shaped
 from ..core.errors import InputError
 
 CHUNK = 2**20
-DEFLATE = 1032  # gzip packs at most this many bytes into one
-REST = 2**26  # bytes of a packed file that may follow what was asked for
+DEFLATE = 1032  # maximum compression ratio of gzip
+REST = 2**26  # unpacked bytes that may follow the voxels
 
 
 @dataclass
 class Unpacked:
-    """A file being read from its start. most: the bytes it can hold, as far as its size tells."""
+    """A file being read from its start. most: upper bound on its unpacked size, in bytes."""
 
     path: Path
     file: BufferedReader | gzip.GzipFile
@@ -37,34 +37,34 @@ class Unpacked:
 
     @property
     def packed(self) -> bool:
-        """Whether it is gzip."""
+        """Whether the file is gzip."""
         return isinstance(self.file, gzip.GzipFile)
 
     def require(self, end: int) -> None:
-        """`InputError` where the file is too small to hold `end` bytes."""
+        """Raise `InputError` if the file is too small to hold `end` bytes."""
         if end > self.most:
             self._cut(f"at most {self.most}" if self.packed else str(self.most), end)
 
     def head(self, size: int) -> bytes:
-        """The next `size` bytes, or what there is of them."""
+        """The next `size` bytes, or fewer at the end of the file."""
         found = self.file.read(size)
         self.taken += len(found)
         return found
 
     def values(self, size: int, dtype: np.dtype, begun: bytes) -> Shaped[np.ndarray, " n"]:
-        """The next `size` values, of which some bytes have `begun`; `InputError` if cut short."""
+        """The next `size` values, whose first bytes are `begun`; `InputError` if truncated."""
         end = self.taken - len(begun) + size * dtype.itemsize
         self.require(end)
         try:
-            raw = np.empty(size, dtype)  # not yet memory: what is never filled costs nothing
+            raw = np.empty(size, dtype)  # not committed yet: pages never filled cost nothing
         except MemoryError:
             needed = f"{size * dtype.itemsize / 2**30:.1f} GiB of memory"
-            raise InputError(f"{self.path} needs {needed}; cut out a part of it") from None
-        room = raw.view(np.uint8)
-        done = min(len(begun), room.size)
-        room[:done] = np.frombuffer(begun[:done], np.uint8)
-        while done < room.size:
-            got = self.file.readinto(room[done : done + CHUNK].data)
+            raise InputError(f"{self.path} needs {needed}; crop it first") from None
+        buffer = raw.view(np.uint8)
+        done = min(len(begun), buffer.size)
+        buffer[:done] = np.frombuffer(begun[:done], np.uint8)
+        while done < buffer.size:
+            got = self.file.readinto(buffer[done : done + CHUNK].data)
             if not got:
                 self._cut(str(self.taken), end)
             done += got
@@ -73,31 +73,31 @@ class Unpacked:
         return raw
 
     def check_end(self) -> None:
-        """Go on to the end of a packed file, where its checksum is, and forget what lies before."""
+        """Read to the end of a gzip file, where the checksum is, discarding the data."""
         left = 0
         while self.packed and (chunk := self.file.read(CHUNK)):
             left += len(chunk)
             if left > REST:
                 raise InputError(
-                    f"{self.path} goes on for more than {REST >> 20} MiB after the voxels that its"
-                    " header tells of; export it again"
+                    f"{self.path} has more than {REST >> 20} MiB after the voxels that its header"
+                    " describes; export it again"
                 )
 
     def _cut(self, there: str, end: int) -> None:
         lost = f"{there} of {end} bytes are there"
-        raise InputError(f"{self.path} is cut short: {lost}; copy or export it again")
+        raise InputError(f"{self.path} is truncated: {lost}; copy or export it again")
 
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[Unpacked]:
-    """The file at `path`, its content deciding whether it is gzip.
+    """Open the file at `path`; whether it is gzip is decided by its content.
 
-    `InputError`, also within the block, where it cannot be read or its gzip is damaged.
+    Raises `InputError`, also within the block, if it cannot be read or its gzip data is damaged.
     """
     if os.path.isdir(path):
         raise InputError(f"{path} is a directory; give one .nii or .nii.gz file")
     try:
-        status = os.stat(path)  # before opening, which waits for ever at a pipe
+        status = os.stat(path)  # before opening, which blocks forever on a pipe
         if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{path} is a device or a pipe; copy it to a file")
         if not status.st_size:

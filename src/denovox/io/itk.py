@@ -1,12 +1,12 @@
-"""NRRD and MetaImage, the formats of ITK and Slicer: one CT each, in the axes nearest to RAS.
+"""NRRD and MetaImage, the formats of ITK and Slicer: one CT each, in the axes closest to RAS.
 
-Read here, byte for byte, and not by ITK, whose readers crash over damaged headers (docs/log.md);
-tests compare the two. What a header does not say (a place in space) is not invented, and nothing
-is allocated that the file cannot fill.
+Parsed here rather than by ITK, whose readers crash on damaged headers (docs/explain/log.md); tests
+compare the two. A missing position in space is never made up, and nothing is allocated that the
+file cannot fill.
 """
 
 # mypy: allow-untyped-calls
-# (nibabel's functions carry no types)
+# (nibabel's functions are untyped)
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ..core.volume import Volume
 from .itk_header import AGAIN, MOST_HEAD, Head, is_nrrd, meta, nrrd
 
 _CHUNK = 2**20
-_DEFLATE = 1032  # zlib packs at most this many bytes into one
+_DEFLATE = 1032  # maximum compression ratio of zlib
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class ItkSource:
 
 
 def read(path: str | Path) -> Volume:
-    """A .nrrd, .nhdr, .mha or .mhd -> its HU, with an `ItkSource`.
+    """Read a .nrrd, .nhdr, .mha or .mhd -> its HU, with an `ItkSource`.
 
-    `hu` is float32, float64 where the file stores that. `InputError` where it is not one 3D
-    scalar image with a known place in space, or is not whole.
+    `hu` is float32, or float64 if the file stores that. Raises `InputError` if the file is not one
+    3D scalar image with a known position in space, or is incomplete.
     """
     path = Path(path)
     try:
@@ -59,7 +59,7 @@ def read(path: str | Path) -> Volume:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check it") from error
     except MemoryError:
-        raise InputError(f"{path} is too large for this memory; cut out a part") from None
+        raise InputError(f"{path} does not fit into memory; crop it first") from None
     bad = hu.size - int(np.count_nonzero(np.isfinite(hu)))
     ensure(not bad, f"{path} has {bad} voxels that are NaN or infinite; replace them")
     return Volume(hu, head.affine @ inv_ornt_aff(ornt, raw.shape), ItkSource(path, kind))
@@ -69,19 +69,19 @@ def read(path: str | Path) -> Volume:
 
 
 def _voxels(path: Path, head: Head) -> Shaped[np.ndarray, "x y z"]:
-    """Stored values in the file's axes; `InputError` where there are more or fewer."""
+    """Stored values in the file's axes; `InputError` if there are too many or too few."""
     shown = " x ".join(map(str, head.size))
-    ensure(min(head.size) > 1, f"{path} is no 3D volume (size {shown}); give one")
+    ensure(min(head.size) > 1, f"{path} is not a 3D volume (size {shown}); give one")
     count = math.prod(head.size)
     need = count * head.dtype.itemsize
     length = os.stat(head.data).st_size
     offset = length - need if head.offset < 0 else head.offset
     there = length - max(offset, 0)
     most = {"raw": there, "gzip": _DEFLATE * there, "text": head.dtype.itemsize * (there + 1) // 2}
-    cut = f"{head.data} is cut short: {need} bytes of voxels do not fit into its {length}"
+    cut = f"{head.data} is truncated: {need} bytes of voxels do not fit into its {length}"
     ensure(offset >= 0 and need <= most[head.packing], f"{cut}; copy or export it again")
     if head.packing == "raw":
-        more = f"{head.data} holds {there - need} bytes more than {shown} voxels; {AGAIN}"
+        more = f"{head.data} holds {there - need} bytes more than {shown} voxels need; {AGAIN}"
         ensure(there == need, more)
     with open(head.data, "rb") as file:
         file.seek(offset)
@@ -91,14 +91,14 @@ def _voxels(path: Path, head: Head) -> Shaped[np.ndarray, "x y z"]:
             raw = _inflated(head.data, file, need).view(head.dtype)
         else:
             raw = _parsed(head, file.read())
-    wrong = f"{head.data} holds {raw.size} voxels where {count} belong; {AGAIN}"
+    wrong = f"{head.data} holds {raw.size} voxels instead of {count}; {AGAIN}"
     ensure(raw.size == count, wrong)
     return raw.reshape(head.size, order="F")
 
 
 def _inflated(path: Path, file: BufferedReader, need: int) -> UInt8[np.ndarray, " n"]:
-    """The bytes that zlib or gzip unpacks to; `InputError` where they are more or fewer."""
-    out, done = np.empty(need, np.uint8), 0  # not yet memory: what is never filled costs nothing
+    """Decompress zlib or gzip; `InputError` unless this gives exactly `need` bytes."""
+    out, done = np.empty(need, np.uint8), 0  # not committed yet: unfilled pages cost nothing
     machine = zlib.decompressobj(47)  # either kind of header
     while not machine.eof:
         packed = machine.unconsumed_tail or file.read(_CHUNK)
@@ -112,12 +112,12 @@ def _inflated(path: Path, file: BufferedReader, need: int) -> UInt8[np.ndarray, 
         out[done : done + len(got)] = np.frombuffer(got, np.uint8)
         done += len(got)
     whole = machine.eof and done == need
-    ensure(whole, f"{path} does not unpack to the {need} bytes of voxels of its header; {AGAIN}")
+    ensure(whole, f"{path} does not unpack to the {need} bytes of voxels its header gives; {AGAIN}")
     return out
 
 
 def _parsed(head: Head, text: bytes) -> Shaped[np.ndarray, " n"]:
-    """Voxels written as numbers; `InputError`."""
+    """Parse voxels stored as text; `InputError` if they are malformed."""
     try:
         return np.array(text.split(), np.float64).astype(head.dtype)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The headers of NRRD and MetaImage: plain text, and what it says of voxels and their place.
+"""The plain-text headers of NRRD and MetaImage: voxel type, layout and position in space.
 
 http://teem.sourceforge.net/nrrd/format.html, https://itk.org/Wiki/ITK/MetaIO/Documentation.
 """
@@ -35,7 +35,7 @@ _NRRD_TYPES = {
     }.items()
     for name in names.split(",")
 }
-_META_TYPES = {  # MET_LONG has 4 bytes or 8, which the file does not say
+_META_TYPES = {  # MET_LONG is left out: it has 4 or 8 bytes, and the file does not say which
     **{"MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2"},
     **{"MET_INT": "i4", "MET_UINT": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8"},
     **{"MET_FLOAT": "f4", "MET_DOUBLE": "f8"},
@@ -49,7 +49,7 @@ _TO_RAS = {  # signs of x y z
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """What a header says. affine: RAS. data, offset: where voxels begin; negative: from the end.
+    """A parsed header. affine: to RAS. data, offset: where voxels begin; negative: from the end.
 
     packing: raw, gzip (or zlib) or text.
     """
@@ -63,94 +63,101 @@ class Head:
 
 
 def is_nrrd(start: bytes) -> bool:
-    """Whether a file that starts so is NRRD."""
+    """Whether a file starting with these bytes is NRRD."""
     return start.startswith(b"NRRD0")
 
 
 def is_meta(start: bytes) -> bool:
-    """Whether a file that starts so is MetaImage, whose header has no magic but its keys."""
+    """Whether a file starting like this is MetaImage, which has no magic number, only keys."""
     return bool(re.match(rb"\s*(ObjectType|NDims|Comment)\s*=", start))
 
 
 def nrrd(path: Path, start: bytes) -> Head:
-    """A NRRD's header; `InputError`."""
+    """Parse an NRRD header; `InputError` if it is unusable."""
     gap = re.search(rb"\r?\n\r?\n", start)
     offset = gap.end() if gap else len(start)
-    said = {}
+    fields = {}
     for row in start[:offset].decode("latin-1").splitlines()[1:]:
         key, colon, value = row.partition(":")
         if colon and not row.startswith("#") and not value.startswith("="):
-            said[key.strip().lower().replace(" ", "")] = value.strip()
-    vectors = said.get("spacedirections", "")
-    placed = vectors and "space" in said and "spaceorigin" in said and "none" not in vectors
-    unplaced = f"{path} does not say how it lies in space (space, space directions and origin)"
+            fields[key.strip().lower().replace(" ", "")] = value.strip()
+    vectors = fields.get("spacedirections", "")
+    placed = vectors and "space" in fields and "spaceorigin" in fields and "none" not in vectors
+    unplaced = f"{path} does not state its position in space (space, space directions and origin)"
     ensure(placed, f"{unplaced}; {AGAIN}")
-    signs = _TO_RAS.get(said["space"].lower())
+    signs = _TO_RAS.get(fields["space"].lower())
     if signs is None:
-        raise InputError(f"{path} lies in a space of {line(said['space'])}; {AGAIN} as LPS")
-    units = set(re.findall(r'"([^"]*)"', said.get("spaceunits", ""))) - {"mm", ""}
-    ensure(not units, f"{path} measures in {line(', '.join(units))}; convert it to millimetres")
-    size = _whole(path, "sizes", said.get("sizes", ""))
-    solid = said.get("dimension") == "3" and len(size) == 3
-    ensure(solid, f"{path} is no 3D volume (sizes {said.get('sizes', '')[:80]!r}); give one")
+        raise InputError(
+            f"{path} uses the unsupported space {line(fields['space'])}; {AGAIN} as LPS"
+        )
+    units = set(re.findall(r'"([^"]*)"', fields.get("spaceunits", ""))) - {"mm", ""}
+    ensure(not units, f"{path} is in {line(', '.join(units))}; convert it to millimetres")
+    size = _whole(path, "sizes", fields.get("sizes", ""))
+    solid = fields.get("dimension") == "3" and len(size) == 3
+    ensure(solid, f"{path} is not a 3D volume (sizes {fields.get('sizes', '')[:80]!r}); give one")
     directions = _reals(path, "space directions", vectors, 9).reshape(3, 3)
-    origin = _reals(path, "space origin", said["spaceorigin"], 3)
-    encoding = said.get("encoding", "").lower()
+    origin = _reals(path, "space origin", fields["spaceorigin"], 3)
+    encoding = fields.get("encoding", "").lower()
     packing = {"raw": "raw", "gzip": "gzip", "gz": "gzip"}.get(encoding, "")
     packing = "text" if encoding in ("ascii", "text", "txt") else packing
-    ensure(packing, f"{path} is packed as {line(encoding) or 'nothing said'}; save it as gzip")
-    dtype = _NRRD_TYPES.get(said.get("type", "").lower(), "")
-    ensure(dtype, f"{path} stores values of type {line(said.get('type'))}; give the original CT")
-    order = {"little": "<", "big": ">"}.get(said.get("endian", "").lower(), "")
+    ensure(
+        packing,
+        f"{path} has the unsupported encoding {line(encoding) or '(none)'}; save it as gzip",
+    )
+    dtype = _NRRD_TYPES.get(fields.get("type", "").lower(), "")
+    ensure(dtype, f"{path} stores values of type {line(fields.get('type'))}; give the original CT")
+    order = {"little": "<", "big": ">"}.get(fields.get("endian", "").lower(), "")
     fine = order or dtype.endswith("1") or packing == "text"
     ensure(fine, f"{path} does not say its byte order (endian); {AGAIN}")
     data = path
-    if name := said.get("datafile", ""):
+    if name := fields.get("datafile", ""):
         data, offset = _beside(path, name), 0
-    lines, skip = (_whole(path, key, said.get(key, "0"))[0] for key in ("lineskip", "byteskip"))
-    ensure(lines == 0, f"{path} has text before its voxels (line skip); save it anew")
+    lines, skip = (_whole(path, key, fields.get(key, "0"))[0] for key in ("lineskip", "byteskip"))
+    ensure(lines == 0, f"{path} has text before its voxels (line skip); save it again")
     ensure(
         skip == 0 or (skip >= -1 and packing == "raw" and data != path),
-        f"{path} has {skip} bytes before its voxels (byte skip); save it anew",
+        f"{path} has {skip} bytes before its voxels (byte skip); save it again",
     )
     affine = _affine(path, directions.T, origin, signs)
     return Head(np.dtype(order + dtype), size, affine, data, skip or offset, packing)
 
 
 def meta(path: Path, start: bytes) -> Head:
-    """A MetaImage's header (https://itk.org/Wiki/ITK/MetaIO/Documentation); `InputError`."""
-    said, offset = {}, 0
+    """Parse a MetaImage header (https://itk.org/Wiki/ITK/MetaIO/Documentation); `InputError`."""
+    fields, offset = {}, 0
     for row in start.splitlines(keepends=True):
         offset += len(row)
         key, _, value = row.decode("latin-1").partition("=")
-        said[key.strip().lower()] = value.strip()
+        fields[key.strip().lower()] = value.strip()
         if key.strip() == "ElementDataFile":
             break
 
     def first(*keys: str) -> str:
-        return next((said[key] for key in keys if said.get(key)), "")
+        return next((fields[key] for key in keys if fields.get(key)), "")
 
     def true(*keys: str) -> bool:
         return first(*keys).lower().startswith(("t", "1"))
 
     matrix = first("transformmatrix", "orientation", "rotation")
     place = first("offset", "origin", "position")
-    unplaced = f"{path} does not say how it lies in space (TransformMatrix, Offset); {AGAIN}"
+    unplaced = f"{path} does not state its position in space (TransformMatrix, Offset); {AGAIN}"
     ensure(matrix and place, unplaced)
     unit = first("distanceunits") or "mm"
-    ensure(unit.lower() in ("mm", "?"), f"{path} measures in {line(unit)}; convert it to mm")
+    ensure(unit.lower() in ("mm", "?"), f"{path} is in {line(unit)}; convert it to mm")
     size = _whole(path, "DimSize", first("dimsize"))
     solid = first("ndims") == "3" and len(size) == 3
-    ensure(solid, f"{path} is no 3D volume (DimSize {first('dimsize')[:80]!r}); give one")
+    ensure(solid, f"{path} is not a 3D volume (DimSize {first('dimsize')[:80]!r}); give one")
     channels = first("elementnumberofchannels") or "1"
-    ensure(channels == "1", f"{path} stores {line(channels)} values a voxel; give the original CT")
+    ensure(
+        channels == "1", f"{path} stores {line(channels)} values per voxel; give the original CT"
+    )
     dtype = _META_TYPES.get(first("elementtype"), "")
     ensure(dtype, f"{path} stores values of type {line(first('elementtype'))}; give another type")
-    axes = _reals(path, "TransformMatrix", matrix, 9).reshape(3, 3)  # an axis a row
+    axes = _reals(path, "TransformMatrix", matrix, 9).reshape(3, 3)  # one axis per row
     spacing = _reals(path, "ElementSpacing", first("elementspacing", "elementsize"), 3)
     origin = _reals(path, "Offset", place, 3)
     order = ">" if true("binarydatabyteordermsb", "elementbyteordermsb") else "<"
-    packed, text = true("compresseddata"), not true("binarydata") and "binarydata" in said
+    packed, text = true("compresseddata"), not true("binarydata") and "binarydata" in fields
     packing = "gzip" if packed else "text" if text else "raw"
     name = first("elementdatafile")
     ensure(name, f"{path} does not say where its voxels are (ElementDataFile); {AGAIN}")
@@ -159,36 +166,36 @@ def meta(path: Path, start: bytes) -> Head:
         data, offset = _beside(path, name), 0
     (skip,) = _whole(path, "HeaderSize", first("headersize") or "0")[:1]
     own = skip == 0 or (skip >= -1 and packing == "raw" and data != path)
-    ensure(own, f"{path} has {skip} bytes before its voxels (HeaderSize); save it anew")
+    ensure(own, f"{path} has {skip} bytes before its voxels (HeaderSize); save it again")
     affine = _affine(path, axes.T * spacing, origin, (-1, -1, 1))
     return Head(np.dtype(order + dtype), size, affine, data, skip or offset, packing)
 
 
-def _whole(path: Path, what: str, said: str) -> tuple[int, ...]:
-    """Whole numbers of a field; `InputError`."""
-    fine = re.fullmatch(r"\s*-?\d{1,9}(\s+-?\d{1,9})*\s*", said)
-    ensure(fine, f"{path} has {what} of {line(said)!r}, not whole numbers; {AGAIN}")
-    return tuple(int(word) for word in said.split())
+def _whole(path: Path, what: str, value: str) -> tuple[int, ...]:
+    """The integers in a field; `InputError` if it holds anything else."""
+    fine = re.fullmatch(r"\s*-?\d{1,9}(\s+-?\d{1,9})*\s*", value)
+    ensure(fine, f"{path} has {what} of {line(value)!r}, not whole numbers; {AGAIN}")
+    return tuple(int(word) for word in value.split())
 
 
-def _reals(path: Path, what: str, said: str, count: int) -> Float[np.ndarray, " n"]:
-    """Finite numbers of a field, vectors in brackets or not; `InputError`."""
+def _reals(path: Path, what: str, value: str, count: int) -> Float[np.ndarray, " n"]:
+    """The finite numbers in a field, vectors in brackets or not; `InputError` otherwise."""
     try:
-        found = np.array([float(word) for word in re.sub(r"[(),]", " ", said).split()])
+        found = np.array([float(word) for word in re.sub(r"[(),]", " ", value).split()])
     except ValueError:
         found = np.empty(0)
     fine = len(found) == count and np.isfinite(found).all()
-    ensure(fine, f"{path} has {what} of {line(said)!r}, not {count} numbers; {AGAIN}")
+    ensure(fine, f"{path} has {what} of {line(value)!r}, not {count} numbers; {AGAIN}")
     return found
 
 
 def _beside(path: Path, name: str) -> Path:
-    """The file that voxels are in; `InputError` where that is not one plain file."""
+    """The file that holds the voxels; `InputError` if that is not one regular file."""
     one = "%" not in name and not re.match(r"LIST\b", name)
     ensure(one, f"{path} has its voxels in several files; save it as one")
     other = path.parent / name.replace("\0", "?")
     plain = other.is_file()
-    ensure(plain, f"{path} has its voxels in {line(other)}, which is no file; copy that, too")
+    ensure(plain, f"{path} has its voxels in {line(other)}, which is not a file; copy that too")
     return other
 
 
@@ -198,11 +205,13 @@ def _affine(
     origin: Float[np.ndarray, " 3"],
     signs: Sequence[int],
 ) -> Float[np.ndarray, "4 4"]:
-    """mm of each axis' step (columns) and of voxel 0 -> affine in RAS; `InputError` if flat."""
+    """Steps along each axis (columns) and origin, mm -> RAS affine; `InputError` if singular."""
     affine = np.eye(4)
     affine[:3] = np.array(signs)[:, None] * np.c_[axes, origin]
     steps = np.linalg.norm(np.clip(axes, -FAR_MM, FAR_MM), axis=0)
     sane = steps.min() > 1e-3 and steps.max() < 1e3 and np.abs(origin).max() < FAR_MM
     solid = sane and abs(np.linalg.det(axes)) > 1e-6 * np.prod(steps)
-    ensure(solid, f"{path} has a geometry that no CT has, or that cannot be inverted; {AGAIN}")
+    ensure(
+        solid, f"{path} has a geometry that is implausible for a CT, or cannot be inverted; {AGAIN}"
+    )
     return affine

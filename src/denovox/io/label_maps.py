@@ -1,4 +1,4 @@
-"""Label maps of any format, in the values of their files, on the grid of their CT."""
+"""Label maps in any format, with their stored values, on the grid of their CT."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .nifti import GRID_TOLERANCE_MM, geometry
 
 
 def read(path: Path) -> tuple[Int32[np.ndarray, "x y z"], Float[np.ndarray, "4 4"]]:
-    """(values, affine) of a NIfTI, NRRD or MetaImage, in the axes nearest to RAS.
+    """(values, affine) of a NIfTI, NRRD or MetaImage file, in the axes closest to RAS.
 
-    `InputError` where the file cannot be read, or its values are not whole numbers below 2^24.
+    Raises `InputError` if the file cannot be read, or its values are not integers below 2^24.
     """
     if formats.kind_of(path) != "itk":
         return nifti.read_label_values(path)
@@ -25,10 +25,10 @@ def read(path: Path) -> tuple[Int32[np.ndarray, "x y z"], Float[np.ndarray, "4 4
 
 
 def on_grid(path: Path, like: Volume) -> Int32[np.ndarray, "x y z"]:
-    """The values on the grid of a volume; 0 where the label map was cropped to what it shows.
+    """The values on the grid of a volume; 0 outside a label map that was cropped.
 
-    Its voxels must be voxels of the volume, within 0.01 mm: labels are never resampled in passing.
-    `InputError` with both geometries where they are not.
+    Its voxels must coincide with voxels of the volume within 0.01 mm: labels are never resampled
+    silently. Otherwise `InputError`, with both geometries.
     """
     values, affine = read(path)
     offset = np.linalg.solve(like.affine, affine[:, 3])[:3]
@@ -54,10 +54,10 @@ def on_grid(path: Path, like: Volume) -> Int32[np.ndarray, "x y z"]:
 def read_labels(
     path: str | Path, like: Volume | None = None
 ) -> UInt8[np.ndarray, "x y z"] | Int32[np.ndarray, "x y z"]:
-    """A label map or mask of any format, in the values of its file and the axes nearest to RAS.
+    """A label map or mask in any format, with its stored values, in the axes closest to RAS.
 
-    like: a CT, on whose grid the result lies (0 where the label map was cropped). uint8 where the
-    values fit. `InputError` where the file cannot be read, or its voxels are not the CT's.
+    like: a CT whose grid the result is put on (0 outside a cropped label map). uint8 if the values
+    fit. Raises `InputError` if the file cannot be read, or its voxels are not those of the CT.
     """
     values = read(Path(path))[0] if like is None else on_grid(Path(path), like)
     fits = values.size == 0 or (values.min() >= 0 and values.max() < 256)
@@ -65,7 +65,7 @@ def read_labels(
 
 
 def marked(path: Path, like: Volume) -> Bool[np.ndarray, "x y z"]:
-    """True where a label map on a volume's grid is not 0; `InputError` where it is 0 throughout."""
+    """True where a label map on a volume's grid is not 0; `InputError` if it is 0 throughout."""
     found = on_grid(path, like) != 0
-    ensure(found.any(), f"{path} is empty: no voxel of it is other than 0")
+    ensure(found.any(), f"{path} is empty: all its voxels are 0")
     return found

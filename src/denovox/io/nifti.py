@@ -1,10 +1,10 @@
-"""NIfTI: the one place where axes, rescale and geometry are read and written.
+"""NIfTI: the only place where axes, rescaling and geometry are read and written.
 
-CT in HU and label maps, always in the axes nearest to RAS; `nifti_file.py` deals with the bytes.
+CT in HU and label maps, always in the axes closest to RAS; `nifti_bytes.py` handles the bytes.
 """
 
 # mypy: allow-untyped-calls
-# (nibabel's functions carry no types)
+# (nibabel's functions are untyped)
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ __all__ = [
     "write_mask",
 ]
 
-GRID_TOLERANCE_MM = 0.01  # float32 headers place the corners of one grid within about 1e-3 mm
+GRID_TOLERANCE_MM = 0.01  # with float32 headers, corners of one grid agree to about 1e-3 mm
 
 
 def read(path: str | Path, hu: bool = True) -> Volume:
-    """A 3D .nii or .nii.gz -> its HU in the axes nearest to RAS, with a `NiftiSource`.
+    """Read a 3D .nii or .nii.gz -> its HU in the axes closest to RAS, with a `NiftiSource`.
 
-    `hu` of the Volume is float32, float64 where the file stores that. `InputError` where the
-    file cannot be read as one 3D image with a known place in space, or (unless `hu=False`) its
-    values cannot be Hounsfield units.
+    `hu` of the Volume is float32, or float64 if the file stores that. Raises `InputError` if the
+    file cannot be read as one 3D image with a known position in space, or (unless `hu=False`) if
+    its values cannot be Hounsfield units.
     """
     source = load(Path(path))
     volume = Volume(decoded(source, source.dtype), source.affine, source)
@@ -49,7 +49,7 @@ def read(path: str | Path, hu: bool = True) -> Volume:
 
 
 def require_hu(volume: Volume, name: str = "the volume") -> None:
-    """`InputError` saying on what evidence the values of `name` are not Hounsfield units.
+    """Raise `InputError`, giving the evidence, if values of `name` are not Hounsfield units.
 
     Low values (padding of -2000 or -3024) are fine: only the absence of air is evidence.
     """
@@ -65,7 +65,7 @@ def require_hu(volume: Volume, name: str = "the volume") -> None:
     else:
         what = "there is no air in it (nothing at or below -200)"
     raise InputError(
-        f"{name} is not in Hounsfield units: its values lie in [{low:g}, {high:g}], {what};"
+        f"{name} is not in Hounsfield units: its values range over [{low:g}, {high:g}], {what};"
         " convert the original CT again, keeping its HU"
     )
 
@@ -73,10 +73,10 @@ def require_hu(volume: Volume, name: str = "the volume") -> None:
 def read_label_values(
     path: str | Path,
 ) -> tuple[Int32[np.ndarray, "x y z"], Float[np.ndarray, "4 4"]]:
-    """A label map in the values of its file, whatever they mean (`bridges`), and its affine.
+    """A label map with its stored values, whatever they mean (`label_sets`), and its affine.
 
-    In the axes nearest to RAS. `InputError` where `read` would refuse the file, or its values are
-    not whole numbers below 2^24.
+    In the axes closest to RAS. Raises `InputError` if `read` would reject the file, or its values
+    are not integers below 2^24.
     """
     source = load(Path(path))
     return whole_numbers(decoded(source, source.dtype), path), source.affine
@@ -85,22 +85,22 @@ def read_label_values(
 def whole_numbers(
     values: Float[np.ndarray, "x y z"], path: str | Path
 ) -> Int32[np.ndarray, "x y z"]:
-    """Label values as integers; `InputError` where they are not, or do not fit in float32."""
+    """Label values as integers; `InputError` if they are not, or float32 cannot hold them."""
     ids = np.rint(values)
-    broken = np.count_nonzero(np.abs(values - ids) > 1e-3)  # a slope may leave 1.0000001
+    broken = np.count_nonzero(np.abs(values - ids) > 1e-3)  # a slope may give 1.0000001
     no = f"{path} is not a label map:"
-    fraction = f"{no} {broken} of its voxels are not whole numbers; give masks resampled with"
+    fraction = f"{no} {broken} of its voxels are not integers; give masks resampled with"
     ensure(not broken, f"{fraction} nearest neighbour")
-    ensure(np.abs(ids).max() < 2**24, f"{no} it has values of 2^24 and more; give its original")
+    ensure(np.abs(ids).max() < 2**24, f"{no} it has values of 2^24 or more; give the original")
     return ids.astype(np.int32)
 
 
 def read_label_map(
     path: str | Path,
 ) -> tuple[UInt8[np.ndarray, "x y z"], Float[np.ndarray, "4 4"]]:
-    """A label map on its own: ids of `core.labels` in the axes nearest to RAS, and its affine.
+    """A label map by itself: ids of `core.labels` in the axes closest to RAS, and its affine.
 
-    `InputError` as `read_label_values`, or where a value is no label of the vocabulary.
+    `InputError` as for `read_label_values`, or if a value is not a label of the vocabulary.
     """
     ids, affine = read_label_values(path)
     try:
@@ -111,7 +111,7 @@ def read_label_map(
 
 
 def read_labels(path: str | Path, like: Volume) -> UInt8[np.ndarray, "x y z"]:
-    """The label map of a volume, on that volume's grid; `InputError` where its grid is another."""
+    """The label map of a volume; `InputError` if it is not on that volume's grid."""
     ids, affine = read_label_map(path)
     _require_grid(path, ids.shape, affine, like)
     return ids
@@ -120,14 +120,14 @@ def read_labels(path: str | Path, like: Volume) -> UInt8[np.ndarray, "x y z"]:
 def write(volume: Volume, path: str | Path, force: bool = False) -> None:
     """Write HU to .nii or .nii.gz, all of it or nothing.
 
-    With a `NiftiSource` the file says of itself what that one said, bit for bit (geometry, type,
-    slope, every other header field), and so does every voxel whose HU did not change; integer
-    types are rounded and clipped. Otherwise: int16, RAS, millimetres, slope 1.
-    `InputError` as `check_writable`, where writing fails, or where HU are not finite;
-    `ValueError` where the grid is no longer the source's (drop the source then).
+    With a `NiftiSource`, every header field (geometry, type, slope, the rest) and every voxel whose
+    HU did not change are copied from that file bit for bit; integer types are rounded and clipped.
+    Otherwise: int16, RAS, millimetres, slope 1. `InputError` as for `check_writable`, if writing
+    fails, or if HU are not finite; `ValueError` if the grid is no longer that of the source (drop
+    the source in that case).
     """
     bad = volume.hu.size - np.count_nonzero(np.isfinite(volume.hu))
-    ensure(not bad, f"{path} is not written: {bad} voxels of the result are NaN or infinite")
+    ensure(not bad, f"{path} was not written: {bad} voxels of the result are NaN or infinite")
     source = volume.source
     if not isinstance(source, NiftiSource):
         return save_new(volume.hu, volume.affine, np.dtype("<i2"), path, force)
@@ -143,7 +143,7 @@ def write_labels(
     path: str | Path,
     force: bool = False,
 ) -> None:
-    """Write a label map as uint8, RAS; `InputError` as `write`, or for ids without a meaning."""
+    """Write a label map as uint8, RAS; `InputError` as for `write`, or for undefined ids."""
     labels.check(np.unique(ids))
     save_new(ids, affine, np.dtype(np.uint8), path, force)
 
@@ -151,8 +151,8 @@ def write_labels(
 def write_mask(
     ids: Integer[np.ndarray, "x y z"], like: Volume, path: str | Path, force: bool = False
 ) -> None:
-    """Write labels of a volume as uint8, voxel for voxel in the order in which `write` writes that
-    volume; `InputError` as `write`."""
+    """Write labels of a volume as uint8, in the voxel order in which `write` writes that volume;
+    `InputError` as for `write`."""
     source, affine = like.source, like.affine
     if isinstance(source, NiftiSource):
         affine = affine @ inv_ornt_aff(source.ornt, like.shape)
@@ -163,7 +163,7 @@ def write_mask(
 def _require_grid(
     path: str | Path, shape: tuple[int, ...], affine: Float[np.ndarray, "4 4"], like: Volume
 ) -> None:
-    """`InputError` where labels of this grid do not lie on that of `like`."""
+    """Raise `InputError` if labels on this grid do not match the grid of `like`."""
     apart = _corners(shape, affine) - _corners(like.shape, like.affine)
     ensure(
         shape == like.shape and np.linalg.norm(apart, axis=1).max() <= GRID_TOLERANCE_MM,
@@ -173,13 +173,13 @@ def _require_grid(
 
 
 def _corners(shape: tuple[int, ...], affine: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "8 3"]:
-    """Where the 8 corner voxels lie, mm."""
+    """Positions of the 8 corner voxels, mm."""
     index = np.indices((2, 2, 2)).reshape(3, 8).T * (np.array(shape) - 1)
     corners: np.ndarray = index @ affine[:3, :3].T + affine[:3, 3]
     return corners
 
 
 def geometry(shape: tuple[int, ...], affine: Float[np.ndarray, "4 4"]) -> str:
-    """One grid in words, as they are compared."""
+    """A grid in words, for messages that compare two."""
     first, last = (", ".join(f"{mm:.2f}" for mm in at) for at in _corners(shape, affine)[[0, 7]])
     return f"{' x '.join(map(str, shape))} voxels from ({first}) to ({last}) mm"

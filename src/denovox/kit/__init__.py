@@ -1,1 +1,1 @@
-"""What runs on the machine that a kit was packed for: `run.sh`, and the Python that it calls."""
+"""Training kits: packing them, and the code that runs on the target machine."""

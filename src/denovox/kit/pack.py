@@ -1,19 +1,19 @@
-"""`denovox pack`: a recipe -> a kit, one folder that trains where there is no network."""
+"""`denovox pack`: a recipe -> a kit, one folder that trains on a machine without a network."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import InputError, ensure, line
+from ..core.errors import InputError, ensure
 from ..datasets import packed, store
+from ..io.atomic import scratch_folder, user_output
 from ..model import weights
 from ..train import checkpoint
 from ..train.config import Recipe, read_recipe
@@ -25,11 +25,11 @@ PYTHON = "3.12"
 
 @dataclass(frozen=True)
 class Target:
-    """The machine that a kit is for, and what may go into it.
+    """The machine that a kit is for, and the limits of the kit.
 
-    python: "3.12" and the like. has: a list of the packages there (wheels.py `read_has`); None:
-    torch, numpy, scipy, scikit-image and Pillow. wheels: a folder to take wheels from first.
-    store_mb: of the packed store.
+    python: such as "3.12". has: a list of the packages installed there (wheels.py `read_has`);
+    None: torch, numpy, scipy, scikit-image and Pillow. wheels: a folder to take wheels from first.
+    store_mb: maximum size of the packed store.
     """
 
     python: str = PYTHON
@@ -46,14 +46,17 @@ def pack(
     force: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Write a kit to the folder `out`, whole or not at all.
+    """Write a kit to the folder `out`, in full or not at all.
 
-    start: weights to begin from (a file, or a bundled name), or the folder of a run, whose state is
-    carried; None: what the recipe names. `InputError` where something is missing, does not fit, or
+    start: weights to start from (a file, or a bundled name), or the folder of a run, whose state is
+    included; None: as in the recipe. Raises `InputError` if something is missing, does not fit, or
     cannot be written.
     """
     plan = read_recipe(recipe)
-    ensure(re.fullmatch(r"3\.1[1-9]", target.python), f"no kits for Python '{target.python}'")
+    ensure(
+        re.fullmatch(r"3\.1[1-9]", target.python),
+        f"kits for Python '{target.python}' are not supported",
+    )
     _check_place(out, force)
     has: wheels.Has = dict.fromkeys(wheels.THERE)
     if target.has is not None:
@@ -64,29 +67,24 @@ def pack(
     weights_of = None if began is None else weights.locate(began)
     if weights_of is not None and weights.describe(weights_of)[0].net != plan.model.net:
         raise InputError(
-            f"{weights_of}: these weights are of another network than {recipe} asks for"
+            f"{weights_of}: these weights are for a different network from that of {recipe}"
         )
     training, validating = _split(plan)
-    beside = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
-    try:
-        (beside / "wheels").mkdir(parents=True)
-        wheels.own_wheel(beside / "wheels")
-        wheels.collect(carried, target.python, beside / "wheels", target.wheels)
+    with user_output(out), scratch_folder(out.parent) as kit:
+        (kit / "wheels").mkdir()
+        wheels.own_wheel(kit / "wheels")
+        wheels.collect(carried, target.python, kit / "wheels", target.wheels)
         cases, held = [*training, *validating], [case.facts.id for case in validating]
-        place, sample = beside / "store", plan.data.sample
+        place, sample = kit / "store", plan.data.sample
         notes = packed.pack(cases, place, sample, target.store_mb, say, held)
         if state is not None:
-            checkpoint.save(beside / "state", state)
+            checkpoint.save(kit / "state", state)
         if weights_of is not None:
-            shutil.copyfile(weights_of, beside / "start.safetensors")
-        _texts(beside, plan, target, weights_of is not None, notes)
+            shutil.copyfile(weights_of, kit / "start.safetensors")
+        _texts(kit, plan, target, weights_of is not None, notes)
         if force and out.exists():
             shutil.rmtree(out)
-        beside.rename(out)
-    except OSError as error:
-        raise InputError(f"{out} could not be written ({error.strerror or line(error)})") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        kit.rename(out)
     for note in notes:
         say(note)
     sizes = ", ".join(
@@ -96,24 +94,24 @@ def pack(
 
 
 def _check_place(out: Path, force: bool) -> None:
-    """`InputError` where a folder is in the way, or --force would remove something else."""
+    """Raise `InputError` if a folder is in the way, or --force would remove something else."""
     if not out.exists():
         return
-    ensure(force, f"{out} already exists; name another, or give --force")
+    ensure(force, f"{out} already exists; choose another, or use --force")
     kit = (out / "kit.json").is_file()
-    ensure(kit, f"{out} is not a kit, so --force does not replace it; name another")
+    ensure(kit, f"{out} is not a kit, so --force does not replace it; choose another")
     run = out / "work" / "run"
     ensure(not run.exists(), f"{run} holds a run, so --force does not replace it; move it away")
 
 
 def _split(plan: Recipe) -> tuple[list[store.Case], list[store.Case]]:
     training, held = store.split(store.cases(plan.data.store), plan.data.validation_patients)
-    ensure(training, f"{plan.data.store} has no case to train on")
+    ensure(training, f"{plan.data.store} has no cases to train on")
     return training, held
 
 
 def _state(start: str | None, plan: Recipe) -> dict[str, Any] | None:
-    """The state of a run, where `start` is its folder."""
+    """The state of a run, if `start` is its folder."""
     if start is None or not any(
         (Path(start) / n).exists() for n in (checkpoint.NAME, checkpoint.BEFORE)
     ):
@@ -123,20 +121,22 @@ def _state(start: str | None, plan: Recipe) -> dict[str, Any] | None:
     if plan.data.sample.control is None:
         own = {name: value.shape for name, value in plan.model.build().state_dict().items()}
         there = {name: value.shape for name, value in state["parameters"].items()}
-        ensure(there == own, f"{start}: the run there trains another network than this recipe's")
+        ensure(
+            there == own, f"{start}: the run there trains a different network from this recipe's"
+        )
     return state
 
 
 def _texts(kit: Path, plan: Recipe, target: Target, starts: bool, notes: list[str]) -> None:
-    """Everything of a kit that is read by people, and what its programs are told."""
-    told = plan.model_dump(mode="json", exclude_none=True)
-    told["data"] |= {"store": "store"}
+    """Write the text files of a kit: recipe, README, settings and run.sh."""
+    content = plan.model_dump(mode="json", exclude_none=True)
+    content["data"] |= {"store": "store"}
     for name in ("source", "layout", "prepare"):
-        told["data"].pop(name, None)
-    told.pop("start", None)
+        content["data"].pop(name, None)
+    content.pop("start", None)
     if starts:
-        told["start"] = "start.safetensors"
-    (kit / "recipe.toml").write_text(toml(told))
+        content["start"] = "start.safetensors"
+    (kit / "recipe.toml").write_text(toml(content))
     command = "pretrain" if plan.data.sample.control is None else "finetune"
     facts = {"python": target.python, "command": command, "name": plan.name, "store": notes}
     (kit / "kit.json").write_text(json.dumps(facts, indent=1) + "\n")
@@ -153,26 +153,27 @@ def _readme(plan: Recipe, target: Target, command: str, notes: list[str]) -> str
     OUT=/some/folder ./run.sh --minutes 60
 
 It needs bash, Python {target.python} and torch with numpy, scipy and Pillow; everything else is in
-`wheels/`. They are unpacked to `work/site` (or to `$WORK/site`), and nothing is installed. A GPU is
-used if torch finds one. The same command goes on where it was stopped, from `work/run`; remove
-`work` to begin again.
+`wheels/`, which is unpacked to `work/site` (or to `$WORK/site`); nothing is installed. A GPU is
+used if torch finds one. Run the same command again to resume a stopped run from `work/run`; delete
+`work` to start over.
 
-In `$OUT` then: the weights ({plan.name}.safetensors), log.csv, samples.png and speeds.json; with
-`--state` also checkpoint.pt. No file is larger than 16 MB: `cat NAME.part* > NAME` joins one that
-came in parts. To go on elsewhere, name the weights as `start` in a recipe, or put checkpoint.pt
-into a folder RUN and run `denovox {command} RECIPE --out RUN`.
+Afterwards `$OUT` contains the weights ({plan.name}.safetensors), log.csv, samples.png and
+speeds.json; with `--state` also checkpoint.pt. No file is larger than 16 MB: use
+`cat NAME.part* > NAME` to join one that was split. To continue elsewhere, give the weights as
+`start` in a recipe, or put checkpoint.pt into a folder RUN and run
+`denovox {command} RECIPE --out RUN`.
 
-`recipe.toml` is the recipe, resolved. The scans in `store/` are for research; they hold voxels of
-patients, so treat the folder as you treat the scans. What packing did to them:
+`recipe.toml` is the resolved recipe. The scans in `store/` are for research; they contain patient
+data, so treat the folder as you would treat the scans. How packing changed them:
 
 {became}
 """
 
 
-def toml(told: Mapping[str, Any]) -> str:
+def toml(content: Mapping[str, Any]) -> str:
     """A recipe as TOML: tables for the first level, inline tables below."""
-    tables = {name: value for name, value in told.items() if isinstance(value, Mapping)}
-    plain = {name: value for name, value in told.items() if name not in tables}
+    tables = {name: value for name, value in content.items() if isinstance(value, Mapping)}
+    plain = {name: value for name, value in content.items() if name not in tables}
     lines = [f"{name} = {_value(value)}" for name, value in plain.items()]
     for name, table in tables.items():
         lines += ["", f"[{name}]", *(f"{key} = {_value(value)}" for key, value in table.items())]
@@ -184,7 +185,7 @@ def _value(value: Any) -> str:
         return "{ " + ", ".join(f"{key} = {_value(one)}" for key, one in value.items()) + " }"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_value, value)) + "]"
-    # JSON's strings and numbers are TOML's, but for one character.
+    # JSON strings and numbers are valid TOML, except for one character.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

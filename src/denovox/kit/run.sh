@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains what this kit was packed for. Nothing is fetched, and nothing is written outside of the
-# work folder and $OUT.
+# Train the recipe of this kit. Nothing is downloaded, and nothing is written outside the work
+# folder and $OUT.
 set -euo pipefail
 
 began=$(date +%s)
@@ -13,10 +13,10 @@ usage() {
 usage: OUT=FOLDER ./run.sh [--minutes M] [--state]
 
   OUT          where weights, log.csv, samples.png and speeds.json go, in files of at most 16 MB
-  --minutes M  train for this long; without it, as long as the recipe says
-  --state      the state of the run as well, to go on from it bit for bit
+  --minutes M  train for this long; without it, as long as set in the recipe
+  --state      also deliver the state of the run, to resume it exactly
   PYTHON       the interpreter, if not python3
-  WORK         where packages are unpacked and the run is kept, if not the kit's own folder
+  WORK         where packages are unpacked and the run is kept, if not in the kit folder
 TEXT
 }
 
@@ -35,14 +35,14 @@ while [ $# -gt 0 ]; do
             ;;
         --state) more+=(--state) && shift ;;
         -h | --help) usage && exit 0 ;;
-        *) fail "there is no option '$1'; --help lists them" ;;
+        *) fail "unknown option '$1'; see --help" ;;
     esac
 done
 [ -n "${OUT:-}" ] || fail "set OUT to a folder for the results, as in: OUT=/some/folder ./run.sh"
-command -v "$python" >/dev/null || fail "there is no $python here; name the interpreter: PYTHON=..."
-mkdir -p "$work/site" 2>/dev/null || fail "$work cannot be written; name another folder: WORK=..."
+command -v "$python" >/dev/null || fail "there is no $python here; give the interpreter: PYTHON=..."
+mkdir -p "$work/site" 2>/dev/null || fail "$work cannot be written; choose another folder: WORK=..."
 
-# A wheel is a ZIP whose folders go into one that Python looks into; no pip is needed for that.
+# A wheel is a ZIP that only has to be unpacked to a folder on the Python path; no pip needed.
 "$python" - "$kit" "$work/site" <<'CODE' || exit $?
 import importlib.util, json, pathlib, sys, zipfile
 
@@ -50,12 +50,12 @@ kit, site = map(pathlib.Path, sys.argv[1:])
 wanted = json.loads((kit / "kit.json").read_text())["python"]
 here = "%d.%d" % sys.version_info[:2]
 if here != wanted:
-    print("run.sh: this kit is for Python %s and %s is %s; name another: PYTHON=..."
+    print("run.sh: this kit is for Python %s, but %s is %s; choose another: PYTHON=..."
           % (wanted, sys.executable, here), file=sys.stderr)
     sys.exit(2)
 for name in ("torch", "numpy", "scipy", "PIL"):
     if importlib.util.find_spec(name) is None:
-        print("run.sh: %s has no %s, which a kit does not carry; name another: PYTHON=..."
+        print("run.sh: %s has no %s, which kits do not include; choose another: PYTHON=..."
               % (sys.executable, name), file=sys.stderr)
         sys.exit(2)
 try:

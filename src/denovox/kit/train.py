@@ -1,4 +1,4 @@
-"""The run of a kit: what is found on this machine, the training, and what comes back from it."""
+"""Run a kit: inspect the machine, train, and deliver the results."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from typing import Any
 import click
 
 from ..core.errors import InputError, line
+from ..io.atomic import write_file
 from ..model import weights
 from ..train import checkpoint
 
-PART = 16_000_000  # bytes of a file at most
-LOOK_S = 0.2  # how often it is looked whether the first step is done
+PART = 16_000_000  # maximum bytes per file
+LOOK_S = 0.2  # interval for checking whether the first step is done
 
 
 FILE = click.Path(path_type=Path)
@@ -28,7 +29,7 @@ FILE = click.Path(path_type=Path)
 
 @click.group()
 def main() -> None:
-    """Not for users: `run.sh` of a kit calls it."""
+    """Internal: called by `run.sh` of a kit."""
 
 
 @main.command()
@@ -41,7 +42,7 @@ def main() -> None:
 def train(
     kit: Path, work: Path, out: Path, began: float, minutes: float | None, state: bool
 ) -> None:
-    """Train in `work`/run as the kit's recipe says, and bring to `out` what came of it."""
+    """Train the kit's recipe in `work`/run, and deliver the results to `out`."""
     try:
         _train(kit, work, out, began, minutes, state)
     except InputError as error:
@@ -77,12 +78,12 @@ def _train(
 
 
 def machine() -> dict[str, Any]:
-    """What trains here; `text` is a phrase of it."""
+    """Software and device of this machine; `text` describes the device in words."""
     import torch
 
     found = {"python": platform.python_version(), "torch": torch.__version__}
     if not torch.cuda.is_available():
-        return {**found, "device": "cpu", "text": "no CUDA: trains on the CPU"}
+        return {**found, "device": "cpu", "text": "no CUDA: training on the CPU"}
     name, memory = torch.cuda.get_device_name(0), torch.cuda.mem_get_info()[1] / 1e9
     return {
         **found,
@@ -94,11 +95,11 @@ def machine() -> dict[str, Any]:
 
 
 def _writable(out: Path) -> None:
-    """`InputError` where results could not be written; better before training than after."""
+    """Raise `InputError` if results could not be written; checked before training, not after."""
     probe = out / ".denovox"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(bytes(4096))
+        write_file(probe, bytes(4096))
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror or line(error)})") from None
     finally:
@@ -107,14 +108,14 @@ def _writable(out: Path) -> None:
 
 def _command(name: str, run: Path, minutes: float | None) -> list[str]:
     command = [sys.executable, "-m", "denovox", name, "recipe.toml", "--out", str(run.absolute())]
-    # A run that fixes its number of steps lets its learning rate fall in time.
+    # With minutes, the run fixes its steps, so that the learning rate decays in time.
     return command if minutes is None else [*command, "--minutes", f"{minutes:g}"]
 
 
 def _trained(command: list[str], kit: Path, log: Path) -> tuple[int, float]:
-    """Run it in the kit's folder: (exit code, when its first step was done; 0 if never).
+    """Run it in the kit's folder: (exit code, time when its first step was done; 0 if never).
 
-    log.csv is made anew at the first step. Ctrl-C and SIGTERM end the training, not the delivery.
+    log.csv is recreated at the first step. Ctrl-C and SIGTERM end the training, not the delivery.
     """
     before = log.stat().st_ino if log.exists() else None
     process = subprocess.Popen(command, cwd=kit)
@@ -129,9 +130,9 @@ def _trained(command: list[str], kit: Path, log: Path) -> tuple[int, float]:
 
 
 def figures(log: Path) -> dict[str, Any]:
-    """Speeds and losses of a log.csv; empty where there is none.
+    """Speeds and losses from a log.csv; empty if there is none.
 
-    Speed and waiting are medians over the log's rows but the first, in which caches fill.
+    Speed and waiting are medians over all rows but the first, in which caches fill.
     """
     if not log.exists():
         return {}
@@ -160,7 +161,7 @@ def figures(log: Path) -> dict[str, Any]:
 
 
 def _steps(run: Path) -> dict[str, Any]:
-    """The step of the weights, as their card says; a log's last row may be some steps older."""
+    """The step of the weights, from their card; the last row of the log may be older."""
     for path in run.glob("*.safetensors"):
         describe = weights.describe_control if weights.is_control(path) else weights.describe
         return {"steps": describe(path)[1]["steps"]}
@@ -168,11 +169,11 @@ def _steps(run: Path) -> dict[str, Any]:
 
 
 def deliver(run: Path, out: Path, measured: dict[str, Any], state: bool) -> list[str]:
-    """Bring the results of a run to `out`; the names of the files. `OSError` where it is full."""
+    """Copy the results of a run to `out`; returns the file names. `OSError` if the disk is full."""
     written: list[str] = []
     for path in sorted(run.glob("*.safetensors")):
         written += parts(path, out, path.name)
-    _write(out / "speeds.json", (json.dumps(measured, indent=1) + "\n").encode())
+    write_file(out / "speeds.json", json.dumps(measured, indent=1) + "\n")
     written.append("speeds.json")
     sheets = sorted(run.glob("samples/*.png"))
     for path, name in ((run / "log.csv", "log.csv"), *((p, "samples.png") for p in sheets[-1:])):
@@ -184,7 +185,7 @@ def deliver(run: Path, out: Path, measured: dict[str, Any], state: bool) -> list
 
 
 def parts(path: Path, out: Path, name: str) -> list[str]:
-    """Copy a file in pieces of at most `PART` bytes; one piece keeps the name as it is.
+    """Copy a file in pieces of at most `PART` bytes; a single piece keeps its name.
 
     `cat NAME.part* > NAME` joins several.
     """
@@ -194,18 +195,8 @@ def parts(path: Path, out: Path, name: str) -> list[str]:
     names = [name] if count == 1 else [f"{name}.part{n:03d}" for n in range(1, count + 1)]
     with path.open("rb") as file:
         for piece in names:
-            _write(out / piece, file.read(PART))
+            write_file(out / piece, file.read(PART))
     return names
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all."""
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        beside.write_bytes(data)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Wheels for a machine without a network: of denovox, and of what that machine lacks to train.
+"""Wheels for a machine without a network: of denovox, and of the packages it lacks for training.
 
-Most are put together from the files that are installed here, which takes no network either; only
-packages with code compiled for another Python are downloaded, in the versions that run here.
+Most are built from the files installed here, which needs no network either; only packages compiled
+for a different Python are downloaded, in the versions installed here.
 """
 
 from __future__ import annotations
@@ -24,21 +24,30 @@ from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from .. import __version__
 from ..core.errors import InputError, line
+from ..core.version import __version__
 
-# What a run imports. Readers of scans, Parquet, clusters and trackers are not needed.
+# What a run imports. Scan readers, Parquet, clusters and trackers are not needed.
 NEEDED = ("torch", "numpy", "scipy", "pillow", "monai", "einops", "zarr", "pydantic", "click",
           "jaxtyping", "safetensors", "filelock", "rich")  # fmt: skip
-THERE = ("torch", "numpy", "scipy", "scikit-image", "pillow")  # where no list says otherwise
-NEVER = ("torch", "numpy", "scipy")  # too large to carry, and torch is of the machine's own CUDA
-LEFT_OUT = ("weights", "calibrations")  # of denovox: training needs neither
-GLIBC = (5, 12, 17, 24, 27, 28, 31, 34)  # minor versions whose wheels a target is taken to run
+THERE = ("torch", "numpy", "scipy", "scikit-image", "pillow")  # unless a list is given
+NEVER = ("torch", "numpy", "scipy")  # too large to include, and torch depends on the machine's CUDA
+LEFT_OUT = ("weights", "calibrations")  # not needed for training
+GLIBC = (
+    5,
+    12,
+    17,
+    24,
+    27,
+    28,
+    31,
+    34,
+)  # minor versions whose wheels a target is assumed to support
 Has = dict[str, Version | None]
 
 
 def read_has(path: Path) -> Has:
-    """What a target has: a name a line, or `name==version`. `InputError` where it is no list."""
+    """The packages of a target: one `name` or `name==version` per line. `InputError` otherwise."""
     try:
         lines = path.read_text().splitlines()
     except FileNotFoundError:
@@ -62,14 +71,14 @@ def read_has(path: Path) -> Has:
 
 
 def missing(has: Has, python: str) -> list[Distribution]:
-    """The packages to carry to a target with that Python: all that `NEEDED` asks for, less `has`.
+    """The packages to include for a target with this Python: those for `NEEDED` not in `has`.
 
-    A package is carried as well where the version on the target is too old for another that is.
-    `InputError` where the target lacks one that kits never carry.
+    A package is also included if the target's version is too old for another included one. Raises
+    `InputError` if the target lacks one that kits never include.
     """
     lacking = [name for name in NEVER if name not in has]
     if lacking:
-        raise InputError(f"the target has no {lacking[0]}, which a kit does not carry")
+        raise InputError(f"the target has no {lacking[0]}, which kits do not include")
     carried: dict[str, Distribution] = {}
     wanted = [Requirement(name) for name in NEEDED]
     while wanted:
@@ -83,7 +92,7 @@ def missing(has: Has, python: str) -> list[Distribution]:
         try:
             carried[name] = distribution(name)
         except PackageNotFoundError:
-            raise InputError(f"{name} is needed to train, but is not installed here") from None
+            raise InputError(f"{name} is needed for training, but is not installed here") from None
         wanted += _required(carried[name], python)
     return [carried[name] for name in sorted(carried)]
 
@@ -100,9 +109,9 @@ def _required(of: Distribution, python: str) -> Iterator[Requirement]:
 def collect(
     packages: Iterable[Distribution], python: str, folder: Path, given: Path | None
 ) -> None:
-    """Write a wheel of each package to `folder`: from `given`, from what is installed, or pip.
+    """Write a wheel of each package to `folder`: from `given`, from installed files, or by pip.
 
-    `InputError` where one cannot be had.
+    Raises `InputError` if one is not available.
     """
     fits, left = set(tags(python)), list[str]()
     for package in packages:
@@ -118,7 +127,7 @@ def collect(
 
 
 def tags(python: str) -> Iterator[Tag]:
-    """What wheels may be made for, to run on this kind of processor under Linux with `python`."""
+    """The wheel tags that run on this type of processor under Linux with `python`."""
     major, minor = (int(part) for part in python.split("."))
     machine = platform.machine()
     systems = ["any", f"linux_{machine}", *(f"manylinux_2_{n}_{machine}" for n in GLIBC)]
@@ -132,8 +141,8 @@ def tags(python: str) -> Iterator[Tag]:
 
 def _tags_of(package: Distribution) -> list[Tag]:
     lines = (package.read_text("WHEEL") or "").splitlines()
-    told = [text.partition(":")[2].strip() for text in lines if text.startswith("Tag:")]
-    return [Tag(*text.split("-", 2)) for text in told]
+    values = [text.partition(":")[2].strip() for text in lines if text.startswith("Tag:")]
+    return [Tag(*text.split("-", 2)) for text in values]
 
 
 def _given(package: Distribution, folder: Path | None, fits: set[Tag]) -> Path | None:
@@ -160,7 +169,7 @@ def _from_installed(package: Distribution, folder: Path) -> None:
 
 
 def _joined(made_for: list[Tag]) -> str:
-    """Tags as the name of a wheel has them."""
+    """Tags as in the file name of a wheel."""
     parts = (
         {tag.interpreter for tag in made_for},
         {tag.abi for tag in made_for},
@@ -170,7 +179,7 @@ def _joined(made_for: list[Tag]) -> str:
 
 
 def own_wheel(folder: Path) -> None:
-    """denovox as it runs here, however it was installed, less its weights."""
+    """Write a wheel of denovox as it runs here, however it was installed, without weights."""
     root = Path(str(files("denovox")))
     inner = {
         f"denovox/{path.relative_to(root).as_posix()}": path.read_bytes()
@@ -188,7 +197,7 @@ def own_wheel(folder: Path) -> None:
 
 
 def _zip(name: str, version: str, made_for: str, inner: dict[str, bytes], folder: Path) -> None:
-    """A wheel: a ZIP with a RECORD of what is in it."""
+    """Write a wheel: a ZIP with a RECORD of its contents."""
     stem = f"{canonicalize_name(name).replace('-', '_')}-{version}"
     info = next(str(Path(p).parts[0]) for p in inner if p.endswith(".dist-info/METADATA"))
     rows = [f"{info}/RECORD,,"]
@@ -210,8 +219,8 @@ def _download(names: list[str], python: str, folder: Path) -> None:
         [*command, "--dest", str(folder), *names], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        said = [text for text in done.stderr.splitlines() if "ERROR" in text] or [done.stderr]
+        errors = [text for text in done.stderr.splitlines() if "ERROR" in text] or [done.stderr]
         raise InputError(
             f"the wheels of {', '.join(names)} for Python {python} could not be downloaded"
-            f" ({line(said[-1])}); put them into a folder and name it with --wheels"
+            f" ({line(errors[-1])}); put them into a folder and name it with --wheels"
         )

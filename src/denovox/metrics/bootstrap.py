@@ -1,7 +1,7 @@
-"""How far a figure would move with other patients: a percentile bootstrap.
+"""How much a figure would vary with other patients: a percentile bootstrap.
 
 Patients are drawn with replacement, never scans or slices: those of one patient resemble each
-other, and counting them as independent makes intervals that are far too short.
+other, and treating them as independent makes intervals far too narrow.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jaxtyping import Int64
 LEVEL = 0.95
 RESAMPLES = 2000
 
-Drawn = Int64[np.ndarray, " drawn"]  # indices of patients or of scans, some more than once
+Drawn = Int64[np.ndarray, " drawn"]  # indices of patients or of scans, with repeats
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Interval:
     """A confidence interval of a figure.
 
     low, high: None where there are fewer than two patients to draw from, or no draw had a value.
-    resamples: how many draws had a value (an AUROC has none where only healthy were drawn).
+    resamples: number of draws with a value (an AUROC has none if only healthy patients were drawn).
     """
 
     low: float | None
@@ -42,13 +42,13 @@ def bootstrap(
 ) -> Interval:
     """The interval of `figure` over patients, by percentiles (Efron and Tibshirani 1993, 13.3).
 
-    patients: whose each scan (or slice, or image) is.
+    patients: the patient of each scan (or slice, or image).
     figure: indices into `patients`, of all scans of the patients drawn -> the figure; NaN where it
     is not defined for them.
-    `ValueError` where the level is not within 0 and 1.
+    `ValueError` unless 0 < level < 1.
     """
     if not 0 < level < 1:
-        raise ValueError(f"the level of an interval is {level}, not between 0 and 1")
+        raise ValueError(f"the level of an interval must be between 0 and 1, not {level}")
     scans = [np.flatnonzero(np.array(patients) == name) for name in sorted(set(patients))]
     if len(scans) < 2:
         return Interval(None, None, level)
@@ -60,7 +60,7 @@ def bootstrap(
     defined = np.array(values)[~np.isnan(values)]
     if not defined.size:
         return Interval(None, None, level)
-    # "lower" and "higher" do not average, so figures may be infinite, as a PSNR can.
+    # "lower" and "higher" do not interpolate, so figures may be infinite, as a PSNR can.
     tail = (1 - level) / 2
     low = np.quantile(defined, tail, method="lower")
     high = np.quantile(defined, 1 - tail, method="higher")

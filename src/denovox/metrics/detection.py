@@ -1,9 +1,9 @@
-"""How well scores find what is abnormal: AUROC, average precision, and PRO up to an FPR of 0.3.
+"""How well scores detect what is abnormal: AUROC, average precision, and PRO up to an FPR of 0.3.
 
-All three are areas on one curve: what share of the sick and of the healthy has a score of at least
-t, as t falls. PRO is an ROC whose sick voxels weigh as much, in all, for a small lesion as for a
-large one. The curve has a point at every score that occurs, so nothing depends on a choice of
-thresholds, unless one is made.
+All three are areas under one curve: the share of positives and of negatives with a score of at
+least t, as t falls. PRO is an ROC in which each lesion has the same total weight, small or large.
+The curve has a point at every score that occurs, so nothing depends on a choice of thresholds,
+unless one is made.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ from ..core.errors import InputError
 
 PRO_LIMIT = 0.3  # Bergmann et al. 2021: the false positive rate up to which PRO is integrated
 
-# That there is one of each is told in words, not by the type.
+# Sizes are not in the types, so that a mismatch gives an error message in words.
 Score = Num[np.ndarray, " _"]
-Sick = Bool[np.ndarray, " _"]
+Labels = Bool[np.ndarray, " _"]
 Weight = Float[np.ndarray, " _"]
 Area = Shaped[np.ndarray, "*_"]  # an image or a volume; those of one list may differ in size
 
 
 @dataclass(frozen=True)
 class Curve:
-    """From the highest score down, (0, 0) first: the share of healthy and of sick at or above it.
+    """From the highest score down, (0, 0) first: the share of negatives and positives reached.
 
-    healthy, sick: the sums of the weights that the shares are of; a precision needs them.
+    negative, positive: the total weights behind these shares, which a precision needs.
     """
 
     fpr: Float[np.ndarray, " points"]
     tpr: Float[np.ndarray, " points"]
-    healthy: float
-    sick: float
+    negative: float
+    positive: float
 
 
-def curve(score: Score, sick: Weight, healthy: Weight) -> Curve:
-    """The curve of scores, each with a weight as sick and one as healthy.
+def curve(score: Score, positive: Weight, negative: Weight) -> Curve:
+    """The curve of scores, each with a weight as a positive and one as a negative.
 
-    `InputError` where nothing is sick, nothing is healthy, or a score is not finite.
+    `InputError` where there are no positives, no negatives, or a score is not finite.
     """
     if not np.isfinite(score).all():
         raise InputError(f"{np.count_nonzero(~np.isfinite(score))} scores are NaN or infinite")
-    if not sick.sum() > 0 or not healthy.sum() > 0:
-        missing = "abnormal" if not sick.sum() > 0 else "normal"
+    if not positive.sum() > 0 or not negative.sum() > 0:
+        missing = "abnormal" if not positive.sum() > 0 else "normal"
         raise InputError(f"nothing among {score.size} scores is {missing}; both kinds are needed")
     order = np.argsort(-score.astype(np.float64), kind="stable")
-    # Equal scores make one point: no threshold tells them apart.
+    # Equal scores make one point: no threshold separates them.
     last = np.append(np.flatnonzero(np.diff(score[order])), score.size - 1)
-    up, across = np.cumsum(sick[order])[last], np.cumsum(healthy[order])[last]
+    up, across = np.cumsum(positive[order])[last], np.cumsum(negative[order])[last]
     origin = np.zeros(1)
     return Curve(
         np.concatenate([origin, across / across[-1]]),
@@ -61,37 +61,39 @@ def curve(score: Score, sick: Weight, healthy: Weight) -> Curve:
     )
 
 
-def auroc(sick: Sick, score: Score) -> float:
-    """Area under the ROC: how often a sick score is above a healthy one, ties counting half.
+def auroc(positive: Labels, score: Score) -> float:
+    """Area under the ROC: how often a positive scores above a negative, ties counting half.
 
     The Mann-Whitney statistic (Hanley and McNeil 1982). `InputError` as in `curve`.
     """
-    return area(_of(sick, score))
+    return area(_of(positive, score))
 
 
-def average_precision(sick: Sick, score: Score) -> float:
-    """Sum over thresholds of (gain in recall) x precision: no interpolation, as scikit-learn.
+def average_precision(positive: Labels, score: Score) -> float:
+    """Sum over thresholds of (gain in recall) x precision, without interpolation, as scikit-learn.
 
     `InputError` as in `curve`.
     """
-    found = _of(sick, score)
-    right = found.tpr[1:] * found.sick
-    precision = right / (right + found.fpr[1:] * found.healthy)
+    found = _of(positive, score)
+    right = found.tpr[1:] * found.positive
+    precision = right / (right + found.fpr[1:] * found.negative)
     return float(np.sum(np.diff(found.tpr) * precision))
 
 
-def _of(sick: Sick, score: Score) -> Curve:
-    _same(sick, score)
-    return curve(score, sick.astype(np.float64), (~sick).astype(np.float64))
+def _of(positive: Labels, score: Score) -> Curve:
+    _same(positive, score)
+    return curve(score, positive.astype(np.float64), (~positive).astype(np.float64))
 
 
 def area(found: Curve, limit: float = 1.0) -> float:
-    """Area under the curve up to an FPR of `limit`, over `limit`; between points, straight lines.
+    """Area under the curve up to an FPR of `limit`, over `limit`, with linear interpolation.
 
-    `ValueError` where the limit is not above 0 and at most 1.
+    `ValueError` unless 0 < limit <= 1.
     """
     if not 0 < limit <= 1:
-        raise ValueError(f"the limit of the false positive rate is {limit}, not above 0, up to 1")
+        raise ValueError(
+            f"the limit of the false positive rate must be above 0 and at most 1, not {limit}"
+        )
     inside = found.fpr <= limit
     fpr, tpr = found.fpr[inside], found.tpr[inside]
     if fpr[-1] < limit:
@@ -103,9 +105,9 @@ def area(found: Curve, limit: float = 1.0) -> float:
 
 
 def lesion_weights(mask: Area) -> tuple[Float[np.ndarray, "*_"], int]:
-    """What each voxel weighs in PRO, 1 / its lesion's size, and the number of lesions.
+    """The weight of each voxel in PRO, 1 / the size of its lesion, and the number of lesions.
 
-    A lesion is a component that hangs together by faces, edges or corners.
+    A lesion is a component connected by faces, edges or corners.
     """
     from skimage.measure import label
 
@@ -124,10 +126,10 @@ def pro(
 ) -> float:
     """Per-region overlap (Bergmann et al. 2021): mean share of a lesion found, over the FPR.
 
-    masks, maps: an image or volume each; a mask is true in its lesions. Lesions are told apart
-    within an image, and all of them, and all healthy voxels, make one curve. Its area up to `limit`
-    is divided by `limit`, and its last point interpolated, as anomalib's AUPRO does.
-    thresholds: so many from the lowest score to the highest, as BMAD does, with 200; None is exact.
+    masks, maps: one pair per image or volume; masks are true in lesions. Lesions are components
+    within an image; all lesions and all healthy voxels make one curve. Its area up to `limit` is
+    divided by `limit`, and its last point interpolated, as in anomalib's AUPRO.
+    thresholds: number of them from the lowest to the highest score (BMAD: 200); None is exact.
     `InputError` as in `curve`, and where masks and maps do not match.
     """
     if len(masks) != len(maps) or not masks:
@@ -138,16 +140,16 @@ def pro(
             raise InputError(f"mask {number} is {mask.shape}, its anomaly map {found.shape}")
         weights.append(lesion_weights(mask)[0].ravel())
     score = np.concatenate([found.ravel() for found in maps]).astype(np.float64)
-    healthy = np.concatenate([~mask.astype(bool).ravel() for mask in masks]).astype(np.float64)
+    negative = np.concatenate([~mask.astype(bool).ravel() for mask in masks]).astype(np.float64)
     if thresholds is not None:
         score = stepped(score, thresholds)
-    return area(curve(score, np.concatenate(weights), healthy), limit)
+    return area(curve(score, np.concatenate(weights), negative), limit)
 
 
 def stepped(score: Score, thresholds: int) -> Weight:
-    """Scores as that many thresholds see them, evenly from the lowest to the highest score.
+    """Scores quantised by that many thresholds, evenly from the lowest to the highest score.
 
-    A score counts as found by the thresholds below it: it becomes the number of them.
+    Each score becomes the number of thresholds below it.
     """
     low, high = float(score.min()), float(score.max())
     if low == high:
@@ -156,6 +158,6 @@ def stepped(score: Score, thresholds: int) -> Weight:
     return np.searchsorted(steps, score, side="left").astype(np.float64)
 
 
-def _same(sick: Shaped[np.ndarray, "*_"], score: Shaped[np.ndarray, "*_"]) -> None:
-    if sick.shape != score.shape:
-        raise InputError(f"{sick.size} labels for {score.size} scores; give one for each")
+def _same(positive: Shaped[np.ndarray, "*_"], score: Shaped[np.ndarray, "*_"]) -> None:
+    if positive.shape != score.shape:
+        raise InputError(f"{positive.size} labels for {score.size} scores; give one for each")

@@ -1,8 +1,8 @@
 """How close a volume is to its reference: PSNR, SSIM, MAE, RMSE, each under a named convention.
 
-A PSNR without its convention is no figure: what the values are cut to and which range is the peak
-move it by many decibels (METHOD 4, FACTS 5.6). So no function here has a default convention, and
-a result carries the name of its own.
+A PSNR without its convention is meaningless: the range the values are clipped to and the peak shift
+it by many decibels (Method 4, Facts 5.6). So no function here has a default convention, and results
+carry the name of theirs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..core.errors import InputError
 from ..core.regions import REGIONS
 from ..core.volume import Volume
 
-# Sizes are left out of the type on purpose: volumes that differ are a ValueError, told in words.
+# Sizes are not in the types on purpose: volumes that differ give a ValueError in words.
 Image = Volume | Num[np.ndarray, "_ _ _"]
 Mask = Bool[np.ndarray, "_ _ _"]
 
@@ -32,10 +32,10 @@ SSIM_RADIUS = 5
 
 @dataclass(frozen=True)
 class Convention:
-    """What is done to both volumes before they are compared, and what the peak is.
+    """How both volumes are prepared for comparison, and what the peak is.
 
-    name: what to print beside every figure.
-    low_hu, high_hu: both volumes are cut to these, HU; None leaves that side as it is.
+    name: to print beside every figure.
+    low_hu, high_hu: both volumes are clipped to these, HU; None does not clip that side.
     data_range_hu: the peak of the PSNR and the range L of the SSIM, HU.
     ssim: "slices" is 2D SSIM of every axial slice (z is the last axis), averaged over slices.
 
@@ -65,20 +65,20 @@ class Convention:
 CONVENTIONS = {
     convention.name: convention
     for convention in (
-        # Ours: what the model sees of a region is what is compared; the peak is the window's width.
+        # Ours: what the model sees of a region is compared; the peak is the width of the window.
         *(
             Convention(f"window:{name}", row.window.low_hu, row.window.high_hu, row.window.width_hu)
             for name, row in REGIONS.items()
         ),
-        # FACTS 5.6 (A), of a whole volume. The published figures are means over slices, with an
-        # SSIM that pads the rim of a slice: those, to the letter, are in `protocols.py`.
+        # Facts 5.6 (A), for a whole volume. The published figures are means over slices, with an
+        # SSIM that pads the rim of a slice: `evaluation/published.py` reproduces those exactly.
         Convention("mayo16-redcnn", -160, 240, 400),
     )
 }
 
 
 def named(name: str) -> Convention:
-    """The row of `CONVENTIONS` of that name; `InputError` lists the known ones."""
+    """The convention of that name in `CONVENTIONS`; `InputError` lists the known ones."""
     if name not in CONVENTIONS:
         known = ", ".join(CONVENTIONS)
         raise InputError(f"convention '{name}' is not known; choose one of {known}")
@@ -87,7 +87,7 @@ def named(name: str) -> Convention:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """The four figures of one pair of volumes and the name of the convention they were taken in."""
+    """The four figures of one pair of volumes, and the name of their convention."""
 
     convention: str
     psnr_db: float
@@ -115,7 +115,7 @@ def _pair(
 def _error_hu(
     reference: Image, test: Image, convention: Convention, mask: Mask | None
 ) -> Float[np.ndarray, "*any"]:
-    """Test minus reference in HU, both cut to the convention; the mask's voxels only."""
+    """Test minus reference in HU, both clipped to the convention; voxels of the mask only."""
     a, b = _pair(reference, test, mask)
     error = convention.cut(b) - convention.cut(a)
     return error if mask is None else error[mask]
@@ -167,7 +167,7 @@ def ssim(
 
     a, b = _pair(reference, test, mask)
     if min(a.shape[:2]) <= 2 * SSIM_RADIUS:
-        raise ValueError(f"SSIM's window of 11 x 11 does not fit a slice of {a.shape[:2]}")
+        raise ValueError(f"SSIM's window of 11 x 11 does not fit into a slice of {a.shape[:2]}")
     inner = (slice(SSIM_RADIUS, -SSIM_RADIUS),) * 2
     means = []
     for z in range(a.shape[2]):
@@ -185,7 +185,7 @@ def ssim(
         local = local[inner]
         means.append((local if mask is None else local[mask[:, :, z][inner]]).mean())
     if not means:
-        raise ValueError(f"the mask lies wholly in the {SSIM_RADIUS}-voxel rim of its slices")
+        raise ValueError(f"the mask lies entirely in the {SSIM_RADIUS}-voxel rim of its slices")
     return float(np.mean(means))
 
 
@@ -195,7 +195,7 @@ def fidelity(
     """All four figures at once, over the mask's voxels where there is one.
 
     reference, test: a `Volume` or an x y z array in HU, of the same shape.
-    mask: boolean, the same shape; see `ssim` for what it does there.
+    mask: boolean, of the same shape; see `ssim` for its effect there.
     `ValueError` as in `ssim`.
     """
     error = _error_hu(reference, test, convention, mask)
@@ -212,8 +212,8 @@ def fidelity(
 def slice_ssim(a: Slice, b: Slice, data_range: float, rim: Rim) -> float:
     """Mean SSIM of a slice, its rim included (Wang et al. 2004: 11 x 11, sigma 1.5, .01, .03).
 
-    rim: "zeros" stand outside the slice; "reflect" mirrors it there without repeating its edge, and
-    cuts each voxel's SSIM to 0 to 1, as kornia-based code does.
+    rim: "zeros" pads the slice with zeros; "reflect" mirrors it without repeating its edge, and
+    clips each voxel's SSIM to [0, 1], as kornia-based code does.
     """
     kernel = np.exp(-(np.arange(-SSIM_RADIUS, SSIM_RADIUS + 1) ** 2) / (2 * SSIM_SIGMA**2))
     kernel /= kernel.sum()

@@ -1,7 +1,7 @@
-"""What a lesion, made or real, is measured by (METHOD 4): how it is outlined, how it looks.
+"""Metrics of lesions, synthetic or real (Method 4): how they are segmented, how they look.
 
-Everything is measured lesion by lesion, in the box around it. Distances are in mm between centres
-of voxels. How close made lesions come to real ones is worth nothing without its floor: how close
+Everything is measured lesion by lesion, in the box around it. Distances are in mm between voxel
+centres. How close synthetic lesions come to real ones means nothing without its floor: how close
 real ones come to real ones, of other patients or of the same.
 """
 
@@ -15,15 +15,16 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from scipy import ndimage, stats
 
 from ..core.errors import ensure
+from ..core.morphology import depth_mm
 from .bootstrap import Drawn, Interval
 from .results import Figure, Value, over_patients
 
-ZONE_MM = 10.0  # so far from a lesion what is outlined counts as meant for it
-FOUND = 0.1  # a lesion counts as found from this share of its voxels on
+ZONE_MM = 10.0  # up to this distance, a segmentation counts towards the lesion
+FOUND = 0.1  # a lesion counts as found if at least this share of it is segmented
 RING_MM = 3.0, 6.0  # from a lesion, where its surroundings are measured
-SHELL_MM = 2.0  # to either side of a border
-LEAST_HU = 10.0  # of contrast; with less, a border's sharpness is not defined
-QUANTILES = 100  # of the HU in a lesion: so that each lesion counts the same
+SHELL_MM = 2.0  # on either side of a border
+MIN_CONTRAST_HU = 10.0  # of contrast; below it, the sharpness of a border is not defined
+QUANTILES = 100  # of the HU in a lesion, so that each lesion has the same weight
 HALVINGS = 200
 
 Mask = Bool[np.ndarray, "x y z"]
@@ -31,41 +32,41 @@ Numbers = UInt8[np.ndarray, "x y z"]
 Hu = Float[np.ndarray, "x y z"]
 Spacing = tuple[float, float, float]
 
-Sample = Float[np.ndarray, " _"]  # what one lesion adds to a distribution
+Sample = Float[np.ndarray, " _"]  # what one lesion contributes to a distribution
 Values = list[Sample]
 
 CONVENTION = (
-    f"lesion Dice: of what is outlined within {ZONE_MM:g} mm of a lesion and nearer to it than to"
-    " another, mean over lesions; scan Dice: of all voxels of a scan; sensitivity: share of lesions"
-    f" of which {FOUND:.0%} or more is outlined; pieces elsewhere: connected ones that touch no"
-    " lesion; HU distance: Wasserstein-1 between the HU inside lesions, each lesion weighing the"
-    " same; contrast: median inside minus median of a ring"
-    f" {RING_MM[0]:g} to {RING_MM[1]:g} mm around; sharpness: the mean fall of HU per mm along the"
-    f" outward normal within {SHELL_MM:g} mm of the border, over the contrast; their distances:"
-    " Wasserstein-1, a lesion a point"
+    f"lesion Dice: of what is segmented within {ZONE_MM:g} mm of a lesion and nearer to it than to"
+    " any other, mean over lesions; scan Dice: of all voxels of a scan; sensitivity: share of"
+    f" lesions of which at least {FOUND:.0%} is segmented; pieces elsewhere: segmented components"
+    " that touch no lesion; HU distance: Wasserstein-1 between the HU inside lesions, all lesions"
+    " having the same weight; contrast: median inside minus median of a ring"
+    f" {RING_MM[0]:g} to {RING_MM[1]:g} mm around; sharpness: mean decrease of HU per mm along the"
+    f" outward normal within {SHELL_MM:g} mm of the border, over the contrast; distances of"
+    " contrast and sharpness: Wasserstein-1, one point per lesion"
 )
 
 
-# ---- how a lesion is outlined -------------------------------------------------------------------
+# ---- how a lesion is segmented ------------------------------------------------------------------
 
 
-def dice(found: Mask, truth: Mask) -> float:
+def dice(found: Bool[np.ndarray, "*voxels"], truth: Bool[np.ndarray, "*voxels"]) -> float:
     """2 |A and B| / (|A| + |B|); NaN where both are empty."""
     of_both = int(found.sum()) + int(truth.sum())
     return 2 * int((found & truth).sum()) / of_both if of_both else float("nan")
 
 
-def outlined(
+def segmentation_scores(
     found: Mask, numbers: Numbers, spacing_mm: Spacing, others: Mask | None = None
 ) -> tuple[Value, ...]:
     """Dice of the lesions and of the scan, sensitivity and pieces elsewhere; see `CONVENTION`.
 
-    found: what is outlined. numbers: lesions, from 1 on. others: lesions that are not asked for:
-    what is nearer to them than to one in `numbers`, within 10 mm, counts for nothing.
+    found: the segmentation. numbers: lesions, numbered from 1. others: lesions to ignore: what is
+    nearer to them than to one in `numbers`, within 10 mm, is not counted.
     `InputError` where there is no lesion.
     """
-    ensure(numbers.any(), "there is no lesion to compare what is outlined with")
-    # The others take the number after the last: they have a zone, too, and nothing else.
+    ensure(numbers.any(), "there is no lesion to compare the segmentation with")
+    # The others get the number after the last: they have a zone as well, and nothing else.
     known = numbers.astype(np.int64)
     last = int(known.max()) + 1
     if others is not None:
@@ -74,13 +75,13 @@ def outlined(
     for number, where in enumerate(ndimage.find_objects(known), 1):
         if where is None:
             continue
-        box = _wide(where, known.shape, 2 * ZONE_MM, spacing_mm)  # who is nearer lies in it
-        own, zone = known[box] == number, _zone(known[box], number, spacing_mm)
+        box = _wide(where, known.shape, 2 * ZONE_MM, spacing_mm)  # contains whatever may be nearer
+        lesion, zone = known[box] == number, _zone(known[box], number, spacing_mm)
         if number == last:
             free[box] &= ~zone
             continue
-        dices.append(dice(found[box] & zone, own))
-        shares.append(float(found[box][own].mean()))
+        dices.append(dice(found[box] & zone, lesion))
+        shares.append(float(found[box][lesion].mean()))
     pieces, _ = ndimage.label(free | (numbers > 0))
     touching = np.unique(pieces[numbers > 0])
     return (
@@ -94,7 +95,7 @@ def outlined(
 def _zone(
     known: Int64[np.ndarray, "u v w"], number: int, spacing_mm: Spacing
 ) -> Bool[np.ndarray, "u v w"]:
-    """Voxels within 10 mm of a lesion, and nearer to it than to another."""
+    """Voxels within 10 mm of a lesion, and nearer to it than to any other."""
     mm, nearest = ndimage.distance_transform_edt(known == 0, spacing_mm, return_indices=True)
     near: Bool[np.ndarray, "u v w"] = mm <= ZONE_MM
     near &= known[tuple(nearest)] == number
@@ -114,9 +115,9 @@ def _wide(
 
 
 @dataclass(frozen=True)
-class Look:
-    """One lesion, as a scan shows it. hu: quantiles of the HU inside it. contrast_hu: against its
-    ring, NaN where it has none. sharpness: 1/mm, NaN where it is not defined."""
+class Appearance:
+    """Appearance of one lesion. hu: quantiles of the HU inside it. contrast_hu: against its ring,
+    NaN where it has none. sharpness: 1/mm, NaN where it is not defined."""
 
     patient: str
     hu: Float[np.ndarray, " quantiles"]
@@ -124,18 +125,18 @@ class Look:
     sharpness: float
 
 
-MEASURES: tuple[tuple[str, str, Callable[[Look], Sample]], ...] = (
+MEASURES: tuple[tuple[str, str, Callable[[Appearance], Sample]], ...] = (
     ("HU", "HU", lambda one: one.hu),
     ("contrast", "HU", lambda one: np.array([one.contrast_hu], float)),
     ("sharpness", "1/mm", lambda one: np.array([one.sharpness], float)),
 )
 
 
-def looks(
+def appearances(
     hu: Hu, numbers: Numbers, spacing_mm: Spacing, patient: str, others: Mask | None = None
-) -> tuple[Look, ...]:
-    """How each lesion of a scan looks. What is of another, or of `others`, is no part of its ring
-    or its border."""
+) -> tuple[Appearance, ...]:
+    """Appearance of each lesion of a scan. Voxels of another lesion, or of `others`, are excluded
+    from its ring and its border."""
     taken = numbers > 0 if others is None else (numbers > 0) | others
     found = []
     at = (np.arange(QUANTILES) + 0.5) / QUANTILES
@@ -143,31 +144,31 @@ def looks(
         if where is None:
             continue
         box = _wide(where, numbers.shape, RING_MM[1], spacing_mm)
-        own, other = numbers[box] == number, taken[box] & (numbers[box] != number)
+        lesion, other = numbers[box] == number, taken[box] & (numbers[box] != number)
         near = hu[box].astype(np.float64)
-        away = ndimage.distance_transform_edt(~own, spacing_mm)
+        away = ndimage.distance_transform_edt(~lesion, spacing_mm)
         ring = (away > RING_MM[0]) & (away <= RING_MM[1]) & ~other
-        contrast = float(np.median(near[own]) - np.median(near[ring])) if ring.any() else np.nan
+        contrast = float(np.median(near[lesion]) - np.median(near[ring])) if ring.any() else np.nan
         sharp = np.nan
-        if abs(contrast) >= LEAST_HU:
-            sharp = _fall(near, own, other, spacing_mm) / contrast
-        found.append(Look(patient, np.quantile(near[own], at), contrast, float(sharp)))
+        if abs(contrast) >= MIN_CONTRAST_HU:
+            sharp = _slope(near, lesion, other, spacing_mm) / contrast
+        found.append(Appearance(patient, np.quantile(near[lesion], at), contrast, float(sharp)))
     return tuple(found)
 
 
-def _fall(
+def _slope(
     hu: Float[np.ndarray, "u v w"],
-    own: Bool[np.ndarray, "u v w"],
+    lesion: Bool[np.ndarray, "u v w"],
     other: Bool[np.ndarray, "u v w"],
     spacing_mm: Spacing,
 ) -> float:
-    """The mean fall of HU per mm outwards, within 2 mm of the border; noise averages out of it."""
+    """Mean decrease of HU per mm outwards, within 2 mm of the border; noise averages out."""
     half = min(spacing_mm) / 2  # the border lies between two voxels
-    away = ndimage.distance_transform_edt(~own, spacing_mm)
-    depth = ndimage.distance_transform_edt(np.pad(own, 1), spacing_mm)[1:-1, 1:-1, 1:-1]
-    signed = np.where(own, half - depth, away - half)
-    shell = (np.abs(signed) <= SHELL_MM) & ~ndimage.binary_dilation(other)  # nor what it reaches
-    # A border of voxels is a staircase: without its steps it has a direction.
+    away = ndimage.distance_transform_edt(~lesion, spacing_mm)
+    depth = depth_mm(lesion, spacing_mm, ends=True)
+    signed = np.where(lesion, half - depth, away - half)
+    shell = (np.abs(signed) <= SHELL_MM) & ~ndimage.binary_dilation(other)  # nor its neighbours
+    # A border of voxels is a staircase: smoothed, it has a direction.
     smooth = ndimage.gaussian_filter(signed, [1 / mm for mm in spacing_mm], mode="nearest")
     normal, slope = _gradient(smooth, spacing_mm), _gradient(hu, spacing_mm)
     size = np.linalg.norm(normal, axis=0)
@@ -187,31 +188,31 @@ def _gradient(
     )
 
 
-# ---- how near made ones come to real ones -------------------------------------------------------
+# ---- how close synthetic ones come to real ones -------------------------------------------------
 
 
 def distance(one: Sequence[Sample], other: Sequence[Sample]) -> float:
-    """Wasserstein-1 between the values of two lists pooled, in their unit; what is not defined is
-    left out, and where that leaves nothing it is NaN."""
+    """Wasserstein-1 between the pooled values of two lists, in their unit; undefined values are
+    ignored, and where that leaves nothing it is NaN."""
     a, b = (np.concatenate([np.zeros(0), *each]) for each in (one, other))
     a, b = a[np.isfinite(a)], b[np.isfinite(b)]
     return float(stats.wasserstein_distance(a, b)) if a.size and b.size else float("nan")
 
 
 def by_patient(values: Sequence[Sample], patients: Sequence[str]) -> float:
-    """The mean distance of each patient's lesions from all others'; NaN where there is but one."""
+    """Mean distance of each patient's lesions from all others; NaN for a single patient."""
     apart = []
     for name in sorted(set(patients)):
-        own = [v for v, whose in zip(values, patients, strict=True) if whose == name]
+        theirs = [v for v, whose in zip(values, patients, strict=True) if whose == name]
         rest = [v for v, whose in zip(values, patients, strict=True) if whose != name]
-        apart.append(distance(own, rest))
+        apart.append(distance(theirs, rest))
     return _mean(apart)
 
 
 def by_lesion(values: Sequence[Sample], seed: int) -> float:
-    """The mean distance of two halves of the lesions, drawn 200 times; NaN where there is but one.
+    """Mean distance between two random halves of the lesions, 200 times; NaN for a single lesion.
 
-    Halves are smaller than the whole, so that this is rather large where lesions are few.
+    Halves are smaller than the whole, so this overestimates where there are few lesions.
     """
     rng, half = np.random.default_rng(seed), len(values) // 2
     apart = []
@@ -222,17 +223,21 @@ def by_lesion(values: Sequence[Sample], seed: int) -> float:
 
 
 def realism_figures(
-    real: Sequence[Look], made: Sequence[Look], region: str, method: str, seed: int = 0
+    real: Sequence[Appearance],
+    synthetic: Sequence[Appearance],
+    region: str,
+    method: str,
+    seed: int = 0,
 ) -> tuple[Figure, ...]:
-    """How far made lesions are from real ones and, beside it, real ones from real ones.
+    """How far synthetic lesions are from real ones, and real ones from real ones for comparison.
 
-    A scan is a lesion here, and a patient of a made one is whose scan it was put in. What is
-    measured over halves has no interval. `InputError` where there are no real or no made lesions.
+    A scan is a lesion here; the patient of a synthetic one is that of the scan it was added to.
+    Figures over halves have no interval. `InputError` where either kind of lesion is missing.
     """
-    ensure(real and made, "realism needs real lesions and made ones")
-    every = [*real, *made]
+    ensure(real and synthetic, "realism needs real and synthetic lesions")
+    every = [*real, *synthetic]
     patients, count = [one.patient for one in every], len(real)
-    own = patients[:count]
+    owners = patients[:count]
     rows = []
     for name, unit, of in MEASURES:
         values = [of(one) for one in every]
@@ -243,15 +248,15 @@ def realism_figures(
             )
 
         def floor(drawn: Drawn, values: Values = values) -> float:
-            return by_patient([values[n] for n in drawn], [own[n] for n in drawn])
+            return by_patient([values[n] for n in drawn], [owners[n] for n in drawn])
 
         label = f"{region} {name} distance"
-        for whose, figure, by in ((patients, apart, method), (own, floor, "real, by patient")):
+        for whose, figure, by in ((patients, apart, method), (owners, floor, "real, by patient")):
             rows.append(
                 over_patients(
                     label,
                     whose,
-                    _remembered(figure),
+                    _cached(figure),
                     unit=unit,
                     method=by,
                     better="lower",
@@ -261,13 +266,13 @@ def realism_figures(
         halves = by_lesion(values[:count], seed)
         none = Interval(None, None)
         rows.append(
-            Figure(label, halves, none, len(set(own)), count, unit, "real, by lesion", "lower")
+            Figure(label, halves, none, len(set(owners)), count, unit, "real, by lesion", "lower")
         )
     return tuple(rows)
 
 
-def _remembered(figure: Callable[[Drawn], float]) -> Callable[[Drawn], float]:
-    """The same figure, worked out once for each draw: of few patients there are few."""
+def _cached(figure: Callable[[Drawn], float]) -> Callable[[Drawn], float]:
+    """The same figure, computed once per distinct draw: few patients make few distinct draws."""
     known: dict[bytes, float] = {}
 
     def found(drawn: Drawn) -> float:
@@ -280,6 +285,6 @@ def _remembered(figure: Callable[[Drawn], float]) -> Callable[[Drawn], float]:
 
 
 def _mean(values: Sequence[float]) -> float:
-    """Of what is defined; NaN where nothing is."""
+    """Mean of the defined values; NaN where there are none."""
     known = [value for value in values if np.isfinite(value)]
     return float(np.mean(known)) if known else float("nan")

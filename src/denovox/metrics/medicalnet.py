@@ -1,8 +1,8 @@
-"""What a 3D MedicalNet sees of a CT, for `fid3d-medicalnet`.
+"""Preprocessing of a CT for a 3D MedicalNet, for `fid3d-medicalnet`.
 
-FACTS 5.4 names the features (resnet_50_23dataset) and no more: papers that report such a FID do
-not say what they fed it. What is done here is ours: 2 mm, area-weighted, so that noise is averaged
-and not aliased; the middle 192 voxels along each axis (384 mm), padded with -1000 HU; cut to
+Facts 5.4 names the features (resnet_50_23dataset) and nothing else: papers that report such a FID
+do not state their preprocessing. This one is ours: 2 mm, area-weighted, so that noise is averaged
+and not aliased; the middle 192 voxels along each axis (384 mm), padded with -1000 HU; clipped to
 [-1000, 1000] HU; minus the mean of the volume, over its SD + 1e-5.
 """
 
@@ -19,7 +19,7 @@ LOW_HU, HIGH_HU = -1000.0, 1000.0
 
 
 def prepare(volume: Volume, size: int = SIZE) -> Float32[np.ndarray, "1 s s s"]:
-    """The scan as the network takes it, one channel; see above."""
+    """The scan as the network expects it, with one channel; see the module docstring."""
     mm = volume.spacing_mm
     shape = [max(1, round(n * d / STEP_MM)) for n, d in zip(volume.shape, mm, strict=True)]
     hu = np.clip(resize(volume.hu.astype(np.float32), shape), LOW_HU, HIGH_HU)

@@ -1,4 +1,4 @@
-"""A table of results: every figure with its N, its interval, and what it was measured with."""
+"""A table of results: every figure with its N, its interval, and how it was measured."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..core.errors import InputError
-from ..io.new_folder import write_folder
+from ..io.atomic import write_folder
 from .bootstrap import Drawn, Interval, bootstrap
 
 JSON_NAME, MARKDOWN_NAME = "figures.json", "figures.md"
@@ -19,12 +19,12 @@ Better = Literal["higher", "lower", "zero"]
 
 @dataclass(frozen=True)
 class Figure:
-    """One number and all that makes it one.
+    """One number and everything needed to read it.
 
-    name, unit: "psnr", "dB"; a unit of "" is a bare number. method: whose output was measured.
-    value: NaN where it is not defined, which JSON shows as null.
+    name, unit: "psnr", "dB"; the unit "" is for bare numbers. method: whose output was measured.
+    value: NaN where it is not defined, which is null in JSON.
     patients, scans: N; the interval is over patients.
-    better: which way is better; "zero" is as near to 0 as can be.
+    better: which way is better; "zero": as close to 0 as possible.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Figure:
 
     @property
     def shown(self) -> str:
-        """The value and its interval, to three digits after the point."""
+        """The value and its interval, to three decimal places."""
         low, high = self.interval.low, self.interval.high
         if low is None or high is None:
             return f"{self.value:.3f}"
@@ -57,7 +57,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one method's output on one scan's part (the slices of one region) came to."""
+    """Values for one method's output on one part of a scan (the slices of one region)."""
 
     patient: str
     region: str
@@ -68,7 +68,7 @@ class Measured:
 def gains(
     ours: tuple[Value, ...], others: dict[str, tuple[Value, ...]], name: str = "psnr"
 ) -> tuple[Value, ...]:
-    """How much higher a value of ours is than each other method's on the same part."""
+    """How much higher our value is than that of each other method on the same part."""
 
     def of(values: tuple[Value, ...]) -> Value:
         return next(one for one in values if one.name == name)
@@ -93,8 +93,8 @@ def over_patients(
 ) -> Figure:
     """A figure of all scans, with its bootstrap interval over patients.
 
-    patients: whose each scan is. figure: indices of scans -> the figure, as `bootstrap` calls it.
-    value: the figure itself, where it is known better than `figure` tells it.
+    patients: the patient of each scan. figure: indices of scans -> the figure, as in `bootstrap`.
+    value: the figure itself, if known more exactly than from `figure`.
     `InputError` where there is no scan.
     """
     import numpy as np
@@ -115,11 +115,11 @@ def over_patients(
 
 @dataclass(frozen=True)
 class Results:
-    """What one run of a protocol found.
+    """The results of one run of a protocol.
 
-    settings: everything that was chosen, ready for JSON. weights: sha256 of the model's file; None
-    where none was asked or named. notes: what a reader must know to compare. files: what was
-    judged, one a scan, with paths and their sha256; they are in the JSON alone.
+    settings: all choices, ready for JSON. weights: sha256 of the model file; None where there is
+    no model, or its weights are not known. notes: what a reader must know for comparisons. files:
+    what was evaluated, one entry per scan, with paths and their sha256; in the JSON only.
     """
 
     protocol: str
@@ -138,7 +138,7 @@ def as_json(results: Results) -> str:
 
 
 def finite(value: Any) -> Any:
-    """Nested dicts and sequences as JSON has them: tuples as lists, what is not finite as None."""
+    """Nested dicts and sequences ready for JSON: tuples become lists, non-finite numbers None."""
     if isinstance(value, Mapping):
         return {str(key): finite(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -147,7 +147,7 @@ def finite(value: Any) -> Any:
 
 
 def as_markdown(results: Results) -> str:
-    """The results as a Markdown table with what is needed to repeat them below it."""
+    """The results as a Markdown table, followed by what is needed to reproduce them."""
     lines = [
         f"# {results.protocol}: {results.data}",
         "",
@@ -181,6 +181,6 @@ def as_markdown(results: Results) -> str:
 
 
 def write(results: Results, folder: str | Path, force: bool = False) -> None:
-    """`figures.json` and `figures.md` in a new folder: both or neither; see `write_folder`."""
+    """Write `figures.json` and `figures.md`, both or neither, to a folder; see `write_folder`."""
     files = {JSON_NAME: as_json(results), MARKDOWN_NAME: as_markdown(results)}
-    write_folder(folder, {name: text.encode() for name, text in files.items()}, force)
+    write_folder(folder, files, force)

@@ -1,10 +1,10 @@
-"""How MAISI looks at a CT for its 2.5D FID, to the letter (FACTS 5.4; MONAI's
+"""MAISI's preprocessing of a CT for its 2.5D FID, reproduced exactly (Facts 5.4; MONAI's
 compute_fid_2-5d_ct.py), without a volume of 512^3 in memory.
 
-RAS; 1 mm by linear interpolation from the first voxel's centre; padded with -1000 HU to 512 voxels
-along each axis, or cropped to them, around the middle; cut to [-1000, 1000] HU. Then, for each
-plane, the middle 40 % of the slices, all of them, min-max over these slices together, grey as three
-channels B, G, R, minus (.406, .456, .485). A network makes features of each slice; rows are slices.
+RAS; 1 mm by linear interpolation from the first voxel's centre; padded with -1000 HU or cropped to
+512 voxels along each axis, around the middle; clipped to [-1000, 1000] HU. Then, for each plane,
+all of the middle 40 % of the slices, min-max scaled over these slices together, grey as three
+channels B, G, R, minus (.406, .456, .485). A network computes features per slice; rows are slices.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..core.volume import Volume
 SIZE, AIR_HU, LOW_HU, HIGH_HU = 512, -1000.0, -1000.0, 1000.0
 CENTRE = 0.4
 MEANS_BGR = (0.406, 0.456, 0.485)
-PLANES = {"xy": 2, "yz": 0, "zx": 1}  # of the authors: the axis that counts the slices
+PLANES = {"xy": 2, "yz": 0, "zx": 1}  # as the authors name them: the axis across the slices
 TOGETHER = 16  # slices the network sees at once
 
 Box = Float32[np.ndarray, "x y z"]
@@ -27,7 +27,7 @@ Network = Callable[[Float32[np.ndarray, "b ..."]], Float64[np.ndarray, "b f"]]
 
 
 def prepare(volume: Volume, size: int = SIZE) -> Box:
-    """The scan at 1 mm, cropped to `size` and cut in HU; the padding is left to `slices_of`."""
+    """The scan at 1 mm, cropped to `size` and clipped in HU; `slices_of` does the padding."""
     values: np.ndarray = volume.hu.astype(np.float32)
     for axis, mm in enumerate(volume.spacing_mm):
         values = _at_1mm(values, axis, mm, size)
@@ -35,9 +35,10 @@ def prepare(volume: Volume, size: int = SIZE) -> Box:
 
 
 def _at_1mm(values: Box, axis: int, mm: float, size: int) -> Float32[np.ndarray, "x2 y2 z2"]:
-    """One axis: voxel j lies at j mm from the first one's centre; only the middle `size` are made.
+    """One axis: voxel j is j mm from the first one's centre; only the middle `size` are computed.
 
-    As MONAI's Spacing (its default, scale_extent off): round((n - 1) mm + 1) voxels, half to even.
+    Like MONAI's Spacing (its default, scale_extent off): round((n - 1) mm + 1) voxels, half to
+    even.
     """
     old = values.shape[axis]
     new = int(np.round((old - 1) * mm + 1))
@@ -55,16 +56,16 @@ def _at_1mm(values: Box, axis: int, mm: float, size: int) -> Float32[np.ndarray,
 
 
 def slices_of(box: Box, plane: str, size: int = SIZE) -> Iterator[Float32[np.ndarray, "3 h w"]]:
-    """The slices of a plane as the network sees them, of `size` x `size`, one after the other.
+    """The slices of a plane as the network sees them, `size` x `size`, one after the other.
 
-    box: of `prepare`, with no side above `size`.
+    box: from `prepare`, with no side above `size`.
     """
     axis = PLANES[plane]
     before = [(size - side) // 2 for side in box.shape]
     first, last = int((1.0 - CENTRE) / 2.0 * size), int((1.0 + CENTRE) / 2.0 * size)
     moved = np.moveaxis(box, axis, 0)
     there = moved[max(first - before[axis], 0) : max(last - before[axis], 0)]
-    # What padding is among the slices, or around them in their plane, counts for the range too.
+    # Padding slices, and padding in the plane of a slice, count towards the range as well.
     padded = len(there) < last - first or any(side < size for side in moved.shape[1:])
     low = AIR_HU if padded else float(there.min())
     high = float(there.max(initial=AIR_HU))
@@ -80,7 +81,7 @@ def slices_of(box: Box, plane: str, size: int = SIZE) -> Iterator[Float32[np.nda
 def features(
     volume: Volume, network: Network, size: int = SIZE
 ) -> dict[str, Float64[np.ndarray, "slices f"]]:
-    """Of each plane, a row of features for each of its slices (205 at the size of the authors).
+    """For each plane, a row of features per slice (205 at the authors' size).
 
     network: slices (b 3 h w) -> their features, averaged over space (b f).
     """

@@ -1,9 +1,9 @@
-"""What a CT's grain looks like, in 37 numbers that need no network: histogram, GLCM, Haar.
+"""The texture of a CT in 37 numbers that need no network: histogram, GLCM, Haar.
 
-Of the windowed values of a scan's whole body: co-occurrence after Haralick et al. 1973, wavelet
-after Mallat 1989. They see what a mean hides: too little noise, noise that is too white, steps
-between slices. They depend on the grid, so two sets are to have one spacing. IBSI's radiomics are
-of tumours, resampled first; these are none of its figures.
+Computed from the windowed values of the whole body: co-occurrence after Haralick et al. 1973,
+wavelet after Mallat 1989. They detect what a mean hides: too little noise, noise that is too white,
+steps between slices. They depend on the grid, so both sets must have the same spacing. They are not
+IBSI features, which are defined on resampled tumours.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ Mask = Bool[np.ndarray, "x y z"]
 def texture(hu: Values, window: Window, body: Mask | None = None) -> Float64[np.ndarray, " f"]:
     """The features of `NAMES`, in model units of the window (energies: log10 of units squared).
 
-    hu: x y z, HU. body: what counts; None: above -300 HU, with what it encloses in a slice.
-    `InputError` where a side has fewer than 8 voxels, or nowhere 8 x 8 x 8 voxels are all body.
+    hu: x y z, HU. body: voxels to use; None: above -300 HU, with holes in each slice filled.
+    `InputError` where an axis has fewer than 8 voxels, or no 8 x 8 x 8 voxels are all body.
     """
-    ensure(min(hu.shape) >= LEAST, f"{hu.shape} voxels are too few; {LEAST} along each axis least")
+    ensure(min(hu.shape) >= LEAST, f"{hu.shape} voxels are too few; give at least {LEAST} per axis")
     if body is None:
         body = _inside(hu > -300)
     unit = np.clip(window.unit(hu.astype(np.float32)), -1, 1)
@@ -51,7 +51,7 @@ def _inside(dense: Mask) -> Mask:
 
 
 def _histogram(inside: Float[np.ndarray, " n"]) -> Float64[np.ndarray, " f"]:
-    """Moments, entropy in bits of 32 bins, percentiles, shares at the window's two ends."""
+    """Moments, entropy of 32 bins in bits, percentiles, shares at the two ends of the window."""
     ensure(inside.size, "no voxel is above -300 HU; give a CT that shows a body")
     values = inside.astype(np.float64)
     mean, sd = values.mean(), values.std()
@@ -74,9 +74,9 @@ def _matrices(unit: Values, body: Mask) -> Float64[np.ndarray, " f"]:
 def cooccurrence(
     grey: Int64[np.ndarray, "x y z"], body: Mask, axis: int, levels: int = LEVELS
 ) -> Float64[np.ndarray, "levels levels"]:
-    """How often each pair of grey levels is found in neighbours along an axis, both in the body.
+    """Frequency of each pair of grey levels in neighbours along an axis, both in the body.
 
-    Each pair counts both ways; the sum is 1, or 0 where there is no pair.
+    Each pair counts in both orders; the sum is 1, or 0 where there is no pair.
     """
     near, far = ((slice(None),) * axis + (slice(a, b),) for a, b in ((None, -1), (1, None)))
     both = body[near] & body[far]
@@ -87,7 +87,7 @@ def cooccurrence(
 
 
 def haralick(p: Float64[np.ndarray, "g g"]) -> Float64[np.ndarray, " f"]:
-    """`MATRIX` of a symmetric matrix of sum 1; the correlation of a constant is 1."""
+    """`MATRIX` features of a symmetric matrix of sum 1; the correlation of a constant is 1."""
     i, j = np.indices(p.shape)
     apart = (i - j) ** 2
     mean = (p * i).sum()
@@ -99,11 +99,13 @@ def haralick(p: Float64[np.ndarray, "g g"]) -> Float64[np.ndarray, " f"]:
 
 
 def _wavelet(unit: Values, body: Mask) -> Float64[np.ndarray, " f"]:
-    """log10 energies of the Haar bands, octave by octave: details along one axis; along several."""
+    """log10 energies of the Haar bands per octave: detail along single axes, then along several."""
     found, low, inside = [], unit, body
     for _ in range(OCTAVES):
         bands, inside = haar(low), _whole(inside)
-        ensure(inside.any(), f"nowhere {LEAST} voxels along each axis are body; give larger scans")
+        ensure(
+            inside.any(), f"no {LEAST} x {LEAST} x {LEAST} voxels are all body; give larger scans"
+        )
         low = bands[0, 0, 0]
         single = [bands[1, 0, 0], bands[0, 1, 0], bands[0, 0, 1]]
         mixed = [bands[1, 1, 0], bands[1, 0, 1], bands[0, 1, 1], bands[1, 1, 1]]
@@ -115,7 +117,7 @@ def _wavelet(unit: Values, body: Mask) -> Float64[np.ndarray, " f"]:
 def haar(values: Values) -> dict[tuple[int, int, int], Float[np.ndarray, "x2 y2 z2"]]:
     """One octave of the orthonormal 3D Haar wavelet: (detail along x, y, z or not) -> band.
 
-    White noise has its own variance in every band. An odd last voxel of an axis is left out.
+    White noise keeps its variance in every band. An odd last voxel along an axis is dropped.
     """
     bands: dict[tuple[int, ...], Values] = {(): values}
     for axis in range(3):

@@ -1,4 +1,4 @@
-"""Less memory in training: what is inside a block is computed again when its gradients are."""
+"""Less memory in training: activations inside a block are recomputed for its gradients."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recompute(net: nn.Module) -> None:
-    """Change the network in place: of each residual block and attention only the input is kept.
+    """Change the network in place: only the input of each residual block and attention is kept.
 
-    Answers and gradients are what they were, bit for bit (there is no dropout, so that nothing is
-    drawn twice); a step takes up to a third more time (Chen et al. 2016, "Training Deep Nets with
-    Sublinear Memory Cost").
+    Outputs and gradients do not change, bit for bit (there is no dropout, so nothing is drawn
+    twice); a step takes up to a third longer (Chen et al. 2016, "Training Deep Nets with Sublinear
+    Memory Cost").
     """
     from monai.networks.blocks.spatialattention import SpatialAttentionBlock
     from monai.networks.nets.diffusion_model_unet import DiffusionUNetResnetBlock

@@ -1,4 +1,4 @@
-"""A ControlNet: the base stays as it is, a trainable copy of its way down steers it (METHOD 1)."""
+"""A ControlNet: a trainable copy of the encoder steers the base, which is frozen (Method 1)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .unet import GlobalEntry, Net
 
 
 class ControlConfig(Settings):
-    """What it takes to rebuild a control from its weights, beside its base.
+    """What is needed to rebuild a control from its weights, besides its base.
 
-    kind: what it is told: "lesion", a mask (0 or 1) of where lesions are to be; "low-resolution",
-    the thick slices interpolated to thin ones, in model units. base: sha256 of the weights that it
-    was born from. width: channels of the layer that sees the control first.
+    kind: its input: "lesion", a mask (0 or 1) of where lesions should be; "low-resolution", the
+    thick slices interpolated to thin ones, in model units. base: sha256 of the weights that it was
+    initialised from. width: channels of the first layer on the control.
     """
 
     kind: ControlKind
@@ -25,10 +25,10 @@ class ControlConfig(Settings):
 
 
 class Control(nn.Module):
-    """MONAI's ControlNet for a `Net`, born with the numbers of its base (Zhang et al. 2023).
+    """MONAI's ControlNet for a `Net`, initialised with the weights of its base (Zhang et al. 2023).
 
-    Everything on the way down and in the middle begins as a copy; what joins it to the base, and
-    the control to it, begins at zero, so that at birth the base's answer is what it was, bit for
+    The encoder and the middle block start as copies; the layers that connect them to the base, and
+    the control to them, start at zero, so that initially the base's output is unchanged, bit for
     bit.
     """
 
@@ -52,24 +52,24 @@ class Control(nn.Module):
             use_flash_attention=True,
         )
         self.controlnet.add_module("class_embedding", GlobalEntry(4 * shape.channels[0]))
-        own = self.controlnet.state_dict()
-        shared = {name: value for name, value in base.unet.state_dict().items() if name in own}
+        state = self.controlnet.state_dict()
+        shared = {name: value for name, value in base.unet.state_dict().items() if name in state}
         missing, _ = self.controlnet.load_state_dict(shared, strict=False)
         assert all(name.startswith("controlnet_") for name in missing), missing
 
     def forward(
         self, inputs: Tensor, t: Tensor, whole: Tensor, control: Tensor
     ) -> tuple[list[Tensor], Tensor]:
-        """What to add to each of the base's skip connections, and to its middle.
+        """What to add to each of the base's skip connections and to its middle block.
 
-        inputs, whole: as the base's U-Net sees them; control: at the same size.
+        inputs, whole: as for the base's U-Net; control: at the same size.
         """
         down, middle = self.controlnet(inputs, t, control, class_labels=whole)
         return down, middle
 
 
 class Controlled(nn.Module):
-    """A base and its control as one network, which answers as a `Net` does."""
+    """A base and its control as one network with the interface of a `Net`."""
 
     def __init__(self, base: Net, control: Control) -> None:
         super().__init__()
@@ -83,13 +83,13 @@ class Controlled(nn.Module):
         t: Float[Tensor, " b"],
         condition: Condition,
     ) -> Float[Tensor, "b 1 x y z"]:
-        """As `Net`; where `condition.control` is None the base answers alone."""
+        """As in `Net`; if `condition.control` is None, the base is evaluated alone."""
         if condition.control is None:
             answer: Tensor = self.base(x, sigma, t, condition)
             return answer
         inputs, whole = self.base.entry(x, sigma, condition)
-        told = self.base.to_depth(condition.control).contiguous(
+        control = self.base.to_depth(condition.control).contiguous(
             memory_format=torch.channels_last_3d
         )
-        added = self.control(inputs, t, whole, told)
+        added = self.control(inputs, t, whole, control)
         return self.base.answer(inputs, t, whole, added)

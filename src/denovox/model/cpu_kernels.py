@@ -1,12 +1,12 @@
-"""Layers whose arithmetic is torch's and whose time on a CPU is less (benchmarks/results).
+"""Layers with torch's arithmetic that are faster on a CPU (benchmarks/results).
 
-Group norms: torch's own backward is three to five times slower than its arithmetic where channels
-lie last in memory, and with bfloat16 a third of a training step. The forward is torch's: answers
-are what they were, bit for bit.
+Group norms: torch's own backward is three to five times slower than its arithmetic requires with
+channels last in memory, and a third of a training step with bfloat16. The forward is torch's:
+outputs do not change, bit for bit.
 
-Convolutions: for one small volume in float32 torch leaves oneDNN for a path (slow_conv3d) that
-takes up to four times as long. One window of a scan is such a volume in the deeper half of the
-network.
+Convolutions: for a single small volume in float32, torch bypasses oneDNN in favour of a path
+(slow_conv3d) that takes up to four times as long. One tile of a scan is such a volume in the deeper
+half of the network.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ONEDNN = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
 class _GroupNorm(torch.autograd.Function):
-    """Wu and He 2018, and its gradients in closed form."""
+    """Wu and He 2018, with gradients in closed form."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Any:
@@ -40,23 +40,23 @@ class _GroupNorm(torch.autograd.Function):
         n, c = x.shape[:2]
         groups, voxels = mean.shape[1], x[0, 0].numel()
         wide = torch.promote_types(x.dtype, torch.float32)
-        # Channels last: a row is a voxel, and no voxel moves.
+        # Channels last: a row is a voxel, and no data are moved.
         x_, g_ = (t.permute(0, 2, 3, 4, 1).reshape(n, voxels, c).to(wide) for t in (x, grad))
 
         def each(of: Tensor) -> Tensor:
-            """Of a group -> of each of its channels."""
+            """Values per group -> values per channel."""
             return of.to(wide).view(n, groups).repeat_interleave(c // groups, 1)
 
-        def together(of: Tensor) -> Tensor:
-            """The sum over a group's channels, over its count of numbers, of each channel."""
+        def group_mean(of: Tensor) -> Tensor:
+            """Sums per channel -> the mean over all elements of its group, per channel."""
             return each(of.view(n, groups, -1).sum(2) / (voxels * c // groups))
 
         mean_, scale_, weight_ = each(mean), each(scale), weight.to(wide)
         plain = g_.sum(1)
         along = ((x_ * g_).sum(1) - mean_ * plain) * scale_  # the gradient along the normalised x
-        # d x = s (w g - mean(w g) - xhat mean(w g xhat)), as one line in g and x for each channel.
-        pull = scale_**2 * together(weight_ * along)
-        rest = pull * mean_ - scale_ * together(weight_ * plain)
+        # d x = s (w g - mean(w g) - xhat mean(w g xhat)), as a linear function of g and x.
+        pull = scale_**2 * group_mean(weight_ * along)
+        rest = pull * mean_ - scale_ * group_mean(weight_ * plain)
         d_x = torch.addcmul(rest[:, None], g_, (scale_ * weight_)[:, None])
         d_x = d_x.addcmul_(x_, -pull[:, None]).to(x.dtype)
         d_x = d_x.view(n, *x.shape[2:], c).permute(0, 4, 1, 2, 3)
@@ -64,20 +64,20 @@ class _GroupNorm(torch.autograd.Function):
 
 
 def group_norm(module: nn.GroupNorm, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b c x y z"]:
-    """What the module answers; elsewhere than on a CPU, channels last, with torch's gradients."""
+    """The module's output; except on a CPU with channels last, gradients are torch's own."""
     if (
         x.is_cpu
         and x.dim() == 5
         and torch.is_grad_enabled()
         and x.is_contiguous(memory_format=LAST)
     ):
-        quick: Any = _GroupNorm.apply
-        return quick(x, module.num_groups, module.weight, module.bias, module.eps)
+        apply: Any = _GroupNorm.apply
+        return apply(x, module.num_groups, module.weight, module.bias, module.eps)
     return F.group_norm(x, module.num_groups, module.weight, module.bias, module.eps)
 
 
 def convolution(module: nn.Conv3d, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b d u v w"]:
-    """What the module answers, to float32 rounding; by torch's own choice where gradients flow."""
+    """The module's output, up to float32 rounding; by torch's own path where gradients flow."""
     if (
         not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
@@ -93,8 +93,8 @@ def convolution(module: nn.Conv3d, x: Float[Tensor, "b c x y z"]) -> Float[Tenso
     return nn.Conv3d.forward(module, x)
 
 
-def quicken(net: nn.Module) -> None:
-    """Change a network in place: its group norms and convolutions are those of this module."""
+def use_fast_kernels(net: nn.Module) -> None:
+    """Change a network in place: its group norms and convolutions use those of this module."""
     for module in net.modules():
         if isinstance(module, nn.GroupNorm):
             module.forward = partial(group_norm, module)  # type: ignore[method-assign]

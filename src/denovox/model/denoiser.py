@@ -1,4 +1,4 @@
-"""A network made into a denoiser: (x, sigma, condition) -> x0 (METHOD 2)."""
+"""A network as a denoiser: (x, sigma, condition) -> x0 (Method 2)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Answer = Callable[[Tensor, Tensor, Tensor, Condition], Tensor]  # a Net: (x, sig
 def coefficients(prediction: Prediction, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """(c_skip, c_out) of x0 = c_skip * x + c_out * net(x).
 
-    noise: net = (x - x0) / sigma (Ho et al. 2020; the paper's). v: net = (noise - sigma * x0) /
+    noise: net = (x - x0) / sigma (Ho et al. 2020; as in the paper). v: net = (noise - sigma * x0) /
     sqrt(1 + sigma^2), Salimans and Ho 2022, which is Karras et al. 2022's preconditioning for data
     of variance 1.
     """
@@ -33,7 +33,7 @@ def coefficients(prediction: Prediction, sigma: Tensor) -> tuple[Tensor, Tensor]
 def answer(
     net: Answer, schedule: Schedule, x: Tensor, sigma: Float[Tensor, " b"], condition: Condition
 ) -> Tensor:
-    """The network's raw answer at each sample's own sigma."""
+    """The network's raw output at each sample's own sigma."""
     return net(x, sigma, schedule.timesteps(sigma).to(sigma.dtype), condition)
 
 
@@ -42,23 +42,23 @@ def denoiser(
 ) -> Denoiser:
     """`net` as a function of x (b 1 x y z, model units), one sigma for all, and a condition.
 
-    bfloat16: let the network compute in it; x, sigma and the result stay as they are.
+    bfloat16: the network computes in it; x, sigma and the result keep their dtype.
     """
 
     def denoise(x: Tensor, sigma: float, condition: Condition) -> Tensor:
         sigmas = torch.full((len(x),), sigma, dtype=x.dtype, device=x.device)
         c_skip, c_out = (c.view(-1, 1, 1, 1, 1) for c in coefficients(prediction, sigmas))
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
-            said = answer(net, schedule, x, sigmas, condition)
-        return c_skip * x + c_out * said.to(x.dtype)
+            output = answer(net, schedule, x, sigmas, condition)
+        return c_skip * x + c_out * output.to(x.dtype)
 
     return denoise
 
 
 def use_bfloat16(precision: Precision, device: str) -> bool:
-    """Whether to compute in bfloat16; "auto": where the hardware multiplies it natively.
+    """Whether to compute in bfloat16; "auto": if the hardware supports it natively.
 
-    Emulated on a CPU without AVX512-BF16 or AMX it is several times slower than float32.
+    Emulated, on a CPU without AVX512-BF16 or AMX, it is several times slower than float32.
     """
     if precision != "auto":
         return precision == "bfloat16"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .unet import NetConfig
 
 PRESETS: dict[str, NetConfig] = {
-    # For tests: a forward in milliseconds.
+    # For tests: a forward pass takes milliseconds.
     "tiny": NetConfig(
         channels=(8, 16),
         attention=(False, True),
@@ -15,11 +15,11 @@ PRESETS: dict[str, NetConfig] = {
         position_channels=4,
         frequencies=3,
     ),
-    # For two CPU cores; docs/log.md has the measurements it was chosen by.
+    # For two CPU cores; chosen by measurements in docs/explain/log.md.
     "base": NetConfig(
         channels=(16, 32, 64, 96), attention=(False, False, False, True), detail=True
     ),
-    # METHOD 1: 32 base channels, one residual block a level, attention at 16^3 of 128^3.
+    # Method 1: 32 base channels, one residual block per level, attention at 16^3 of 128^3.
     "paper": NetConfig(
         channels=(32, 64, 128, 256),
         attention=(False, False, False, True),

@@ -1,4 +1,4 @@
-"""The network: condition entry + MONAI's DiffusionModelUNet (METHOD 1)."""
+"""The network: entries for the conditions + MONAI's DiffusionModelUNet (Method 1)."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from ..core.regions import REGIONS
 
 
 class NetConfig(Settings):
-    """The shape of a network; `presets.py` holds the named ones.
+    """The shape of a network; `presets.py` has the named ones.
 
-    channels: of each level; the spatial size halves from one to the next.
-    attention: which levels attend.
-    stem: "plain", or "unshuffle2": 2x2x2 space-to-depth before the U-Net and its inverse behind it.
-    detail: give the network, beside x, what a 3^3 mean leaves of it in units of sigma. At low noise
-        a network must see differences of sigma's size beside structure of size 1; this hands them
-        to it at the right scale (ours).
+    channels: per level; the spatial size halves from one to the next.
+    attention: which levels have attention.
+    stem: "plain", or "unshuffle2": 2x2x2 space-to-depth before the U-Net and its inverse after it.
+    detail: in addition to x, input x minus its 3^3 mean, in units of sigma. At low noise, a network
+        has to resolve differences the size of sigma beside structure of size 1; this presents them
+        at the right scale (ours).
     anatomy_channels, position_channels: widths of the two condition maps.
     frequencies: octaves of the position embedding's sinusoids.
-    position: what the network is told of where its voxels lie: nothing, their coordinates, or
-        these and their sinusoids (the paper's ablation, METHOD 1).
+    position: the network's input on where its voxels lie: nothing, their coordinates, or
+        coordinates and their sinusoids (the paper's ablation, Method 1).
     """
 
     channels: tuple[int, ...] = (32, 32, 64, 96, 128)
@@ -47,7 +47,7 @@ class NetConfig(Settings):
     @model_validator(mode="after")
     def _levels_agree(self) -> NetConfig:
         if len(self.channels) != len(self.attention):
-            raise ValueError("channels and attention must name the same number of levels")
+            raise ValueError("channels and attention must have the same number of levels")
         return self
 
     @property
@@ -71,20 +71,20 @@ def depth_to_space(x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b c//8 2*x 2
 
 
 def detail(x: Float[Tensor, "b 1 x y z"], sigma: Float[Tensor, " b"]) -> Float[Tensor, "b 1 x y z"]:
-    """x less its 3x3x3 mean, in units of sigma (floored where noise is below CT's own)."""
+    """x minus its 3x3x3 mean, in units of sigma (with a floor where noise is below CT's own)."""
     mean = F.avg_pool3d(F.pad(x, (1,) * 6, mode="replicate"), 3, 1)
     return (x - mean) / torch.sqrt(sigma**2 + 0.05**2).view(-1, 1, 1, 1, 1)
 
 
 class AnatomyEntry(nn.Module):
-    """Label map -> condition map; a class's embedding is the sum along its path (METHOD 1)."""
+    """Label map -> condition map; a class's embedding is the sum along its path (Method 1)."""
 
     paths: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.register_buffer("paths", torch.from_numpy(path_matrix()), persistent=False)
-        # Zeros: a class that training never shows is embedded as the coarser one it is part of.
+        # Zeros: a class that never occurs in training is embedded as the coarser one above it.
         self.table = nn.Parameter(torch.zeros(len(NAMES), channels))
 
     def forward(self, anatomy: Tensor) -> Float[Tensor, "b c x y z"]:
@@ -94,11 +94,11 @@ class AnatomyEntry(nn.Module):
 
 
 class PositionEntry(nn.Module):
-    """Coordinates -> condition map: NeRF's sinusoids, then one linear layer (METHOD 1). Without
+    """Coordinates -> condition map: NeRF's sinusoids, then one linear layer (Method 1). Without
     octaves it is linear in the coordinates alone.
 
     Each sinusoid depends on one axis alone, so the linear layer is applied to the three axes and
-    the results are summed by broadcasting: the full map of sinusoids is never written out.
+    the results are summed by broadcasting: the full map of sinusoids is never materialised.
     """
 
     octaves: Tensor
@@ -124,7 +124,7 @@ class PositionEntry(nn.Module):
 class GlobalEntry(nn.Module):
     """Region and voxel size -> a vector added to the timestep's embedding.
 
-    It stands where MONAI's network has its class embedding, which hands it `class_labels` as is.
+    It takes the place of the class embedding in MONAI's network and receives `class_labels`.
     """
 
     def __init__(self, width: int) -> None:
@@ -132,13 +132,13 @@ class GlobalEntry(nn.Module):
         self.region = nn.Embedding(len(REGIONS) + 1, width)
         self.spacing = nn.Linear(3, width)
 
-    def forward(self, told: Float[Tensor, "b 4"]) -> Float[Tensor, "b width"]:
-        """told: region id, then log of the voxel size in mm along x, y, z."""
-        return self.region(told[:, 0].long()) + self.spacing(told[:, 1:])
+    def forward(self, whole: Float[Tensor, "b 4"]) -> Float[Tensor, "b width"]:
+        """whole: region id, then the log of the voxel size in mm along x, y, z."""
+        return self.region(whole[:, 0].long()) + self.spacing(whole[:, 1:])
 
 
 class Net(nn.Module):
-    """(x, sigma, t, condition) -> the network's raw answer; `denoiser.py` gives it sense."""
+    """(x, sigma, t, condition) -> the network's raw output, which `denoiser.py` interprets."""
 
     def __init__(self, config: NetConfig) -> None:
         super().__init__()
@@ -146,22 +146,22 @@ class Net(nn.Module):
 
         self.config = config
         voxels = 8 if config.stem == "unshuffle2" else 1
-        told = config.anatomy_channels
+        condition_channels = config.anatomy_channels
         self.anatomy = AnatomyEntry(config.anatomy_channels)
-        if config.position != "none":  # no map at all: what is never heard would never be trained
-            told += config.position_channels
+        if config.position != "none":  # without a map: unused parameters would never be trained
+            condition_channels += config.position_channels
             octaves = config.frequencies if config.position == "embedding" else 0
             self.position = PositionEntry(config.position_channels, octaves)
         self.unet = DiffusionModelUNet(
             spatial_dims=3,
-            in_channels=voxels * (1 + config.detail) + told,
+            in_channels=voxels * (1 + config.detail) + condition_channels,
             out_channels=voxels,
             num_res_blocks=config.res_blocks,
             channels=config.channels,
             attention_levels=config.attention,
             norm_num_groups=config.groups,
             num_head_channels=config.head_channels,
-            num_class_embeds=1,  # makes room for the global entry
+            num_class_embeds=1,  # creates the slot for the global entry
             use_flash_attention=True,
         )
         self.unet.add_module("class_embedding", GlobalEntry(4 * config.channels[0]))
@@ -183,16 +183,16 @@ class Net(nn.Module):
     def entry(
         self, x: Float[Tensor, "b 1 x y z"], sigma: Float[Tensor, " b"], condition: Condition
     ) -> tuple[Float[Tensor, "b c u v w"], Float[Tensor, "b 4"]]:
-        """(maps, what is told of the whole box) that the U-Net sees."""
-        scaled = x * torch.rsqrt(1 + sigma**2).view(-1, 1, 1, 1, 1)  # the VP view: sqrt(abar) x
-        seen = torch.cat([scaled, detail(x, sigma)], 1) if self.config.detail else scaled
-        told = self.anatomy(condition.anatomy)
+        """(maps, values that hold for the whole box): the inputs of the U-Net."""
+        scaled = x * torch.rsqrt(1 + sigma**2).view(-1, 1, 1, 1, 1)  # the VP form: sqrt(abar) x
+        image = torch.cat([scaled, detail(x, sigma)], 1) if self.config.detail else scaled
+        maps = self.anatomy(condition.anatomy)
         if self.config.position != "none":
-            where = self.position(condition.position).expand(-1, -1, *x.shape[2:])
-            told = torch.cat([told, where], 1)
+            position = self.position(condition.position).expand(-1, -1, *x.shape[2:])
+            maps = torch.cat([maps, position], 1)
         if self.config.stem == "unshuffle2":
-            told = F.avg_pool3d(told, 2)
-        inputs = torch.cat([self.to_depth(seen), told], 1)
+            maps = F.avg_pool3d(maps, 2)
+        inputs = torch.cat([self.to_depth(image), maps], 1)
         whole = torch.cat([condition.region[:, None], condition.spacing_mm.log()], 1)
         return inputs.contiguous(memory_format=torch.channels_last_3d), whole
 
@@ -203,7 +203,7 @@ class Net(nn.Module):
         whole: Float[Tensor, "b 4"],
         added: tuple[list[Tensor], Tensor] | None = None,
     ) -> Float[Tensor, "b 1 x y z"]:
-        """The U-Net's answer; added: to its skip connections and middle, by a control."""
+        """The U-Net's output; added: by a control to its skip connections and middle block."""
         down, middle = (None, None) if added is None else added
         answer = self.unet(
             inputs,
@@ -215,5 +215,5 @@ class Net(nn.Module):
         return depth_to_space(answer) if self.config.stem == "unshuffle2" else answer
 
     def to_depth(self, maps: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b c2 u v w"]:
-        """Maps at the size that the U-Net works at."""
+        """Maps at the size on which the U-Net works."""
         return space_to_depth(maps) if self.config.stem == "unshuffle2" else maps

@@ -1,10 +1,9 @@
-"""Weights on disk: one safetensors file that carries its configuration and its card."""
+"""Weights on disk: one safetensors file that includes its configuration and its card."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -16,21 +15,22 @@ from torch import nn
 from ..core.config import Settings
 from ..core.errors import InputError
 from ..core.schedule import Schedule
+from ..io.atomic import write_file
 from .controlnet import Control, ControlConfig, Controlled
-from .cpu_kernels import quicken
+from .cpu_kernels import use_fast_kernels
 from .denoiser import Denoiser, Precision, Prediction, denoiser, use_bfloat16
 from .unet import Net, NetConfig
 
 BUNDLED = "base"
-Placed = TypeVar("Placed", bound=nn.Module)
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class ModelConfig(Settings):
-    """What it takes to rebuild a denoiser from its weights.
+    """What is needed to rebuild a denoiser from its weights.
 
-    spacing_mm: smallest and largest voxel size the model was trained on; scans outside of it are
-        resampled on the way in. patch: the training patch's edge, in voxels.
-    zero_snr: of the schedule (core/schedule.py).
+    spacing_mm: smallest and largest voxel size that the model was trained on; scans outside this
+        range are resampled first. patch: edge of the training patch, in voxels.
+    zero_snr: as in core/schedule.py.
     """
 
     net: NetConfig
@@ -41,12 +41,12 @@ class ModelConfig(Settings):
     patch: int = 32
 
     def build(self) -> Net:
-        """A network of this shape with fresh weights, from torch's global seed."""
+        """A newly initialised network of this shape, from torch's global seed."""
         return Net(self.net)
 
     @property
     def noise_schedule(self) -> Schedule:
-        """The schedule that turns sigma into the network's timestep."""
+        """The schedule that converts sigma to the network's timestep."""
         return Schedule(self.schedule, zero_snr=self.zero_snr)
 
 
@@ -60,30 +60,25 @@ def save(
     config: ModelConfig | ControlConfig,
     card: dict[str, object],
 ) -> None:
-    """Write weights in half precision with config and card inside, whole or not at all."""
+    """Write weights in half precision with config and card included; whole or not at all."""
     from safetensors.torch import save as to_bytes
 
     half = {name: value.detach().half().contiguous().cpu() for name, value in state.items()}
     metadata = {"format": "pt", _KEYS[type(config)]: config.model_dump_json()}
     metadata["card"] = json.dumps(card)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(to_bytes(half, metadata))
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_file(path, to_bytes(half, metadata))
 
 
 def locate(name: str | Path) -> Path:
-    """A path to a safetensors file, a folder that holds one, or the name of bundled weights."""
+    """The path of a safetensors file, given it, a folder with one, or a bundled file's name."""
     path = Path(name)
     if path.is_dir():
         found = sorted(path.glob("*.safetensors"))
         if len(found) == 1:
             return found[0]
         raise InputError(
-            f"{path}: a folder of weights must hold one .safetensors file, found {len(found)}"
+            f"{path}: a folder of weights must contain one .safetensors file; found {len(found)}"
         )
     if path.is_file():
         return path
@@ -96,7 +91,7 @@ def locate(name: str | Path) -> Path:
 def resolve(names: Sequence[str | Path]) -> tuple[Path, Path | None]:
     """(base, control or None) from one or two names, in any order; each as in `locate`.
 
-    A control alone finds its base by sha256, among those bundled and those that lie beside it.
+    For a control alone, the base is found by sha256 among bundled files and those in its folder.
     """
     paths = [locate(name) for name in names]
     controls = [path for path in paths if is_control(path)]
@@ -118,21 +113,21 @@ def _base_of(control: Path) -> Path:
                 return path
     raise InputError(
         f"{control}: the base that this control belongs to ({card.get('base', 'unnamed')}, sha256"
-        f" {config.base[:12]}) is neither bundled nor beside it; name it with --weights, too"
+        f" {config.base[:12]}) is neither bundled nor in its folder; give it with --weights as well"
     )
 
 
 def describe(path: Path) -> tuple[ModelConfig, dict[str, object], str]:
-    """(config, card, sha256) of a base's weights, without reading the tensors into a network."""
+    """(config, card, sha256) of a base's weights, without loading the tensors into a network."""
     if is_control(path):
-        raise InputError(f"{path}: this is a control, not a base; controls go to --control")
-    return _described(path, ModelConfig, "these weights carry no denovox configuration")
+        raise InputError(f"{path}: this is a control, not a base; give it with --control")
+    return _described(path, ModelConfig, "these weights have no denovox configuration")
 
 
 def describe_control(path: Path) -> tuple[ControlConfig, dict[str, object], str]:
-    """The same of a control's weights."""
+    """The same for a control's weights."""
     return _described(
-        path, ControlConfig, "not a control's weights (`denovox finetune` makes some)"
+        path, ControlConfig, "not the weights of a control (`denovox finetune` creates them)"
     )
 
 
@@ -145,17 +140,17 @@ def _described(
     try:
         config = kind.model_validate_json(metadata[_KEYS[kind]])
     except ValueError:
-        raise InputError(f"{path}: its configuration is not one this version knows") from None
+        raise InputError(f"{path}: this version cannot read its configuration") from None
     return config, json.loads(metadata.get("card", "{}")), sha256(path)
 
 
 def is_control(path: Path) -> bool:
-    """Whether a weights file is a control's."""
+    """Whether a weights file is that of a control."""
     return _KEYS[ControlConfig] in _metadata(path)
 
 
 def sha256(path: Path) -> str:
-    """The digest by which a control names its base, and figures name weights."""
+    """The digest by which a control identifies its base, and results identify weights."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -164,20 +159,20 @@ def _metadata(path: Path) -> dict[str, str]:
 
     try:
         with safe_open(path, "pt") as opened:
-            told: dict[str, str] = opened.metadata() or {}
-            return told
+            metadata: dict[str, str] = opened.metadata() or {}
+            return metadata
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a readable safetensors file ({error})") from None
 
 
-def place(net: Placed, device: str) -> Placed:
-    """The network on a device, as it is fastest there."""
+def place(net: ModuleT, device: str) -> ModuleT:
+    """The network on a device, in its fastest form there."""
     if device == "cpu":
-        quicken(net)
+        use_fast_kernels(net)
     return channels_last(net.to(device))
 
 
-def channels_last(net: Placed) -> Placed:
+def channels_last(net: ModuleT) -> ModuleT:
     """The network in the memory layout in which 3D convolutions are fastest."""
     for parameter in net.parameters():
         if parameter.dim() == 5:
@@ -186,16 +181,16 @@ def channels_last(net: Placed) -> Placed:
 
 
 def state_for(path: Path, config: ModelConfig) -> dict[str, torch.Tensor]:
-    """Float32 weights of a file, to go on from; `InputError` where its network is another."""
+    """Float32 weights of a file, to continue from; `InputError` if its network differs."""
     from safetensors.torch import load_file
 
     if describe(path)[0].net != config.net:
-        raise InputError(f"{path}: these weights are of another network than the one asked for")
+        raise InputError(f"{path}: these weights are for another network than the one requested")
     return {name: value.float() for name, value in load_file(path).items()}
 
 
 def with_control(base: Net, base_path: Path, path: Path) -> Controlled:
-    """A base with the control of a file; `InputError` where it was born from another base."""
+    """A base with the control in a file; `InputError` if the control belongs to another base."""
     from safetensors.torch import load_file
 
     config, card, _ = describe_control(path)
@@ -204,7 +199,7 @@ def with_control(base: Net, base_path: Path, path: Path) -> Controlled:
         raise InputError(
             f"{path}: this control belongs to a base with sha256 {config.base[:12]}"
             f" ({card.get('base', 'unnamed')}), not to {base_path.name} ({digest[:12]});"
-            " give that base as --weights, or tune a control for this one (`denovox finetune`)"
+            " give that base with --weights, or tune a control for this one (`denovox finetune`)"
         )
     control = Control(base, config)
     control.load_state_dict({name: value.float() for name, value in load_file(path).items()})
@@ -217,9 +212,9 @@ def load(
     precision: Precision = "float32",
     control: Path | None = None,
 ) -> tuple[Denoiser, ModelConfig]:
-    """A denoiser ready to use. precision "auto": bfloat16 where the hardware multiplies it.
+    """A denoiser, ready to use. precision "auto": bfloat16 if the hardware supports it natively.
 
-    control: weights of one that was born from these.
+    control: weights of a control that was tuned from these.
     """
     config, _, _ = describe(path)
     base = config.build()

@@ -1,7 +1,7 @@
-"""The faithfulness report: what a restoration changed, and whether it may be trusted in that.
+"""The faithfulness report: what a restoration changed, and whether that change can be trusted.
 
-It needs no reference. With one, bias and errors are against it; without, the mean of what was
-removed stands in for the bias, since noise has none.
+It needs no reference. With one, bias and errors are measured against it; without, the mean of what
+was removed stands in for the bias, since noise has zero mean.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scipy import ndimage
 from ..core.errors import InputError
 from ..core.labels import AIRWAY, BODY, BONE, ID, LUNG, OUTSIDE, path_matrix
 from ..core.volume import Volume
-from ..io.new_folder import check_folder, write_folder
+from ..io.atomic import check_folder, write_folder
 from ..metrics.residual import LEAST, residual, sd_along
 from ..metrics.results import finite
 from ..scan.anatomy import coarse
@@ -25,9 +25,9 @@ from .types import Change, Errors, Given, Report, Spread, Thresholds, Tissue
 from .verdicts import checks, summary
 
 JSON_NAME, HTML_NAME = "report.json", "report.html"
-GUIDE_SMOOTH, GUIDE_STEEP = 2.0, 15.0  # voxels; HU a voxel: tissues are told apart away from edges
+GUIDE_SMOOTH, GUIDE_STEEP = 2.0, 15.0  # voxels; HU per voxel: tissues are segmented away from edges
 
-# name, (HU of the smoothed image) from, to; and the labels it is of: its own, but not below those
+# name; HU of the smoothed image, from and to; its label; labels whose descendants are excluded
 TISSUES: tuple[tuple[str, float, float, int, tuple[int, ...]], ...] = (
     ("lung", -980, -600, LUNG, ()),
     ("fat", -140, -60, BODY, (LUNG, AIRWAY, BONE)),
@@ -41,10 +41,10 @@ TISSUES: tuple[tuple[str, float, float, int, tuple[int, ...]], ...] = (
 def report(
     before: Volume, after: Volume, given: Given | None = None, thresholds: Thresholds | None = None
 ) -> Report:
-    """Every figure and check of a restoration.
+    """All measurements and checks of a restoration.
 
-    before: what went in; after: what came out, on the same grid; of a super-resolution, `before` is
-    the interpolated input. `InputError` where grids differ or the body holds fewer than 500 voxels.
+    before: the input; after: the output, on the same grid; for super-resolution, `before` is the
+    interpolated input. `InputError` where grids differ or the body has fewer than 500 voxels.
     """
     given, limits = given or Given(), thresholds or Thresholds()
     require_alike(before, after, given)
@@ -52,8 +52,8 @@ def report(
     inside = labels != OUTSIDE
     if np.count_nonzero(inside) < LEAST:
         raise InputError(
-            f"only {np.count_nonzero(inside)} voxels lie within the body, too few to report on;"
-            " give labels"
+            f"only {np.count_nonzero(inside)} voxels lie within the body, too few for a report;"
+            " pass labels"
         )
     size = np.abs(after.hu.astype(np.float64) - before.hu)[inside]
     change = Change(
@@ -63,10 +63,10 @@ def report(
         float(size.max()),
         float(np.mean(size == 0)),
     )
-    removed = residual(before.hu, after.hu, inside, before.spacing_mm, given.noise, given.level)
+    removed = residual(before.hu, after.hu, inside, before.spacing_mm, given.noise)
     found = tissues(before, after, labels, given.reference)
     spread, errors = _spread(after, inside, given), _errors(before, after, inside, given.reference)
-    done = checks(removed, found, spread, given, limits)
+    results = checks(removed, found, spread, given, limits)
     return Report(
         change,
         removed,
@@ -76,8 +76,8 @@ def report(
         given.noise,
         spread,
         errors,
-        done,
-        summary(change, errors, done),
+        results,
+        summary(change, errors, results),
         limits,
         given.weights,
         given.settings,
@@ -86,26 +86,27 @@ def report(
 
 
 def _noise_hu(given: Given, slices: int) -> float | None:
-    """RMS over the slices of the noise that was taken to be there."""
+    """RMS over the slices of the SD of the assumed noise."""
     if not given.noise:
         return None
     return float(np.sqrt(np.mean(sd_along(given.noise, slices) ** 2)))
 
 
 def require_alike(before: Volume, after: Volume, given: Given) -> None:
-    """`InputError` where anything lies on another grid than `before`, or is not finite."""
+    """`InputError` where anything is on a different grid from `before`, or is not finite."""
     others = {
         "the restored volume": after.hu,
         "the reference": None if given.reference is None else given.reference.hu,
         "the SD map": given.sd_hu,
-        "the noise level": given.level,
         "the anatomy": given.labels,
     }
     for name, values in others.items():
         if values is None:
             continue
         if values.shape != before.hu.shape:
-            raise InputError(f"{name} is {values.shape}, the input {before.hu.shape}; use one grid")
+            raise InputError(
+                f"{name} is {values.shape}, the input {before.hu.shape}; put both on one grid"
+            )
         if not np.isfinite(values).all():
             raise InputError(f"{name} has voxels that are NaN or infinite; replace them")
 
@@ -116,10 +117,10 @@ def tissues(
     labels: Integer[np.ndarray, "x y z"],
     reference: Volume | None = None,
 ) -> tuple[Tissue, ...]:
-    """Mean HU of each tissue that has 500 voxels, before and after.
+    """Mean HU before and after, for each tissue with at least 500 voxels.
 
     A tissue is where the anatomy allows it and a smoothed image (of the reference if there is one)
-    has its HU and no edge. Of the restored image it would choose the voxels that were changed.
+    has its HU and no edge. The restored image would select the voxels that changed.
     """
     guide = (before if reference is None else reference).hu
     smooth, steep = np.empty(guide.shape, np.float32), np.empty(guide.shape, np.float32)
@@ -129,16 +130,16 @@ def tissues(
     calm = steep < GUIDE_STEEP
     on_path = path_matrix() > 0
     out = []
-    for name, low, high, own, but in TISSUES:
-        allowed = on_path[:, own] & ~on_path[:, list(but)].any(axis=1)
-        there = allowed[labels] & calm & (smooth >= low) & (smooth <= high)
-        count = int(np.count_nonzero(there))
+    for name, low, high, label, excluded in TISSUES:
+        allowed = on_path[:, label] & ~on_path[:, list(excluded)].any(axis=1)
+        mask = allowed[labels] & calm & (smooth >= low) & (smooth <= high)
+        count = int(np.count_nonzero(mask))
         if count < LEAST:
             continue
-        was, now = _mean(before.hu, there), _mean(after.hu, there)
+        was, now = _mean(before.hu, mask), _mean(after.hu, mask)
         off = (
-            after.hu[there].astype(np.float64)
-            - (before if reference is None else reference).hu[there]
+            after.hu[mask].astype(np.float64)
+            - (before if reference is None else reference).hu[mask]
         )
         error = 2 * float(off.std()) / np.sqrt(count)
         out.append(Tissue(name, count, was, now, float(off.mean()), float(error)))
@@ -155,7 +156,7 @@ def _spread(after: Volume, inside: Bool[np.ndarray, "x y z"], given: Given) -> S
     sd, coverage = given.sd_hu[inside].astype(np.float64), None
     if given.reference is not None:
         error = np.abs(after.hu.astype(np.float64) - given.reference.hu)[inside]
-        uncertain = sd > 0  # where nothing was sampled, nothing was claimed
+        uncertain = sd > 0  # where nothing was sampled, no uncertainty was claimed
         coverage = (
             float(np.mean(error[uncertain] <= 2 * sd[uncertain])) if uncertain.any() else None
         )
@@ -175,9 +176,9 @@ def _errors(
     return Errors(rmse(before), rmse(after))
 
 
-def as_json(done: Report) -> str:
-    """The report as strict JSON with stable keys; NaN and infinities are null."""
-    return json.dumps(finite(asdict(done)), indent=1, sort_keys=True, allow_nan=False) + "\n"
+def as_json(result: Report) -> str:
+    """The report as strict JSON with stable keys; NaN and infinities become null."""
+    return json.dumps(finite(asdict(result)), indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def write_report(
@@ -188,7 +189,7 @@ def write_report(
     title: str = "restoration",
     force: bool = False,
 ) -> Report:
-    """`report.json` and `report.html` in a new folder, both or neither; see `write_folder`.
+    """Write `report.json` and `report.html` to a new folder, both or neither; see `write_folder`.
 
     `InputError` as in `report` and `write_folder`.
     """
@@ -196,7 +197,7 @@ def write_report(
 
     check_folder(folder, force)
     given = given or Given()
-    done = report(before, after, given)
-    files = {JSON_NAME: as_json(done), HTML_NAME: as_html(done, before, after, given, title)}
-    write_folder(folder, {name: text.encode() for name, text in files.items()}, force)
-    return done
+    result = report(before, after, given)
+    files = {JSON_NAME: as_json(result), HTML_NAME: as_html(result, before, after, given, title)}
+    write_folder(folder, files, force)
+    return result

@@ -1,14 +1,13 @@
-"""One PNG that shows what was done to a volume: before, after, and the difference, in three planes.
+"""One PNG that shows what was done to a volume: before, after and the difference, in three planes.
 
 Every panel is drawn as a radiologist expects it: the patient's right on the left of the image,
 anterior at the top of an axial plane, superior at the top of the others, anterior on the left of
-a sagittal one; millimetres along both sides have the same length.
+a sagittal one; both axes have the same scale in mm.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,31 +17,32 @@ import numpy as np
 from jaxtyping import Num, Shaped
 
 from ..core.volume import Volume, Window
+from ..io.atomic import open_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-PLANES = ("sagittal", "coronal", "axial")  # by the axis that is held fixed: x, y, z
-# The letters at the left, right, top and bottom of a plane.
+PLANES = ("sagittal", "coronal", "axial")  # by the axis held fixed: x, y, z
+# Letters at the left, right, top and bottom of each plane.
 SIDES = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
 
-WIDTH, DPI = 1600, 100  # pixels, pixels an inch
+WIDTH, DPI = 1600, 100  # pixels, pixels per inch
 MARGIN, GAP, GUTTER = 28, 6, 32  # pixels: around the sheet, between panels, between groups
-TITLE, HEAD, NAME, BAR, FOOT = 64, 62, 30, 58, 20  # pixels: heights of the lines of text
+TITLE, HEAD, NAME, BAR, FOOT = 64, 62, 30, 58, 20  # pixels: heights of the text lines
 INK, QUIET, PAPER = "#1c2430", "#5b6675", "#ffffff"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One band of the sheet.
+    """One row of the sheet.
 
-    title, caption: what was done, and its figures (PSNR, SSIM); a line each.
+    title, caption: what was done, and its metrics (PSNR, SSIM); one line each.
     before, after: on one grid; the difference shown is after - before, HU.
-    window: what the grey scale spans.
-    reference: the truth, shown between `after` and the difference where there is one.
-    names: what is written above before, after and reference.
+    window: range of the grey scale.
+    reference: ground truth, shown between `after` and the difference if given.
+    names: titles above before, after and reference.
     """
 
     title: str
@@ -56,31 +56,32 @@ class Row:
     def __post_init__(self) -> None:
         for other in (self.after, self.reference):
             if other is not None and other.shape != self.before.shape:
-                raise ValueError(f"'{self.title}': {other.shape} beside {self.before.shape}")
+                shapes = f"{other.shape} and {self.before.shape}"
+                raise ValueError(f"'{self.title}': the volumes differ in shape: {shapes}")
 
 
 def plane(
     volume: Volume | Shaped[np.ndarray, "x y z"], axis: int, index: int | None = None
 ) -> Shaped[np.ndarray, "rows columns"]:
-    """A slice as displayed, row 0 at the top: see the module for the convention.
+    """A slice as displayed, row 0 at the top; see the module docstring for the orientation.
 
-    axis: the axis (x, y, z of RAS) held fixed: 0 sagittal, 1 coronal, 2 axial.
-    index: where on it; the middle (of an even number, the one after) when None.
-    `ValueError` on another axis, `IndexError` on an index outside the volume.
+    axis: the axis (x, y, z in RAS) held fixed: 0 sagittal, 1 coronal, 2 axial.
+    index: slice along it; None: the middle one (of an even number, the one after the middle).
+    `ValueError` for any other axis, `IndexError` for an index outside the volume.
     """
     hu = volume.hu if isinstance(volume, Volume) else volume
     if axis not in (0, 1, 2):
         raise ValueError(f"axis must be 0, 1 or 2, not {axis}")
     index = hu.shape[axis] // 2 if index is None else index
-    # Both axes of the slice grow towards R, A or S, all of which are drawn at the left or top.
+    # Both axes of the slice point towards R, A or S, all of which are drawn at the left or top.
     return hu.take(index, axis=axis).T[::-1, ::-1]
 
 
 def sheet(rows: Sequence[Row], path: str | Path, title: str) -> None:
-    """Draw the rows below one another into a PNG of 1600 pixels' width at `path`.
+    """Draw the rows below one another into a PNG 1600 pixels wide at `path`.
 
-    The file is written beside its place and moved there, so it is whole or not there.
-    `ValueError` when there are no rows; `OSError` when the folder cannot be written.
+    The file is written completely or not at all.
+    `ValueError` if there are no rows; `OSError` if the folder is not writable.
     """
     if not rows:
         raise ValueError("a sheet needs at least one row")
@@ -97,37 +98,31 @@ def sheet(rows: Sequence[Row], path: str | Path, title: str) -> None:
     for band in bands:
         band.draw(page, top)
         top += band.height
-
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(unfinished, format="png", metadata={"Software": "denovox"})
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with open_file(path) as file:
+        figure.savefig(file, format="png", metadata={"Software": "denovox"})
 
 
 def difference_limit(row: Row) -> float:
-    """The HU at the ends of the difference's colour scale: a round 1, 2 or 5 times a power of ten.
+    """HU at the ends of the difference's colour scale: 1, 2 or 5 times a power of ten.
 
-    It is the next above the 99.5th percentile of |after - before|, both cut to the window, and at
-    least 1 HU: neither a few outliers nor air and bone beyond the window make the rest pale.
+    The next such value above the 99.5th percentile of |after - before|, both clipped to the window,
+    and at least 1 HU: neither a few outliers nor air and bone beyond the window wash out the rest.
     """
     limits = row.window.low_hu, row.window.high_hu
-    seen = np.clip(row.after.hu, *limits) - np.clip(row.before.hu, *limits)
-    wanted = max(float(np.percentile(np.abs(seen), 99.5)), 1.0)
-    power = 10.0 ** math.floor(math.log10(wanted))
-    return next(step * power for step in (1, 2, 5, 10) if step * power >= wanted * (1 - 1e-9))
+    difference = np.clip(row.after.hu, *limits) - np.clip(row.before.hu, *limits)
+    least = max(float(np.percentile(np.abs(difference), 99.5)), 1.0)
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(step * power for step in (1, 2, 5, 10) if step * power >= least * (1 - 1e-9))
 
 
 class _Page:
-    """A figure addressed in pixels from its top left corner."""
+    """A figure addressed in pixels from its top-left corner."""
 
     def __init__(self, figure: Figure, width: float, height: float) -> None:
         self.figure, self.width, self.height = figure, width, height
 
     def box(self, left: float, top: float, width: float, height: float) -> Axes:
-        """Axes without ticks there."""
+        """Axes without ticks at that position."""
         bottom = self.height - top - height
         w, h = self.width, self.height
         axes = self.figure.add_axes((left / w, bottom / h, width / w, height / h))
@@ -146,7 +141,7 @@ class _Page:
         weight: str = "normal",
         color: str = INK,
     ) -> None:
-        """One line of text; a "$" in it is a dollar."""
+        """One line of text; a "$" is printed as it is."""
         self.figure.text(
             left / self.width,
             1 - baseline / self.height,
@@ -158,7 +153,7 @@ class _Page:
         )
 
     def bar(self, image: AxesImage, left: float, top: float, width: float, label: str) -> None:
-        """A horizontal colour bar of that image, its label below it."""
+        """A horizontal colour bar for an image, with its label below."""
         axes = self.box(left, top, width, 10)
         bar = self.figure.colorbar(image, cax=axes, orientation="horizontal", extend="both")
         bar.outline.set(edgecolor="#b9c1cb", linewidth=0.6)
@@ -167,7 +162,7 @@ class _Page:
 
 
 class _Band:
-    """A row laid out: groups side by side, each an axial panel over a coronal and a sagittal."""
+    """Layout of a row: groups side by side, each an axial panel over a coronal and a sagittal."""
 
     def __init__(self, row: Row) -> None:
         self.row = row
@@ -177,10 +172,10 @@ class _Band:
         count = len(self.names)
         self.group = (WIDTH - 2 * MARGIN - GUTTER * (count - 1)) / count
         x, y, z = (n * mm for n, mm in zip(row.before.shape, row.before.spacing_mm, strict=True))
-        # One height for coronal and sagittal; neither line is to be higher than a group is wide.
+        # Coronal and sagittal share one height; no panel is taller than a group is wide.
         self.lower = min((self.group - GAP) / ((x + y) / z), self.group)
         self.upper = min(self.group * y / x, self.group)
-        self.size = {  # width, height in pixels; millimetres as long across as down
+        self.size = {  # width, height in pixels; the same mm per pixel in both directions
             "axial": (self.upper * x / y, self.upper),
             "coronal": (self.lower * x / z, self.lower),
             "sagittal": (self.lower * y / z, self.lower),
@@ -188,7 +183,7 @@ class _Band:
         self.height = math.ceil(HEAD + NAME + self.upper + GAP + self.lower + 12 + BAR + FOOT)
 
     def draw(self, page: _Page, top: float) -> None:
-        """Everything of this band, from `top` (pixels) down."""
+        """Draw the whole band, from `top` (pixels) down."""
         row = self.row
         page.box(MARGIN, top, WIDTH - 2 * MARGIN, 1).set_facecolor("#d5dae1")
         page.write(MARGIN, top + 30, row.title, size=13, weight="bold")
@@ -220,7 +215,7 @@ class _Band:
         left: float,
         top: float,
     ) -> AxesImage:
-        """The three panels of one volume; one of their images, for a colour bar."""
+        """Draw the three panels of one volume; returns one of their images, for a colour bar."""
         below = top + self.upper + GAP
         aside = (self.group - self.size["coronal"][0] - GAP - self.size["sagittal"][0]) / 2
         corner = {
@@ -239,7 +234,7 @@ class _Band:
 
 
 def _letters(axes: Axes, sides: str, *, dark: bool) -> None:
-    """The four letters of a plane at the middles of its left, right, top and bottom edges."""
+    """The four letters of a plane at the middle of its left, right, top and bottom edges."""
     from matplotlib.patheffects import withStroke
 
     ink, edge = ("#ffd866", "black") if dark else (INK, "white")

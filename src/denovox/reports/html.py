@@ -1,4 +1,4 @@
-"""The faithfulness report as one HTML file that needs nothing else: no link, script or font."""
+"""The faithfulness report as one self-contained HTML file: no links, scripts or fonts."""
 
 from __future__ import annotations
 
@@ -35,31 +35,31 @@ pre { white-space: pre-wrap; background: #f1f4f8; padding: 1em }
 
 @dataclass(frozen=True)
 class Panel:
-    """A volume as a picture: its name, its colours, and the HU at their ends."""
+    """A volume to display: its name, its colour map, and the HU at either end of it."""
 
     name: str
     values: Num[np.ndarray, "x y z"]
-    colours: str
+    colour_map: str
     low: float
     high: float
 
 
-def as_html(done: Report, before: Volume, after: Volume, given: Given, title: str) -> str:
-    """The page. Pictures show the slice of each plane that was changed most."""
+def as_html(result: Report, before: Volume, after: Volume, given: Given, title: str) -> str:
+    """The page. The images show, for each plane, the slice that changed most."""
     panels = _panels(before, after, given)
     change = panels[2].values
     parts = [
-        f"<h1>Faithfulness of {html.escape(title)}</h1>",
-        f'<p class="summary">{html.escape(done.summary)}</p>',
+        f"<h1>Faithfulness report: {html.escape(title)}</h1>",
+        f'<p class="summary">{html.escape(result.summary)}</p>',
         "<h2>Checks</h2>",
-        _checks(done.checks),
-        "<h2>Pictures</h2>",
-        _image(_picture(panels, 2, _most_changed(change, 2), before.spacing_mm), "axial"),
-        _image(_picture(panels, 1, _most_changed(change, 1), before.spacing_mm), "coronal"),
-        "<p>The patient's right is on the left. Each plane is the one that was changed most.</p>",
-        "<h2>Means of tissues</h2>",
+        _checks(result.checks),
+        "<h2>Images</h2>",
+        _image(_figure(panels, 2, _most_changed(change, 2), before.spacing_mm), "axial"),
+        _image(_figure(panels, 1, _most_changed(change, 1), before.spacing_mm), "coronal"),
+        "<p>The patient's right is on the left. Each image shows the slice that changed most.</p>",
+        "<h2>Mean HU by tissue</h2>",
         _table(
-            ("tissue", "voxels", "before, HU", "after, HU", "bias, HU", "error, HU"),
+            ("tissue", "voxels", "before (HU)", "after (HU)", "bias (HU)", "error (HU)"),
             [
                 (
                     t.name,
@@ -69,13 +69,13 @@ def as_html(done: Report, before: Volume, after: Volume, given: Given, title: st
                     f"{t.bias_hu:+.2f}",
                     f"{t.error_hu:.2f}",
                 )
-                for t in done.tissues
+                for t in result.tissues
             ],
         ),
         "<h2>What was removed</h2>",
-        _residual(done.residual),
-        "<h2>All figures and settings</h2>",
-        f"<pre>{html.escape(_rest(done))}</pre>",
+        _residual(result.residual),
+        "<h2>Other values and settings</h2>",
+        f"<pre>{html.escape(_rest(result))}</pre>",
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -85,11 +85,11 @@ def as_html(done: Report, before: Volume, after: Volume, given: Given, title: st
     )
 
 
-def _rest(done: Report) -> str:
-    """What the tables above leave out, as JSON."""
+def _rest(result: Report) -> str:
+    """Everything the tables above leave out, as JSON."""
     keys = ("change", "errors", "spread", "noise_hu", "noise", "data_consistency_hu", "thresholds")
-    found = asdict(done)
-    kept = {key: found[key] for key in (*keys, "weights", "settings", "version")}
+    values = asdict(result)
+    kept = {key: values[key] for key in (*keys, "weights", "settings", "version")}
     return json.dumps(finite(kept), indent=1, sort_keys=True)
 
 
@@ -103,13 +103,13 @@ def _checks(checks: Sequence[Check]) -> str:
             f'<tr><td class="{kind}">{check.verdict}</td><td>{html.escape(check.sentence)}</td>'
             f'<td class="n">{value}</td><td class="n">{limit}</td></tr>'
         )
-    head = "<tr><th></th><th>what was found</th><th>value</th><th>threshold</th></tr>"
+    head = "<tr><th>verdict</th><th>finding</th><th>value</th><th>threshold</th></tr>"
     return f"<table>{head}{''.join(rows)}</table>"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     if not rows:
-        return "<p>None was large enough.</p>"
+        return "<p>Nothing was large enough to report.</p>"
     top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
     body = [
         f"<tr><td>{html.escape(row[0])}</td>"
@@ -122,15 +122,15 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _residual(found: Residual) -> str:
     if found.autocorrelation is None:
-        return f"<p>Only {found.voxels} voxels were changed: too few to say anything.</p>"
+        return f"<p>Only {found.voxels} voxels changed, which is too few to analyse.</p>"
     rows = []
     for axis, values in found.autocorrelation.items():
         expected = [] if found.expected is None else found.expected[axis]
         for lag, value in enumerate(values, 1):
             noise = f"{expected[lag - 1]:.3f}" if lag <= len(expected) else "not given"
             rows.append((f"{axis}, {lag} voxel" + "s" * (lag > 1), f"{value:.3f}", noise))
-    return "<p>Correlation of what was removed with itself, at a distance:</p>" + _table(
-        ("along", "removed", "noise as given"), rows
+    return "<p>Autocorrelation of what was removed:</p>" + _table(
+        ("axis and lag", "removed", "given noise"), rows
     )
 
 
@@ -158,16 +158,16 @@ def _most_changed(change: Num[np.ndarray, "x y z"], axis: int) -> int:
     return int(np.argmax(np.mean(np.square(change, dtype=np.float64), axis=others)))
 
 
-def _picture(
+def _figure(
     panels: Sequence[Panel], axis: int, index: int, spacing_mm: tuple[float, float, float]
 ) -> bytes:
-    """A PNG of one plane of every panel, three a row, each with its colour bar."""
+    """A PNG of one slice of every panel, three per row, each with its colour bar."""
     columns = 3
     rows = -(-len(panels) // columns)
     across, up = [spacing_mm[a] for a in range(3) if a != axis]
     shape = [n for a, n in enumerate(panels[0].values.shape) if a != axis]
     height = WIDTH_IN / columns * min(shape[1] * up / (shape[0] * across), 1.6)
-    # rc_context, so that a user's own style neither fails nor shows.
+    # rc_context, so that the user's own matplotlib style cannot break or alter the figure.
     with matplotlib.rc_context(matplotlib.rcParamsDefault):
         figure = Figure(figsize=(WIDTH_IN, rows * (height + 0.5)), dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
@@ -176,7 +176,7 @@ def _picture(
             shown = panel.values.take(index, axis=axis).T[::-1, ::-1]
             image = axes.imshow(
                 _float(shown),
-                cmap=panel.colours,
+                cmap=panel.colour_map,
                 vmin=panel.low,
                 vmax=panel.high,
                 aspect=up / across,

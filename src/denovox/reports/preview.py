@@ -1,11 +1,10 @@
-"""Volumes side by side in one PNG, drawn by Pillow alone: where training runs, little is installed.
+"""Volumes side by side in one PNG, drawn with Pillow alone: training machines have little else.
 
-`sheet.py` draws what a reader is to judge, with matplotlib; its orientation is the same.
+`figure_sheet.py` draws sheets for readers, with matplotlib; the orientation is the same.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..core.volume import Volume, Window
+from ..io.atomic import open_file
 from ..reports.figure_sheet import PLANES, plane
 
 if TYPE_CHECKING:
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
 
 WIDTH, MARGIN, GAP = 1600, 28, 6  # pixels
-TITLE, HEAD, FOOT = 60, 56, 16  # pixels: heights of the lines of text, and below a band
+TITLE, HEAD, FOOT = 60, 56, 16  # pixels: heights of the text lines, and below a band
 INK, QUIET, PAPER = "#1c2430", "#5b6675", "#ffffff"
-SHOWN = ("axial", "coronal", "sagittal")
+VIEWS = ("axial", "coronal", "sagittal")
 
 
 @dataclass(frozen=True)
 class Band:
-    """A line of the picture: volumes of one grid by their names, in grey over a window."""
+    """One row of the picture: named volumes on one grid, in grey over a window."""
 
     title: str
     volumes: Mapping[str, Volume]
@@ -36,10 +36,10 @@ class Band:
 
 
 def preview(bands: Sequence[Band], path: Path, title: str) -> None:
-    """Draw the bands below one another into a PNG of 1600 pixels' width.
+    """Draw the bands below one another into a PNG 1600 pixels wide.
 
-    Each volume is shown in its three middle planes, millimetres along both sides of equal length.
-    The file is whole or not there. `OSError` where it cannot be written.
+    Each volume is shown in its three middle planes, with the same mm per pixel along both axes.
+    The file is written completely or not at all. `OSError` where it cannot be written.
     """
     from PIL import Image, ImageDraw
 
@@ -50,17 +50,13 @@ def preview(bands: Sequence[Band], path: Path, title: str) -> None:
     for band, height in zip(bands, heights, strict=True):
         _draw(page, pen, band, top)
         top += height
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        page.save(beside, format="png")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with open_file(path) as file:
+        page.save(file, format="png")
 
 
 def _edge(band: Band) -> int:
-    """The pixels of the square that each plane is fitted into."""
-    panels = len(band.volumes) * len(SHOWN)
+    """Side of the square that each plane is fitted into, in pixels."""
+    panels = len(band.volumes) * len(VIEWS)
     return (WIDTH - 2 * MARGIN - GAP * (panels - 1)) // panels
 
 
@@ -73,9 +69,9 @@ def _draw(page: Image, pen: ImageDraw, band: Band, top: int) -> None:
     left = MARGIN
     for name, volume in band.volumes.items():
         longest = max(n * mm for n, mm in zip(volume.shape, volume.spacing_mm, strict=True))
-        for shown in SHOWN:
-            axis = PLANES.index(shown)
-            _write(pen, left, top + 32, f"{name}, {shown}", 14, QUIET)
+        for view in VIEWS:
+            axis = PLANES.index(view)
+            _write(pen, left, top + 32, f"{name}, {view}", 14, QUIET)
             unit = (band.window.unit(plane(volume, axis)) + 1) / 2
             grey = Image.fromarray((np.clip(unit, 0, 1) * 255).round().astype(np.uint8))
             across, down = (i for i in range(3) if i != axis)

@@ -1,4 +1,4 @@
-"""What a faithfulness report is given, what it holds, and the thresholds it judges by."""
+"""Inputs, contents and thresholds of a faithfulness report."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ from jaxtyping import Float, Integer
 
 from ..core.volume import Volume, Window
 from ..metrics.residual import Residual
-from ..scan.noise import SlabNoise
+from ..scan.noise import RegionNoise
 
 SOFT_TISSUE = Window(400, 40)
-FORMAT = 1  # of the JSON; where a key is renamed or dropped, it is a new one
+FORMAT = 1  # of the JSON; incremented when a key is renamed or dropped
 
-Verdict = Literal["fine", "look", "not judged"]
+Verdict = Literal["fine", "look", "not evaluated"]
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Where "fine" ends, all in one place. Each is for the check of its name.
+    """Where "fine" ends, all in one place. Each is for the check of the same name.
 
-    bias_hu: of any tissue's mean, either way, beyond its error.
-    removed_ratio: RMS removed, over the noise given.
-    edge_ratio, structure, excess: of the residual; see `Residual`. An honest denoiser has some
-        structure, since the noise it keeps resembles the noise it takes. On ten crops of five
-        training scans, white and coloured noise: the truth -.01 to .01, this model -.05 to .27;
-        on four of the five a median of 3 x 3 has .40 to .61, a Gaussian of .7 voxels .57 to .72,
-        of 2 voxels .67 to .82. On the fifth, of 3 mm voxels, blurs have less, and the other two
-        tell: edge ratio 2.1 and excess .2 at least, where this model has .8 to 1.5 and .05 at most.
+    bias_hu: of any tissue's mean, in either direction, beyond its error.
+    removed_ratio: RMS removed, relative to the given noise.
+    edge_ratio, structure, excess: of the residual; see `Residual`. An honest denoiser shows some
+        structure, since the noise it keeps resembles the noise it removes. On ten crops of five
+        training scans, with white and coloured noise, structure is -.01 to .01 for the truth and
+        -.05 to .27 for this model; on four of the five it is .40 to .61 for a 3 x 3 median, and
+        .57 to .72 and .67 to .82 for Gaussians of .7 and 2 voxels. On the fifth, with 3 mm voxels,
+        blurs show less, and the other two thresholds catch them: edge ratio at least 2.1 and excess
+        at least .2, where this model has .8 to 1.5 and at most .05.
     consistency_hu: RMS.
-    coverage: share of voxels within 2 SD of the reference, at least (0.954 if exact and normal).
+    coverage: minimum share of voxels within 2 SD of the reference (0.954 if exact and normal).
     """
 
     bias_hu: float = 2.0
@@ -46,24 +47,22 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Given:
-    """What is known beside the two volumes, on their grid; all of it may be missing.
+    """What is known besides the two volumes, on their grid; everything is optional.
 
-    reference: the truth on the same grid. sd_hu: SD of the samples at each voxel.
-    data_consistency_hu: RMS of (measurement - what the result would have measured).
-    noise: what was taken to be there, slab by slab along z, without gaps; level: its relative SD at
-        each voxel (`scan/noise.py`).
-    adds_detail: whether detail is what it was made to add, as in super-resolution: then what
-        changed is not asked whether it is noise.
-    labels: anatomy (core/labels ids); the coarse one is found if there is none.
-    window: what the pictures show. weights: sha256. settings: ready for JSON.
+    reference: ground truth on the same grid. sd_hu: SD of the samples at each voxel.
+    data_consistency_hu: RMS of (measurement - simulated measurement of the result).
+    noise: the assumed noise, region by region along z, without gaps.
+    adds_detail: whether the task is meant to add detail, like super-resolution: the change is then
+        not tested for being noise.
+    labels: anatomy (core/labels ids); None: the coarse anatomy is computed.
+    window: for the images. weights: sha256. settings: ready for JSON.
     """
 
     reference: Volume | None = None
     sd_hu: Float[np.ndarray, "_ _ _"] | None = None
     data_consistency_hu: float | None = None
-    noise: tuple[SlabNoise, ...] = ()
+    noise: tuple[RegionNoise, ...] = ()
     adds_detail: bool = False
-    level: Float[np.ndarray, "_ _ _"] | None = None
     labels: Integer[np.ndarray, "_ _ _"] | None = None
     window: Window = SOFT_TISSUE
     weights: str | None = None
@@ -73,7 +72,7 @@ class Given:
 
 @dataclass(frozen=True)
 class Change:
-    """|after - before| within the body, HU. untouched: share of its voxels that came back as is."""
+    """|after - before| within the body, HU. untouched: share of its voxels that did not change."""
 
     mean_hu: float
     rms_hu: float
@@ -86,7 +85,7 @@ class Change:
 class Tissue:
     """A tissue class: its mean HU before and after, and the bias (after - reference, or before).
 
-    error_hu: two standard errors of the bias, as if voxels were independent: less tells nothing.
+    error_hu: two standard errors of the bias, for independent voxels; smaller biases mean nothing.
     """
 
     name: str
@@ -99,7 +98,7 @@ class Tissue:
 
 @dataclass(frozen=True)
 class Spread:
-    """SD of the samples within the body, HU; and how many voxels lie within 2 SD of a reference."""
+    """SD of the samples within the body, HU, and the share of voxels within 2 SD of a reference."""
 
     mean_hu: float
     p95_hu: float
@@ -108,7 +107,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Errors:
-    """RMS distance to the reference within the body, HU."""
+    """RMSE against the reference within the body, HU."""
 
     rmse_before_hu: float
     rmse_after_hu: float
@@ -116,7 +115,7 @@ class Errors:
 
 @dataclass(frozen=True)
 class Check:
-    """One question, its number, the threshold, and a sentence for a reader who is no engineer."""
+    """One check: its value, its threshold, and a sentence for readers who are not engineers."""
 
     name: str
     value: float | None
@@ -127,14 +126,14 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything the JSON has, under these names. noise_hu: RMS over the slices."""
+    """Everything in the JSON, under the same names. noise_hu: RMS over the slices."""
 
     change: Change
     residual: Residual
     tissues: tuple[Tissue, ...]
     data_consistency_hu: float | None
     noise_hu: float | None
-    noise: tuple[SlabNoise, ...]
+    noise: tuple[RegionNoise, ...]
     spread: Spread | None
     errors: Errors | None
     checks: tuple[Check, ...]

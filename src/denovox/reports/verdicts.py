@@ -1,4 +1,4 @@
-"""What the figures of a faithfulness report mean, in plain words."""
+"""What the numbers of a faithfulness report mean, in plain words."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from ..metrics.residual import Residual
 from .types import Change, Check, Errors, Given, Spread, Thresholds, Tissue
 
-WANTED = "detail was to be added here, so what was changed need not be noise"
-NO_LEVEL = "the level of the noise was not given, so what was removed cannot be compared with it"
+DETAIL_ADDED = "this task is meant to add detail, so the change need not be noise"
+NO_LEVEL = "the noise level was not given, so what was removed cannot be compared with it"
 NO_SPECTRUM = (
-    "the spectrum of the noise was not given, so the residual's cannot be compared with it"
+    "the noise spectrum was not given, so the spectrum of the residual cannot be compared with it"
 )
 
 
@@ -21,14 +21,14 @@ def checks(
     given: Given,
     limits: Thresholds,
 ) -> tuple[Check, ...]:
-    """Every check, in the order in which a reader asks; the names are stable."""
-    # A small tissue's mean moves with the noise alone: only what is beyond that counts.
+    """All checks, in the order in which a reader would ask for them; the names are stable."""
+    # The mean of a small tissue varies with the noise alone: only what exceeds that counts.
     worst = max(tissues, key=_sure_bias, default=None)
-    # What is to add detail changes edges, and in the image's own manner.
+    # A task that adds detail changes edges by design, and its change resembles the image.
     blurs = Residual(removed.voxels) if given.adds_detail else removed
 
-    def unless_wanted(missing: str) -> str:
-        return WANTED if given.adds_detail else missing
+    def unless_detail_added(missing: str) -> str:
+        return DETAIL_ADDED if given.adds_detail else missing
 
     against = "the input" if given.reference is None else "the reference"
     return (
@@ -36,32 +36,32 @@ def checks(
             "hu_bias",
             None if worst is None else _sure_bias(worst),
             limits.bias_hu,
-            "no tissue was large enough to compare its mean",
+            "no tissue was large enough for its mean to be compared",
             lambda v: (
                 f"the mean of every tissue is within {limits.bias_hu:g} HU of {against}"
-                f" (most in {_name(worst)})"
+                f" (largest difference: {_name(worst)})"
             ),
             lambda v: (
-                f"the mean of {_name(worst)} moved by {v:.1f} HU or more against {against}:"
-                " do not read HU there"
+                f"the mean of {_name(worst)} is at least {v:.1f} HU away from {against}:"
+                " do not rely on HU there"
             ),
         ),
         _most(
             "removed_ratio",
             blurs.of_noise,
             limits.removed_ratio,
-            unless_wanted(NO_LEVEL),
-            lambda v: f"what was removed is {v:.2f} times the noise: no more than there was",
-            lambda v: f"what was removed is {v:.2f} times the noise: more than there was",
+            unless_detail_added(NO_LEVEL),
+            lambda v: f"what was removed is {v:.2f} times the noise level: no more than the noise",
+            lambda v: f"what was removed is {v:.2f} times the noise level: more than the noise",
         ),
         _most(
             "edge_ratio",
             blurs.edge_ratio,
             limits.edge_ratio,
-            unless_wanted("too little was changed to compare edges with flat places"),
-            lambda v: f"at edges, {v:.2f} times as much was removed as in flat places nearby",
+            unless_detail_added("too little changed to compare edges with flat regions"),
+            lambda v: f"{v:.2f} times as much was removed at edges as in flat regions nearby",
             lambda v: (
-                f"at edges, {v:.2f} times as much was removed as in flat places nearby:"
+                f"{v:.2f} times as much was removed at edges as in flat regions nearby:"
                 " edges were softened"
             ),
         ),
@@ -69,22 +69,24 @@ def checks(
             "structure",
             blurs.structure,
             limits.structure,
-            unless_wanted("too little was changed to look for structure in it"),
-            lambda v: f"what was removed hardly resembles the image's detail (correlation {v:.2f})",
+            unless_detail_added("too little changed to look for structure in the residual"),
+            lambda v: f"what was removed hardly resembles image detail (correlation {v:.2f})",
             lambda v: (
-                f"what was removed resembles the image's detail (correlation {v:.2f}):"
-                " detail was taken along"
+                f"what was removed resembles image detail (correlation {v:.2f}):"
+                " detail was removed with the noise"
             ),
         ),
         _most(
             "residual_correlation",
             blurs.excess,
             limits.excess,
-            unless_wanted(NO_SPECTRUM),
-            lambda v: f"what was removed is no smoother than the noise (excess {v:.2f})",
+            unless_detail_added(NO_SPECTRUM),
             lambda v: (
-                f"what was removed is smoother than the noise (correlation {v:.2f} above it):"
-                " it holds shapes"
+                f"what was removed is no smoother than the noise (excess correlation {v:.2f})"
+            ),
+            lambda v: (
+                f"what was removed is smoother than the noise (excess correlation {v:.2f}):"
+                " it contains shapes"
             ),
         ),
         _most(
@@ -92,15 +94,15 @@ def checks(
             given.data_consistency_hu,
             limits.consistency_hu,
             "this task has no measurement to compare the result with",
-            lambda v: f"measured again, the result gives the input within {v:.2f} HU (RMS)",
-            lambda v: f"measured again, the result is {v:.2f} HU (RMS) off the input",
+            lambda v: f"measured again, the result reproduces the input to within {v:.2f} HU (RMS)",
+            lambda v: f"measured again, the result differs from the input by {v:.2f} HU (RMS)",
         ),
         _coverage(spread, limits.coverage),
     )
 
 
 def _sure_bias(tissue: Tissue) -> float:
-    """How far off the mean is at least, HU."""
+    """Lower bound on the bias of the mean, HU: what exceeds its error."""
     return max(abs(tissue.bias_hu) - tissue.error_hu, 0.0)
 
 
@@ -116,9 +118,9 @@ def _most(
     fine: Callable[[float], str],
     look: Callable[[float], str],
 ) -> Check:
-    """A check whose value is fine up to its threshold."""
+    """A check that is fine up to its threshold."""
     if value is None:
-        return Check(name, None, threshold, "not judged", missing)
+        return Check(name, None, threshold, "not evaluated", missing)
     if value <= threshold:
         return Check(name, value, threshold, "fine", fine(value))
     return Check(name, value, threshold, "look", look(value))
@@ -127,38 +129,38 @@ def _most(
 def _coverage(spread: Spread | None, least: float) -> Check:
     name = "sd_coverage"
     if spread is None:
-        return Check(name, None, least, "not judged", "no samples were drawn, so there is no SD")
+        return Check(name, None, least, "not evaluated", "no samples were drawn, so there is no SD")
     if spread.coverage is None:
-        text = "without a reference, it is not known whether the SD tells how far off the result is"
-        return Check(name, None, least, "not judged", text)
+        text = "without a reference, whether the SD matches the actual error is unknown"
+        return Check(name, None, least, "not evaluated", text)
     text = (
-        f"{100 * spread.coverage:.0f} % of voxels lie within 2 SD of the reference (95 % if exact)"
+        f"{100 * spread.coverage:.0f} % of voxels lie within 2 SD of the reference (ideally 95 %)"
     )
     if spread.coverage >= least:
         return Check(name, spread.coverage, least, "fine", text)
-    text += ": the SD map is too sure of itself"
+    text += ": the SD map is overconfident"
     return Check(name, spread.coverage, least, "look", text)
 
 
-def summary(change: Change, errors: Errors | None, done: Sequence[Check]) -> str:
-    """Two to four sentences: what happened, what to look at, what nobody knows."""
-    looks = [check for check in done if check.verdict == "look"]
-    judged = [check for check in done if check.verdict != "not judged"]
+def summary(change: Change, errors: Errors | None, results: Sequence[Check]) -> str:
+    """Two to four sentences: what changed, what to look at, what remains unknown."""
+    looks = [check for check in results if check.verdict == "look"]
+    evaluated = [check for check in results if check.verdict != "not evaluated"]
     text = (
-        f"Within the body, {100 * (1 - change.untouched):.0f} % of the voxels were changed, by"
-        f" {change.rms_hu:.1f} HU (RMS)."
+        f"Within the body, {100 * (1 - change.untouched):.0f} % of voxels changed; the RMS change"
+        f" is {change.rms_hu:.1f} HU."
     )
     if errors is not None:
-        way = "closer to" if errors.rmse_after_hu < errors.rmse_before_hu else "no closer to"
+        closer = "closer to" if errors.rmse_after_hu < errors.rmse_before_hu else "no closer to"
         text += (
-            f" The result is {way} the reference: {errors.rmse_after_hu:.1f} HU (RMS) off it,"
-            f" {errors.rmse_before_hu:.1f} HU before."
+            f" The result is {closer} the reference than the input: its RMSE is"
+            f" {errors.rmse_after_hu:.1f} HU, against {errors.rmse_before_hu:.1f} HU before."
         )
     if looks:
         text += " Look at: " + "; ".join(check.sentence for check in looks) + "."
-    elif judged:
-        text += f" All {len(judged)} checks that could be made are fine."
-    unknown = len(done) - len(judged)
+    elif evaluated:
+        text += f" All {len(evaluated)} checks that could be run are fine."
+    unknown = len(results) - len(evaluated)
     if unknown:
-        text += f" {unknown} of {len(done)} checks could not be made; the report says why."
+        text += f" {unknown} of {len(results)} checks could not be run; the report says why."
     return text

@@ -1,7 +1,7 @@
-"""Coloured noise for a denoiser that knows only white noise: every other voxel, or more noise.
+"""Coloured noise with a denoiser trained on white noise: use every second voxel, or add noise.
 
-Both make white what the denoiser is shown, at another cost, and so their errors differ: their mean
-is better than either (docs/log.md).
+Both whiten the noise in the denoiser's input, but at different costs, so their errors differ and
+their mean is better than either (docs/explain/log.md).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ..core.condition import Condition
 from ..core.operators.coloured_noise import filtered
 from .sampler import Denoise, Vol
 
-STEP = 2  # noise of a soft kernel spans about two voxels of a clinical grid
+STEP = 2  # the noise of a soft kernel extends over about two voxels of a clinical grid
 
 
 def phase(condition: Condition, i: int, j: int) -> Condition:
-    """What belongs to every second voxel in the slices, from (i, j) on."""
+    """The condition for every second voxel within slices, starting at (i, j)."""
     x, y = slice(i, None, STEP), slice(j, None, STEP)
     return replace(
         condition,
@@ -35,10 +35,10 @@ def phase(condition: Condition, i: int, j: int) -> Condition:
 
 
 def interleaved(denoise: Callable[[int, int], Denoise]) -> Denoise:
-    """The four phases of the slices denoised apart and put together (Zhou et al. 2020).
+    """Denoise the four phases of the slices separately and recombine them (Zhou et al. 2020).
 
-    Coarser sampling folds a spectrum onto itself: it comes out nearly flat, with its variance as it
-    was. Nothing is lost, but a phase alone shows less detail. denoise: (i, j) -> of that phase.
+    Subsampling folds a spectrum onto itself: it becomes nearly flat, with the same variance.
+    Nothing is lost, but a phase alone shows less detail. denoise: (i, j) -> denoiser of the phase.
     """
 
     def whole(x: Vol, sigma: float) -> Vol:
@@ -54,10 +54,10 @@ def interleaved(denoise: Callable[[int, int], Denoise]) -> Denoise:
 def topped_up(
     y: Vol, sigma: float, psd: Float[Tensor, "x y w"], white: Vol, share: float = 0.8
 ) -> tuple[Vol, float]:
-    """y with noise added at the frequencies that had less, and the sigma at which it is white.
+    """y with noise added at frequencies that had less, and the sigma at which it is then white.
 
-    sigma, psd: of y's noise; psd of mean 1. share: of the highest power's root; frequencies above
-    stay as they are, for the last of whiteness costs the most noise.
+    sigma, psd: of the noise in y; psd has mean 1. share: of the root of the highest power;
+    frequencies above it are left as they are, since the last bit of whiteness costs the most noise.
     """
     level = sigma * share * float(psd.max()) ** 0.5
     lacking = (level**2 - sigma**2 * psd).clamp_min(0)

@@ -1,9 +1,9 @@
-"""One sampling loop for every task (METHOD 2).
+"""One sampling loop for every task (Method 2).
 
-Everything here is in the variance-exploding view, x = x0 + sigma * noise, and knows a model only
-as `Denoise`: (x, sigma) -> x0. DDPM, DDIM and DiffPIR differ in the share of the new noise that
-is drawn afresh; DPM-Solver++(2M) is DDIM with an x0 extrapolated from the last two; RePaint is a
-list of sigmas that also climbs.
+Everything here is in the variance-exploding form, x = x0 + sigma * noise, and a model is only
+known as `Denoise`: (x, sigma) -> x0. DDPM, DDIM and DiffPIR differ in the share of the new noise
+that is drawn afresh; DPM-Solver++(2M) is DDIM with an x0 extrapolated from the last two; RePaint is
+a list of sigmas that also increases.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def ddim(sigma: float, following: float) -> float:
 
 
 def ddpm(sigma: float, following: float) -> float:
-    """Ancestral sampling: the posterior's own share of fresh noise (Ho et al. 2020, eq. 7)."""
+    """Ancestral sampling: the posterior's share of fresh noise (Ho et al. 2020, eq. 7)."""
     return 1 - (following / sigma) ** 2
 
 
@@ -57,12 +57,12 @@ def sample(
     order: int = 1,
     noise: Noise,
 ) -> Vol:
-    """Follow `sigmas` from x at sigmas[0] to the last of them.
+    """Follow `sigmas` from x at sigmas[0] to the last one.
 
-    A sigma that falls is a step, x' = x0 + s' (sqrt(1-f) (x - x0)/s + sqrt(f) n); one that rises
-    a re-noising, x' = x + sqrt(s'^2 - s^2) n. correct: (x0, sigma) -> x0, e.g. a prox. order 2:
+    A decrease of sigma is a step, x' = x0 + s' (sqrt(1-f) (x - x0)/s + sqrt(f) n); an increase adds
+    noise, x' = x + sqrt(s'^2 - s^2) n. correct: (x0, sigma) -> x0, e.g. a prox. order 2:
     DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), in lambda = -log sigma; use it with `ddim`.
-    noise: move -> standard normal numbers; move k asks for stream k+1.
+    noise: stream -> standard normal noise; move k, from 0, uses stream k+1.
     """
     before: tuple[Vol, float] | None = None  # the last x0, and the step in lambda that followed it
     for move, (sigma, following) in enumerate(pairwise(sigmas), start=1):
@@ -84,7 +84,7 @@ def sample(
 
 def with_jumps(sigmas: Sequence[float], length: int, times: int) -> list[float]:
     """RePaint's path (Lugmayr et al. 2022, section 4.2): every `length` steps are taken `times`
-    times, climbing back in between. It never climbs from sigma 0."""
+    times, going back up in between, but never from sigma 0."""
     path = [sigmas[0]]
     for first in range(0, len(sigmas) - 1, length):
         block = list(sigmas[first : first + length + 1])

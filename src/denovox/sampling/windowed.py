@@ -1,4 +1,4 @@
-"""A denoiser of whole volumes from a denoiser of boxes (METHOD 1, "large volumes")."""
+"""A denoiser of whole volumes from a denoiser of boxes (Method 1, "large volumes")."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.box import Box, Tile, Tiling
-from ..core.condition import Condition, batch
+from ..core.condition import Condition
+from ..core.condition import batch as collate
 from .sampler import Denoise, Vol
 
 PatchDenoise = Callable[[Tensor, float, Condition], Tensor]
@@ -22,16 +23,16 @@ def windowed(
     denoise: PatchDenoise,
     condition: Condition,
     tiling: Tiling | None = None,
-    together: int = 1,
+    batch: int = 1,
     seed: int | None = 0,
     done: Callable[[float], None] = lambda share: None,
 ) -> Denoise:
-    """`denoise`, applied window by window and blended with weights that sum to one.
+    """`denoise`, applied tile by tile and blended with weights that sum to one.
 
-    condition: of the whole volume. together: windows of one size evaluated as one batch; changes
-    nothing but float rounding. seed: moves the seams at every call (None: they stay), so that
-    little overlap is enough. done: told the share of windows done in this call. Only the result is
-    held beside x, one batch of windows at a time.
+    condition: for the whole volume. batch: number of tiles of the same size per batch; affects
+    nothing but float rounding. seed: moves the seams at every call (None: they stay), so that a
+    small overlap is enough. done: called with the share of tiles completed in this call. Apart from
+    x, only the result and one batch of tiles are in memory at a time.
     """
     tiling = tiling or Tiling()
     calls = itertools.count()
@@ -42,10 +43,10 @@ def windowed(
         axes = [tiling.tiles(n, s) for n, s in zip(x.shape[2:], shifts, strict=True)]
         out = torch.zeros_like(x)
         count, total = 0, len(axes[0]) * len(axes[1]) * len(axes[2])
-        for group in _groups(axes, together):
+        for group in _groups(axes, batch):
             boxes = [_box(tiles) for tiles in group]
-            told = batch([condition.crop(box) for box in boxes])
-            results = denoise(torch.cat([_cut(x, box) for box in boxes]), sigma, told)
+            conditions = collate([condition.crop(box) for box in boxes])
+            results = denoise(torch.cat([_cut(x, box) for box in boxes]), sigma, conditions)
             for tiles, result in zip(group, results, strict=True):
                 _blend(out, tiles, result)
             count += len(group)
@@ -55,15 +56,15 @@ def windowed(
     return whole
 
 
-def _groups(axes: list[list[Tile]], together: int) -> Iterator[list[tuple[Tile, ...]]]:
-    """Windows in order, as runs of at most `together` of one size."""
+def _groups(axes: list[list[Tile]], batch: int) -> Iterator[list[tuple[Tile, ...]]]:
+    """Tiles ordered by size, in groups of at most `batch` of the same size."""
 
     def size(tiles: tuple[Tile, ...]) -> tuple[int, ...]:
         return tuple(t.stop - t.start for t in tiles)
 
     for _, alike in itertools.groupby(sorted(itertools.product(*axes), key=size), key=size):
         same = list(alike)
-        yield from (same[i : i + together] for i in range(0, len(same), together))
+        yield from (same[i : i + batch] for i in range(0, len(same), batch))
 
 
 def _box(tiles: tuple[Tile, ...]) -> Box:
@@ -73,7 +74,7 @@ def _box(tiles: tuple[Tile, ...]) -> Box:
 
 
 def _cut(x: Vol, box: Box) -> Float[Tensor, "b 1 x2 y2 z2"]:
-    """The voxels of a box; past the end of the volume its mirror image, whose noise is as good."""
+    """The voxels of a box; past the end of the volume, its mirror image, with realistic noise."""
     inside = x[(..., *box.slices)]
     short = [n - m for n, m in zip(box.size, inside.shape[2:], strict=True)]
     if not any(short):
@@ -84,7 +85,7 @@ def _cut(x: Vol, box: Box) -> Float[Tensor, "b 1 x2 y2 z2"]:
 
 
 def _blend(out: Vol, tiles: tuple[Tile, ...], result: Tensor) -> None:
-    """Add a window's share to the whole, in place."""
+    """Add a tile's weighted result to the whole volume, in place."""
     target = out[(0, slice(None), *_box(tiles).slices)]
     for axis, tile in enumerate(tiles, start=1):
         shape = [1, 1, 1, 1]

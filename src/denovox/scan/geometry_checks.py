@@ -1,4 +1,4 @@
-"""What a scan's grid is, and what its field of view holds: facts and findings."""
+"""Checks of a scan's grid and of its field of view: facts and findings."""
 
 # mypy: allow-untyped-calls
 # (nibabel's functions carry no types)
@@ -20,10 +20,10 @@ TURNED_DEGREES, SHEARED_DEGREES = 0.5, 0.5
 
 
 class Geometry(Settings):
-    """A grid in figures; x y z as in memory (nearest to RAS), `file_axes` as the file has them.
+    """A grid in figures; x y z as in memory (nearest to RAS), `file_axes` as in the file.
 
-    oblique_degrees: the largest angle between an axis and the patient's. sheared_degrees: how far
-    the axes are from right angles, as under a tilted gantry.
+    oblique_degrees: the largest angle between an axis and the patient's. sheared_degrees: deviation
+    of the axes from right angles, as with a tilted gantry.
     """
 
     shape: tuple[int, int, int]
@@ -35,7 +35,7 @@ class Geometry(Settings):
 
 
 def check_geometry(volume: Volume) -> tuple[Geometry, tuple[Finding, ...]]:
-    """How the voxels lie, and what is unusual about it."""
+    """The geometry of the grid, and what is unusual about it."""
     mm = np.array(volume.spacing_mm)
     axes = volume.affine[:3, :3] / mm
     oblique = float(np.degrees(np.arccos(np.clip(np.diag(axes), -1, 1))).max())
@@ -52,32 +52,32 @@ def check_geometry(volume: Volume) -> tuple[Geometry, tuple[Finding, ...]]:
     )
     grid = " x ".join(map(str, volume.shape))
     stored = f", stored as {facts.file_axes}" if facts.file_axes else ""
-    said = (
+    text = (
         f"{grid} voxels of {' x '.join(f'{a:.3g}' for a in mm)} mm,"
-        f" {x:.0f} x {y:.0f} x {z:.0f} mm in all{stored}"
+        f" {x:.0f} x {y:.0f} x {z:.0f} mm in total{stored}"
     )
-    found = [Finding(code="grid", severity="ok", sentence=said)]
+    found = [Finding(code="grid", severity="ok", sentence=text)]
 
     def note(code: str, sentence: str, advice: str = "") -> None:
         found.append(Finding(code=code, severity="note", sentence=sentence, advice=advice))
 
     if oblique > TURNED_DEGREES:
-        note("oblique", f"axes are turned by up to {oblique:.1f} degrees against the patient's")
+        note("oblique", f"axes are rotated by up to {oblique:.1f} degrees from the patient's")
     if sheared > SHEARED_DEGREES:
-        said = f"axes are {sheared:.1f} degrees off right angles (a tilted gantry?)"
-        note("sheared", said, "resample to a straight grid where distances matter")
+        text = f"axes are {sheared:.1f} degrees off right angles (a tilted gantry?)"
+        note("sheared", text, "resample to an orthogonal grid where distances matter")
     if mm.max() > THICK_MM:
-        note("thick", f"slices are {mm.max():.3g} mm thick: what is smaller is averaged away")
+        note("thick", f"slices are {mm.max():.3g} mm thick: smaller details are averaged out")
     if mm.max() / mm.min() > UNEVEN:
         note("uneven", f"voxels are {mm.max() / mm.min():.1f} times as long as they are wide")
     if min(x, y, z) < SHORT_MM:
-        said = f"it is only {min(x, y, z):.0f} mm thick: region and anatomy are guessed from little"
-        note("short", said)
+        text = f"the scan is only {min(x, y, z):.0f} mm thick: region and anatomy are uncertain"
+        note("short", text)
     return facts, tuple(found)
 
 
 def file_axes(volume: Volume) -> str | None:
-    """The file's own axes as letters, e.g. LPS; None where there was no NIfTI file."""
+    """The file's axes as letters, e.g. LPS; None if the source was not a NIfTI file."""
     if not isinstance(volume.source, NiftiSource):
         return None
     back = inv_ornt_aff(volume.source.ornt, volume.shape)
@@ -85,10 +85,10 @@ def file_axes(volume: Volume) -> str | None:
 
 
 class View(Settings):
-    """What the field of view holds. Slices are axial."""
+    """What the field of view contains. Slices are axial."""
 
     body_share: float  # of all voxels
-    cut_slices: int  # where the body touches the array's side, or that of a round field of view
+    cut_slices: int  # in which the body touches a side of the array or of a round field of view
     slices: int
     table: bool
     round_mm: float | None  # diameter of a round field of view
@@ -97,13 +97,13 @@ class View(Settings):
 def check_view(
     volume: Volume, coarse: UInt8[np.ndarray, "x y z"]
 ) -> tuple[View, tuple[Finding, ...]]:
-    """Whether the field of view holds all of the body; coarse: of `scan/anatomy.coarse`."""
+    """Whether the field of view contains the whole body; coarse: from `scan/anatomy.coarse`."""
     body = coarse != OUTSIDE
     share, slices = float(body.mean()), volume.shape[2]
     if not share:
         view = View(body_share=0, cut_slices=0, slices=slices, table=False, round_mm=None)
-        said = "no body was found in it"
-        return view, (Finding(code="body", severity="doubt", sentence=said, advice="look at it"),)
+        text, advice = "no body was found", "look at the image"
+        return view, (Finding(code="body", severity="doubt", sentence=text, advice=advice),)
     sides = [body[0], body[-1], body[:, 0], body[:, -1]]
     cut = np.any([side.sum(0) >= 3 for side in sides], axis=0)
     circle = _circle(volume)
@@ -117,14 +117,14 @@ def check_view(
         body_share=share, cut_slices=int(cut.sum()), slices=slices, table=table, round_mm=diameter
     )
     found = []
-    said = f"the body fills {share:.0%} of the volume, {'with' if table else 'without'} a table"
-    found.append(Finding(code="body", severity="ok", sentence=said))
+    text = f"the body fills {share:.0%} of the volume, {'with' if table else 'without'} a table"
+    found.append(Finding(code="body", severity="ok", sentence=text))
     if diameter is not None:
-        said = f"the field of view is round, {diameter:.0f} mm across"
-        found.append(Finding(code="round", severity="note", sentence=said))
+        text = f"the field of view is round, {diameter:.0f} mm across"
+        found.append(Finding(code="round", severity="note", sentence=text))
     if cut.any():
-        said = f"the field of view cuts the body in {view.cut_slices} of {slices} slices"
-        found.append(Finding(code="cut", severity="note", sentence=said))
+        text = f"the field of view cuts the body in {view.cut_slices} of {slices} slices"
+        found.append(Finding(code="cut", severity="note", sentence=text))
     return view, tuple(found)
 
 
@@ -152,13 +152,13 @@ def _circle(volume: Volume) -> tuple[float, float, float] | None:
 
 
 def _distance(volume: Volume, circle: tuple[float, float, float]) -> Float[np.ndarray, "x y"]:
-    """Distance in mm of each voxel of a slice to the centre of a circle."""
+    """Distance in mm from each voxel of a slice to the centre of a circle."""
     x, y = (np.arange(n) * mm for n, mm in zip(volume.shape[:2], volume.spacing_mm, strict=False))
     return np.hypot(x[:, None] - circle[0], y - circle[1])
 
 
 def _table(volume: Volume, coarse: UInt8[np.ndarray, "x y z"]) -> bool:
-    """Something wide and dense behind the body, outside of it, in most slices."""
+    """Whether something wide and dense lies behind the body, outside it, in most slices."""
     dense = (coarse == OUTSIDE) & (volume.hu > -600)
     body: Bool[np.ndarray, "y z"] = (coarse != OUTSIDE).any(0)
     middle = (np.arange(len(body)) @ body) / np.maximum(body.sum(0), 1)

@@ -1,18 +1,18 @@
-"""What the noise of a scan is like, from the scan itself: level, spectrum, where there is more.
+"""SD and spectrum of a scan's noise, estimated from the scan itself.
 
-Noise that filtered back-projection leaves is coloured: a ramp times the kernel's roll-off
-(Riederer, Pelc and Chesler 1978). It is read off flat squares of soft tissue, whose periodograms
-are averaged (Siewerdsen, Cunningham and Jaffray 2002), in two ways, of which the smaller power
-counts at each frequency, because anatomy only ever adds to it:
+Noise after filtered back-projection is coloured: a ramp times the kernel's roll-off (Riederer,
+Pelc and Chesler 1978). It is measured in flat squares of soft tissue, whose periodograms are
+averaged (Siewerdsen, Cunningham and Jaffray 2002), in two ways. At each frequency the smaller power
+counts, because anatomy can only add to it:
 
-- in the slices, each square without its plane: all there is for a single slice;
-- in differences of neighbouring slices, over sqrt 2: anatomy cancels where slices are thin. What
-  noise the two slices share cancels too. How much that is, the finest frequencies tell, where
-  anatomy is least; slices thicker than `THICK_MM` are taken to share none.
+- within slices, each square minus its best-fit plane: the only way with a single slice;
+- in differences of neighbouring slices over sqrt 2: anatomy cancels where slices are thin. Noise
+  that the two slices share cancels too; how much is estimated from the finest frequencies, where
+  there is least anatomy. Slices thicker than `THICK_MM` are assumed to share none.
 
-What anatomy is left lies at the lowest frequencies. There noise is taken to have no more power than
-a fit of the frequencies above foretells. Where a grid is so coarse that most of the noise lies
-there (a soft kernel's on 4 mm pixels), that finds little more than half of its SD.
+The remaining anatomy lies at the lowest frequencies. There, noise is assumed to have no more power
+than predicted by a fit to the higher frequencies. On a grid so coarse that most of the noise lies
+there (a soft kernel on 4 mm pixels), this finds little more than half of its SD.
 """
 
 from __future__ import annotations
@@ -31,37 +31,35 @@ from ..core.volume import Volume
 from .noise_level import estimate_noise_hu
 
 THICK_MM = 3.0
-SIZES = (32, 24, 16, 12)  # edge of a square in voxels; the largest of which there are enough
-ENOUGH, MOST = 24, 1500  # squares
+SIZES = (32, 24, 16, 12)  # edge of a square in voxels; the largest with enough squares is used
+ENOUGH, MOST = 24, 1500  # number of squares
 FLATTEST = 0.4  # share of the squares that is used
-SMOOTH_MM = 3.0  # what is left after this blur is taken for anatomy
-ANATOMY_PER_MM = 0.1  # below this frequency anatomy may be more than noise
-ROLL_OFFS = 41  # that are tried: from none to a fall to 1/e at that frequency
-FINE = 0.6  # of the Nyquist frequency: from here on anatomy is least
-LEVEL_MM, WORK_MM = 25.0, 6.0  # how smooth the map of the level is, and the grid it is made on
-LOWEST, HIGHEST = 0.5, 2.0  # of the typical level
+SMOOTH_MM = 3.0  # what remains after this blur counts as anatomy
+ANATOMY_PER_MM = 0.1  # below this frequency, anatomy may exceed noise
+ROLL_OFFS = 41  # candidates, from none to a fall to 1/e at that frequency
+FINE = 0.6  # of the Nyquist frequency; there is least anatomy above it
+LOCAL_MM, WORK_MM = 25.0, 6.0  # blur of the local SD, and voxel size of the grid for it
+LEAST_SHARE = 0.5  # lower bound of the local SD, relative to the SD in the squares
 
 Plane = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class NoiseModel:
-    """Noise of SD sd_hu * level at a voxel, with `spectrum` in and across slices.
+    """The noise of a scan.
 
-    sd_hu: SD in soft tissue, HU, of all frequencies. level: relative SD, smooth; its median
-    over soft tissue is 1, or a little more where there is texture.
+    sd_hu: median SD in soft tissue, HU, over all frequencies. spectrum: within and across slices.
     squares: how many were used, and their edge in voxels.
     """
 
     sd_hu: float
     spectrum: Spectrum
-    level: Float[np.ndarray, "x y z"]
     squares: tuple[int, int]
 
 
 @dataclass(frozen=True)
-class SlabNoise:
-    """The noise that was taken to be in slices [start, stop), which are of one region."""
+class RegionNoise:
+    """The noise assumed in slices [start, stop), which belong to one region; sd_hu in HU."""
 
     region: str
     start: int
@@ -71,11 +69,11 @@ class SlabNoise:
 
 
 def estimate(volume: Volume, coarse: Integer[np.ndarray, "x y z"]) -> NoiseModel:
-    """The noise of a scan, or of the slices of one region of it.
+    """The noise of a scan, or of its slices of one region.
 
-    coarse: label map of `scan/anatomy.coarse`. Where flat squares are too few, the noise is taken
-    for white and even, of `scan/noise_level.py`'s SD. `InputError` where soft tissue is too little
-    for that, too, or where it has no noise.
+    coarse: label map from `scan/anatomy.coarse`. With too few flat squares, the noise is assumed to
+    be white and uniform, with the SD of `scan/noise_level.py`. `InputError` if there is too little
+    soft tissue even for that, or no noise in it.
     """
     hu = volume.hu.astype(np.float32, copy=False)
     mm = volume.spacing_mm
@@ -83,8 +81,7 @@ def estimate(volume: Volume, coarse: Integer[np.ndarray, "x y z"]) -> NoiseModel
     soft = (coarse == BODY) & (blur > -150) & (blur < 250)
     size, corners = _squares(soft, blur)
     if not len(corners):
-        sd_hu = estimate_noise_hu(volume, coarse)
-        return NoiseModel(sd_hu, WHITE, np.ones(hu.shape, np.float32), (0, 0))
+        return NoiseModel(estimate_noise_hu(volume, coarse), WHITE, (0, 0))
     in_slices = _power(hu, corners, size)
     shared, power = 0.0, in_slices
     neighbours = corners[corners[:, 2] + 1 < hu.shape[2]]
@@ -98,20 +95,17 @@ def estimate(volume: Volume, coarse: Integer[np.ndarray, "x y z"]) -> NoiseModel
     power = _below_fit(power, _per_voxel(size, mm[:2]))
     sd_hu = float(np.sqrt(power.mean()))
     if sd_hu == 0:
-        raise InputError("the scan has no noise in its soft tissue; give it: --noise-hu")
+        raise InputError("there is no noise in the scan's soft tissue; give it with --noise-hu")
     per_mm, radial = _radial(power, size, mm[:2])
-    level = _level(hu, soft, corners, size, mm)
-    # Flat squares lie deep in the body, where there is more noise than in most of it. Texture only
-    # adds to the map: a median above 1 says nothing of the noise.
-    typical = min(1.0, float(np.median(level[soft])))
     spectrum = Spectrum(tuple(per_mm), tuple(radial / radial.max()), shared)
-    return NoiseModel(sd_hu * typical, spectrum, level / np.float32(typical), (len(corners), size))
+    sd_hu *= _body_share(hu, soft, corners, size, mm)
+    return NoiseModel(sd_hu, spectrum, (len(corners), size))
 
 
 def _squares(
     soft: Bool[np.ndarray, "x y z"], blur: Float[np.ndarray, "x y z"]
 ) -> tuple[int, Integer[np.ndarray, "n 3"]]:
-    """Edge and corners of the flattest squares of soft tissue, overlapping by half; or none."""
+    """Edge and corners of the flattest squares of soft tissue, overlapping by half, if any."""
     for size in SIZES:
         step = size // 2
         x, y = (np.arange(0, n - size + 1, step) for n in soft.shape[:2])
@@ -134,7 +128,7 @@ def _sums(
     y: Integer[np.ndarray, " b"],
     size: int,
 ) -> Float[np.ndarray, "a b z"]:
-    """Sums over squares with corners at every x and y, by a running sum of each slice."""
+    """Sums over squares with corners at every x and y, from a running sum of each slice."""
     out = np.empty((len(x), len(y), values.shape[2]))
     for k in range(values.shape[2]):
         run = np.pad(values[..., k].astype(np.float64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
@@ -149,11 +143,11 @@ def _power(
     size: int,
     differ: bool = False,
 ) -> Float[np.ndarray, "s s"]:
-    """Mean periodogram of squares without their planes; its mean is the variance of the noise.
+    """Mean periodogram of squares minus their planes; its mean is the variance of the noise.
 
-    differ: of the squares less those of the next slice, over sqrt 2.
+    differ: subtract the squares of the next slice, and divide by sqrt 2.
 
-    A square that has more than thrice the median at a frequency counts thrice the median there.
+    A square with more than three times the median at a frequency counts as three times the median.
     """
 
     def cut(shift: int) -> Float[np.ndarray, "n s s"]:
@@ -168,8 +162,8 @@ def _power(
     taper = np.hanning(size + 2)[1:-1]
     window = taper[:, None] * taper
     found = np.abs(np.fft.fft2(squares * window)) ** 2 / np.square(window).sum()
-    # Single frequencies of a periodogram are exponential, of which 1 in 8 exceeds thrice the
-    # median; means over rings seldom do, but for edges.
+    # Single frequencies of a periodogram are exponentially distributed, so 1 in 8 exceeds three
+    # times the median; means over rings rarely do, except at edges.
     ring = _ring(size)
     means = np.stack([np.bincount(ring, p.ravel()) for p in found]) / np.bincount(ring)
     kept = np.minimum(means, 3 * np.median(means, axis=0)).mean(0)
@@ -179,26 +173,26 @@ def _power(
 def _below_fit(
     power: Float[np.ndarray, "s s"], per_mm: Float[np.ndarray, "s s"]
 ) -> Float[np.ndarray, "s s"]:
-    """Power that below `ANATOMY_PER_MM` is at most what the frequencies above it foretell.
+    """Power, limited below `ANATOMY_PER_MM` to the prediction from the frequencies above it.
 
-    They are fitted by (a + b f) exp(-c f^2), a and b not negative: white noise and a ramp, under a
-    Gaussian roll-off. Errors count in proportion to the power, as a periodogram's are.
+    They are fitted by (a + b f) exp(-c f^2), a and b not negative: white noise and a ramp, with a
+    Gaussian roll-off. Errors are relative to the power, as those of a periodogram are.
     """
     step = per_mm[per_mm > 0].min()
     low = max(ANATOMY_PER_MM, 1.5 * step)
     above = per_mm >= low
-    f, seen = per_mm[above], np.maximum(power[above], 0.02 * power[above].mean())
-    if not seen.all():
+    f, scale = per_mm[above], np.maximum(power[above], 0.02 * power[above].mean())
+    if not scale.all():
         return power  # no noise at all
     fits = []
     for c in np.linspace(0, 1, ROLL_OFFS) / low**2:
         terms = np.stack([np.ones_like(f), f], 1) * np.exp(-c * f**2)[:, None]
-        (a, b), off = nnls(terms / seen[:, None], power[above] / seen)
-        fits.append((float(off), float(a), float(b), float(c)))
+        (a, b), error = nnls(terms / scale[:, None], power[above] / scale)
+        fits.append((float(error), float(a), float(b), float(c)))
     _, a, b, c = min(fits)
-    # Where a ring holds the frequency 0 it is half a step wide.
-    foretold = (a + b * np.maximum(per_mm, step / 2)) * np.exp(-c * per_mm**2)
-    return np.where(above, power, np.minimum(power, foretold))
+    # The ring that contains frequency 0 is half a step wide.
+    predicted = (a + b * np.maximum(per_mm, step / 2)) * np.exp(-c * per_mm**2)
+    return np.where(above, power, np.minimum(power, predicted))
 
 
 def _per_voxel(size: int, mm: Plane) -> Float[np.ndarray, "s s"]:
@@ -207,36 +201,40 @@ def _per_voxel(size: int, mm: Plane) -> Float[np.ndarray, "s s"]:
 
 
 def _ring(size: int) -> Integer[np.ndarray, " t"]:
-    """Number of the ring, one coefficient wide, of each coefficient."""
+    """Ring number of each coefficient; rings are one coefficient wide."""
     return np.rint(_per_voxel(size, (1.0, 1.0)) * size).astype(int).ravel()
 
 
 def _radial(
     power: Float[np.ndarray, "s s"], size: int, mm: Plane
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-    """Frequency in cycles per mm and power of every ring."""
+    """Frequency in cycles per mm and power of each ring."""
     ring = _ring(size)
     count = np.bincount(ring)
     per_mm = np.bincount(ring, _per_voxel(size, mm).ravel()) / count
     return per_mm, np.bincount(ring, power.ravel()) / count
 
 
-def _level(
+def _body_share(
     hu: Float[np.ndarray, "x y z"],
     soft: Bool[np.ndarray, "x y z"],
     corners: Integer[np.ndarray, "n 3"],
     size: int,
     mm: tuple[float, float, float],
-) -> Float[np.ndarray, "x y z"]:
-    """Relative SD: mean absolute diagonal difference of soft tissue, smoothed over `LEVEL_MM`.
+) -> float:
+    """Median SD of the noise in soft tissue relative to its SD in the squares, `LEAST_SHARE` to 1.
 
-    The spectrum is the same everywhere, so any fixed filter tells the level. Differences of slices
-    are taken where there are two; each voxel counts 4 medians at most, for edges. Where no soft
-    tissue is near, the level is the typical one.
+    Flat squares lie deep in the body, where there is more noise than in most of it. Texture only
+    adds to the local SD, so a ratio above 1 is not due to noise.
+
+    The local SD, up to a factor, is the mean absolute diagonal difference in soft tissue, blurred
+    over `LOCAL_MM`: the spectrum is the same everywhere, so any fixed filter measures it. With two
+    or more slices, differences of slices are used; because of edges, each voxel counts as 4 medians
+    at most. Where there is no soft tissue nearby, the local SD is the mean.
     """
-    chosen = range(0, hu.shape[2], max(1, hu.shape[2] // 8))
-    seen = [np.abs(detail[inside]) for detail, inside in (_detail(hu, soft, k) for k in chosen)]
-    most = 4 * float(np.median(np.concatenate(seen))) if any(map(len, seen)) else np.inf
+    some = range(0, hu.shape[2], max(1, hu.shape[2] // 8))
+    sizes = [np.abs(detail[inside]) for detail, inside in (_detail(hu, soft, k) for k in some)]
+    most = 4 * float(np.median(np.concatenate(sizes))) if any(map(len, sizes)) else np.inf
     factor = [min(max(1, round(WORK_MM / step)), n) for step, n in zip(mm, hu.shape, strict=True)]
     shape = [-(-n // f) for n, f in zip(hu.shape, factor, strict=True)]
     weight, sums = np.zeros(shape), np.zeros(shape)
@@ -246,27 +244,25 @@ def _level(
         weight[..., plane] += _blocks(inside, factor, shape)
         counted = np.where(inside, np.minimum(np.abs(detail), most), 0)
         sums[..., plane] += _blocks(counted, factor, shape)
-    wide = [LEVEL_MM / (step * f) for step, f in zip(mm, factor, strict=True)]
+    wide = [LOCAL_MM / (step * f) for step, f in zip(mm, factor, strict=True)]
     weight, sums = (ndimage.gaussian_filter(v, wide, mode="reflect") for v in (weight, sums))
-    typical = sums.sum() / max(weight.sum(), 1e-9)
+    mean = sums.sum() / max(weight.sum(), 1e-9)
     little = 0.02 * np.prod(factor)
-    coarse = (sums + little * typical) / (weight + little)
-    at = [(np.arange(n) + 0.5) / f - 0.5 for n, f in zip(hu.shape, factor, strict=True)]
-    level = coarse.astype(np.float32)
-    for axis, where in enumerate(at):
-        level = _along(level, where, axis)
-    used = np.concatenate([level[a : a + size, b : b + size, c].ravel() for a, b, c in corners])
+    local = ((sums + little * mean) / (weight + little)).astype(np.float32)
+    for axis, (n, f) in enumerate(zip(hu.shape, factor, strict=True)):
+        local = _along(local, (np.arange(n) + 0.5) / f - 0.5, axis)
+    used = np.concatenate([local[a : a + size, b : b + size, c].ravel() for a, b, c in corners])
     rms = np.sqrt(np.square(used).mean())
     if not rms:
-        return np.ones(hu.shape, np.float32)
-    return np.clip(level / rms, LOWEST, HIGHEST).astype(np.float32)
+        return 1.0
+    return min(1.0, float(np.median(np.maximum(local[soft] / rms, LEAST_SHARE))))
 
 
 def _detail(
     hu: Float[np.ndarray, "x y z"], soft: Bool[np.ndarray, "x y z"], k: int
 ) -> tuple[Float[np.ndarray, "u v"], Bool[np.ndarray, "u v"]]:
-    """Diagonal differences of slice k less its neighbour, and where they are of soft tissue."""
-    near = min(k + 1, hu.shape[2] - 1) if k + 1 < hu.shape[2] or k == 0 else k - 1
+    """Diagonal differences of slice k minus its neighbour, and where they lie in soft tissue."""
+    near = k + 1 if k + 1 < hu.shape[2] else max(k - 1, 0)
     plane = hu[..., k] - hu[..., near] if near != k else hu[..., k]
     both = soft[..., k] & soft[..., near]
     detail = plane[:-1, :-1] - plane[1:, :-1] - plane[:-1, 1:] + plane[1:, 1:]
@@ -276,7 +272,7 @@ def _detail(
 def _blocks(
     plane: Shaped[np.ndarray, "x y"], factor: list[int], shape: list[int]
 ) -> Float[np.ndarray, "u v"]:
-    """Sums over blocks of `factor` voxels; what is missing at the ends counts nothing."""
+    """Sums over blocks of `factor` voxels; missing voxels at the ends count as 0."""
     (u, v), (a, b) = shape[:2], factor[:2]
     pads = [(0, u * a - plane.shape[0]), (0, v * b - plane.shape[1])]
     return np.pad(plane.astype(np.float64), pads).reshape(u, a, v, b).sum((1, 3))
@@ -285,7 +281,7 @@ def _blocks(
 def _along(
     values: Float[np.ndarray, "x y z"], where: Float[np.ndarray, " n"], axis: int
 ) -> Float[np.ndarray, "u v w"]:
-    """Linear interpolation along an axis, level beyond its ends."""
+    """Linear interpolation along an axis, constant beyond its ends."""
     last = values.shape[axis] - 1
     where = np.clip(where, 0, last)
     low = np.minimum(where.astype(int), max(last - 1, 0))

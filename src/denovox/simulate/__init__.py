@@ -24,20 +24,20 @@ def low_dose(
     kernel: Kernel = "soft",
     seed: int = 0,
 ) -> Volume:
-    """The scan with the noise that a share `dose` of its dose would have had, on the same grid.
+    """The scan with the noise that it would have at `dose` times its dose, on the same grid.
 
-    noise_hu: SD of the scan's own noise in soft tissue, HU, which sets how many photons it had;
-    None: as many as leave 10 HU in 32 cm of water. kernel: of the reconstruction. Noise insertion
-    in the projection domain (Yu et al., J Comput Assist Tomogr 2012; Zabic et al., Med Phys 2013).
-    `InputError` for a dose outside (0, 1], pixels that are not square, or too little soft tissue.
+    noise_hu: SD of the scan's own noise in soft tissue, HU, which determines its photon count;
+    None: as many photons as give 10 HU in 32 cm of water. kernel: reconstruction kernel. Noise
+    insertion in the projection domain (Yu et al., J Comput Assist Tomogr 2012; Zabic et al., Med
+    Phys 2013). `InputError` for a dose outside (0, 1], non-square pixels or too little soft tissue.
     """
     from ..core.errors import ensure
     from .dose import LowDoseConfig, photons_of, simulate_low_dose
 
-    ensure(0 < dose <= 1, f"a dose of {dose:g} is not a share of the scan's; give one of 0 to 1")
+    ensure(0 < dose <= 1, f"a dose of {dose:g} is outside (0, 1]; give a fraction of the scan's")
     config = LowDoseConfig(dose=dose, kernel=kernel, seed=seed)
     if noise_hu is not None:
-        # The scan's noise is attributed to photons alone: the detector's would count twice.
+        # The scan's noise is attributed to photons alone, or the detector's would count twice.
         config = config.model_copy(update={"electronic": 0.0})
         config = config.model_copy(update={"photons": photons_of(volume, noise_hu, config)})
     return simulate_low_dose(volume, config)
@@ -51,8 +51,8 @@ def thick_slices(
 ) -> Volume:
     """The scan in slices `thickness_mm` thick, `spacing_mm` apart along z (default: the thickness).
 
-    profile: sensitivity along z: box, triangle or gaussian. `InputError` where the slices are to be
-    thinner than the scan's, or thicker than the whole scan.
+    profile: sensitivity along z: box, triangle or gaussian. `InputError` if the slices would be
+    thinner than the scan's or thicker than the whole scan.
     """
     from .slabs import simulate_thick_slices
 

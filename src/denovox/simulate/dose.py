@@ -14,22 +14,22 @@ from ..core.volume import Volume
 from .projection import Kernel, back_project, line_integrals
 
 WATER_PER_MM = 0.0193  # attenuation of water at 70 keV, about the mean energy of 120 kVp (NIST)
-PADDING_HU = -1500.0  # what is lower was never measured: scanners mark what lies off their field
+PADDING_HU = -1500.0  # scanners mark voxels outside their field of view by values below this
 REFERENCE_VIEWS = 1000
 LEAST_PIXELS = 200
 
 
 class LowDoseConfig(Settings):
-    """A scan at a part of its dose.
+    """A scan at a fraction of its dose.
 
-    dose: the part of the original's tube current that is left, over 0 to 1.
-    photons: quanta that reach the detector through air at the original's dose, per mm^2 at the
-        rotation axis in each of 1000 views. Slices and pixels get their share by their size, so
-        the noise depends neither on `views` nor, but for frequencies that it cannot hold, on the
-        grid. The default leaves about 10 HU in the middle of 32 cm of water (3 mm slices, 0.75 mm
-        pixels, soft kernel); `photons_of` takes it from a scan's own noise.
-    electronic: SD of the detector's own noise, in quanta, on the same mm^2.
-    kernel: soft or sharp, as the original was reconstructed. views: over half a turn.
+    dose: the remaining fraction of the original tube current, above 0 and up to 1.
+    photons: quanta that reach the detector through air at the original dose, per mm^2 at the
+        rotation axis in each of 1000 views. Slices and pixels receive their share by size, so the
+        noise does not depend on `views` or, except for frequencies that it cannot represent, on the
+        grid. The default gives about 10 HU in the middle of 32 cm of water (3 mm slices, 0.75 mm
+        pixels, soft kernel); `photons_of` derives it from a scan's own noise.
+    electronic: SD of the detector's electronic noise, in quanta, for the same mm^2.
+    kernel: soft or sharp, as in the original reconstruction. views: over half a rotation.
     """
 
     dose: float = Field(0.25, gt=0, le=1)
@@ -48,22 +48,22 @@ def simulate_low_dose(
     """The scan with the noise that a lower dose would have added, on the same grid.
 
     Noise insertion (Yu et al., J Comput Assist Tomogr 2012; Zabic et al., Med Phys 2013):
-    filtered back-projection is linear, so what changes with the dose is the back-projected change
-    of the sinogram, and neither sharpness nor mean HU of the scan suffers from being projected
-    again. The scan's own noise is taken to be that of dose 1; what is added is what brings it to
-    `dose`: 1/dose - 1 times its variance, if `photons` and `kernel` are the scan's.
+    filtered back-projection is linear, so the effect of the dose is the back-projected change of
+    the sinogram, and neither the sharpness nor the mean HU of the scan suffers from projecting it
+    again. The scan's own noise is assumed to be that of dose 1; the added noise brings it to
+    `dose`: 1/dose - 1 times its variance, if `photons` and `kernel` match the scan.
 
-    Slices are independent, as of a parallel beam; slice k draws from (seed, k), whatever came
-    before it. Voxels below -1500 HU are padding and stay. Tissue off the grid attenuates nothing:
-    a crop becomes less noisy than the whole would. done: called with the share that is ready.
-    `InputError` where pixels are not square, or HU not finite.
+    Slices are independent, as with a parallel beam; slice k draws from (seed, k), regardless of the
+    slices before it. Voxels below -1500 HU are padding and do not change. Tissue outside the grid
+    does not attenuate: a crop becomes less noisy than the whole scan would. done: called with the
+    completed share. `InputError` if pixels are not square or HU are not finite.
     """
     hu = volume.hu
     x_mm, y_mm, z_mm = volume.spacing_mm
     square = abs(x_mm - y_mm) <= 1e-3 * x_mm
     ensure(square, f"pixels of {x_mm:g} x {y_mm:g} mm are not square; resample the scan first")
     broken = hu.size - np.count_nonzero(np.isfinite(hu))
-    ensure(not broken, f"{broken} voxels are NaN or infinite; give them an HU, e.g. -1024")
+    ensure(not broken, f"{broken} voxels are NaN or infinite; set them to an HU, e.g. -1024")
     result = hu.copy()
     for k in range(hu.shape[2] if config.dose < 1 else 0):
         noise = dose_noise_hu(hu[:, :, k], x_mm, z_mm, config, k)
@@ -75,7 +75,7 @@ def simulate_low_dose(
 def dose_noise_hu(
     hu: Float[np.ndarray, "x y"], pixel_mm: float, slice_mm: float, config: LowDoseConfig, k: int
 ) -> Float32[np.ndarray, "x y"]:
-    """What slice k of a scan loses with the dose, HU: its noise at dose 1 is not in it."""
+    """The noise that slice k of a scan gains at the lower dose, HU, without that of dose 1."""
     mu = np.clip(1 + hu / 1000, 0, None) * WATER_PER_MM
     integrals = line_integrals(mu, pixel_mm, config.views)
     change = thinned(
@@ -86,16 +86,19 @@ def dose_noise_hu(
 
 
 def photons_of(volume: Volume, noise_hu: float, config: LowDoseConfig) -> float:
-    """The `photons` at which a scan's own dose leaves noise_hu (SD) in its soft tissue.
+    """The `photons` at which a scan's own dose gives noise_hu (SD) in its soft tissue.
 
-    By the soft tissue of its middle slice: half the dose adds the variance that the scan has.
-    Leaves the detector's noise out. `InputError` where that slice has too little soft tissue.
+    From the soft tissue of its middle slice: half the dose adds the variance that the scan has.
+    Ignores the detector's noise. `InputError` if that slice has too little soft tissue.
     """
-    ensure(noise_hu > 0, f"a noise of {noise_hu:g} HU says nothing of the dose; give more than 0")
+    ensure(
+        noise_hu > 0,
+        f"a noise of {noise_hu:g} HU says nothing about the dose; give a value above 0",
+    )
     k = volume.shape[2] // 2
     hu = volume.hu[:, :, k]
     soft = (hu > -200) & (hu < 300)
-    few = f"too little soft tissue in slice {k} to tell the dose from its noise"
+    few = f"too little soft tissue in slice {k} to derive the dose from its noise"
     ensure(np.count_nonzero(soft) >= LEAST_PIXELS, f"{few}; give the photons instead")
     quiet = config.model_copy(update={"dose": 0.5, "electronic": 0.0})
     x_mm, _, z_mm = volume.spacing_mm
@@ -109,13 +112,13 @@ def thinned(
     config: LowDoseConfig,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "detector views"]:
-    """What becomes of line integrals when of N photons each is left with probability `dose`.
+    """The change of line integrals when each of N photons is kept with probability `dose`.
 
-    A binomial share of a Poisson count is the Poisson count of the lower dose, exactly; given N
-    its logarithm has variance (1 - dose) / (dose N) at first order. The detector's noise, once
-    part of N, has shrunk with it, so (1 - dose^2) of its variance is missing. The mean moves as
-    a scanner's would: by half that variance (0.4 HU in 45 cm of water at dose 0.25), and more
-    where a ray is starved, which counts as one photon when less is left of it.
+    Binomial thinning of a Poisson count gives exactly the Poisson count of the lower dose; given N,
+    its logarithm has variance (1 - dose) / (dose N) to first order. The detector's noise, being
+    part of N, shrinks with it, so (1 - dose^2) of its variance is missing. The mean shifts as on a
+    scanner: by half that variance (0.4 HU in 45 cm of water at dose 0.25), and more for
+    photon-starved rays, whose counts are raised to at least one photon.
     """
     size = area_mm2 * REFERENCE_VIEWS / config.views
     full = config.photons * size * np.exp(-integrals)

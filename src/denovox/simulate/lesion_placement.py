@@ -1,8 +1,8 @@
-"""Lesions placed inside organs: number masks for the lesion tasks (METHOD 2 and 4).
+"""Placement of lesions inside organs: numbered masks for the lesion tasks (Method 2 and 4).
 
-A lesion lies in its organ with all its voxels, away from the organ's border and from vessels where
-there is room, and apart from other lesions. All distances are between centres of voxels, and what
-lies past the end of the scan belongs to no organ.
+All voxels of a lesion lie in its organ, away from the organ's border and from vessels where space
+permits, and apart from other lesions. All distances are between voxel centres, and nothing beyond
+the end of the scan belongs to an organ.
 """
 
 from __future__ import annotations
@@ -20,29 +20,30 @@ from ..core.box import bounding_box
 from ..core.config import Settings
 from ..core.errors import InputError, did_you_mean, ensure
 from ..core.labels import ID, NAMES, path
+from ..core.morphology import close_mm, depth_mm
 from ..core.volume import Volume
-from ..scan.tissue import CLOSING_MM, Tissue, closed, healthy, under
+from ..scan.tissue import CLOSING_MM, Tissue, healthy, under
 from .lesion_shapes import Spacing, grow, rough, size_of
 
-MARGINS_MM = 2.0, 1.0, 0.0  # from border and vessels, the first that leaves a place
+MARGINS_MM = 2.0, 1.0, 0.0  # from border and vessels; the first that leaves a place is used
 GAP_MM = 5.0  # between two lesions, and to `taken`
-SMOOTHER = 1.0, 0.5, 0.0  # a shape that fits nowhere is made this much rougher, at last a ball
-TRIES = 100  # places drawn before all of them are looked at
-VESSEL_MM = 2.0  # SD of the smoothing that small vessels do not survive
-BRIGHT_HU, BRIGHT_SD = 40.0, 4.0  # vessels with contrast lie so far above their organ
-DENSE_HU = -400.0  # vessels and all else that is no lung
+SMOOTHER = 1.0, 0.5, 0.0  # factors on the roughness while a shape fits nowhere; 0 is a ball
+TRIES = 100  # random places that are tried before all of them are searched
+VESSEL_MM = 2.0  # SD of the smoothing that removes small vessels
+BRIGHT_HU, BRIGHT_SD = 40.0, 4.0  # how far enhanced vessels lie above their organ
+DENSE_HU = -400.0  # vessels and everything else that is not lung
 
 Box = tuple[slice, slice, slice]
 Lesion = Bool[np.ndarray, "a b c"]
 Organ = Bool[np.ndarray, "u v w"]
-Depth = Float[np.ndarray, "u v w"]  # mm from what may not be touched; not above 0 there
+Depth = Float[np.ndarray, "u v w"]  # mm from voxels that must not be touched; at most 0 in them
 
 
-class Wanted(Settings):
+class LesionRequest(Settings):
     """Lesions to place: organ is a class of core/labels, or a coarse one above several.
 
-    diameter_mm: of the ball of each lesion's volume; None draws each as
-    simulate/lesion_shapes.SIZES has it.
+    diameter_mm: of the ball with each lesion's volume; None draws each from
+    simulate/lesion_shapes.SIZES.
     """
 
     organ: str
@@ -51,8 +52,8 @@ class Wanted(Settings):
 
 
 @dataclass(frozen=True)
-class Placed:
-    """One lesion. number: its value in the mask; diameter_mm: what was asked or drawn.
+class PlacedLesion:
+    """One lesion. number: its value in the mask; diameter_mm: as requested or drawn.
 
     centre_mm: mean of its voxels, x y z in RAS+. volume_ml: of its voxels. seed: of the call.
     """
@@ -68,53 +69,52 @@ class Placed:
 def place(
     volume: Volume,
     labels: UInt8[np.ndarray, "x y z"],
-    wanted: Wanted,
+    request: LesionRequest,
     seed: int,
     taken: Bool[np.ndarray, "x y z"] | None = None,
-) -> tuple[UInt8[np.ndarray, "x y z"], tuple[Placed, ...]]:
-    """(numbers of the lesions, 1 to count, 0 where there is none; what they are).
+) -> tuple[UInt8[np.ndarray, "x y z"], tuple[PlacedLesion, ...]]:
+    """(lesion numbers, 1 to count, 0 elsewhere; the placed lesions).
 
-    labels: ids of core/labels on the scan's grid; in coarse ones liver and muscle are found by HU.
-    taken: voxels to keep away from. Lesion k is drawn from (seed, k) and what lies there already,
-    so that a larger count only adds lesions. `InputError` on an organ that is no class or that the
-    scan does not show, on a diameter that is not positive or has no room, and where no room is
-    left.
+    labels: ids of core/labels on the scan's grid; with coarse ones, liver and muscle are found by
+    HU. taken: voxels to stay away from. Lesion k depends on (seed, k) and the lesions before it, so
+    that a larger count only adds lesions. `InputError` if the organ is not a class or not in the
+    scan, if the diameter is not positive or too large, or if no space is left.
     """
-    check(wanted)
+    check(request)
     spacing = volume.spacing_mm
-    box, organ = _organ(volume, labels, wanted.organ)
-    allowed = organ & ~_vessels(volume.hu[box], labels[box], organ, wanted.organ, spacing)
-    depth = ndimage.distance_transform_edt(np.pad(allowed, 1), spacing)[1:-1, 1:-1, 1:-1]
+    box, organ = _organ(volume, labels, request.organ)
+    allowed = organ & ~_vessels(volume.hu[box], labels[box], organ, request.organ, spacing)
+    depth = depth_mm(allowed, spacing, ends=True)
     if taken is not None:
         _keep_off(depth, _box(np.zeros(3, int), taken[box]), taken[box], spacing)
     numbers = np.zeros(volume.shape, np.uint8)
-    mine = numbers[box]
+    in_box = numbers[box]
     placed = []
-    for number in range(1, wanted.count + 1):
+    for number in range(1, request.count + 1):
         rng = np.random.default_rng([seed, 0x91ACE, number])
-        room_mm = 2 * max(float(depth.max()), 0.0)
-        diameter_mm = _diameter(wanted, room_mm, rng)
-        found = _find(depth, diameter_mm, spacing, rng) if diameter_mm <= room_mm else None
+        most_mm = 2 * max(float(depth.max()), 0.0)
+        diameter_mm = _diameter(request, most_mm, rng)
+        found = _find(depth, diameter_mm, spacing, rng) if diameter_mm <= most_mm else None
         if found is None:
-            raise _no_room(wanted, number, diameter_mm, room_mm)
+            raise _does_not_fit(request, number, diameter_mm, most_mm)
         at, lesion = found
-        mine[at][lesion] = number
+        in_box[at][lesion] = number
         _keep_off(depth, at, lesion, spacing)
-        corner = [part.start + own.start for part, own in zip(box, at, strict=True)]
+        corner = [outer.start + inner.start for outer, inner in zip(box, at, strict=True)]
         x, y, z = volume.affine[:3] @ [*(np.argwhere(lesion).mean(0) + corner), 1]
         volume_ml = float(lesion.sum() * np.prod(spacing) / 1000)
         centre_mm = float(x), float(y), float(z)
-        placed.append(Placed(number, wanted.organ, centre_mm, diameter_mm, volume_ml, seed))
+        placed.append(PlacedLesion(number, request.organ, centre_mm, diameter_mm, volume_ml, seed))
     return numbers, tuple(placed)
 
 
-def check(wanted: Wanted) -> None:
-    """`InputError` where the organ is no class, or the diameter no length."""
-    name, mm = wanted.organ, wanted.diameter_mm
+def check(request: LesionRequest) -> None:
+    """`InputError` if the organ is not a class or the diameter is not a length."""
+    name, mm = request.organ, request.diameter_mm
     if name not in ID:
         near = did_you_mean(name, NAMES)
         raise InputError(f"'{name}' is not a class{near}; see docs/reference/labels.md")
-    ensure(name not in ("unknown", "outside"), f"'{name}' is no organ; name one, e.g. 'liver'")
+    ensure(name not in ("unknown", "outside"), f"'{name}' is not an organ; name one, e.g. 'liver'")
     ensure(
         mm is None or (math.isfinite(mm) and mm > 0),
         f"a lesion's diameter must be above 0 mm, not {mm}",
@@ -122,20 +122,20 @@ def check(wanted: Wanted) -> None:
 
 
 def _organ(volume: Volume, labels: UInt8[np.ndarray, "x y z"], name: str) -> tuple[Box, Organ]:
-    """The box about an organ, and the organ in it: everything else is worked out in there."""
+    """The box around an organ, and the organ in it: everything else is computed inside it."""
     found = under(labels, name)
     if not found.any() and name in get_args(Tissue):
         found = healthy(volume, labels, name)  # type: ignore[arg-type]  # it is one of them
     if not found.any():
         raise InputError(
-            f"the scan shows no {name}; name an organ that it shows, or give labels that have it"
+            f"no {name} was found in the scan; name an organ in it, or give labels that include it"
         )
     reach_mm = max(2 * CLOSING_MM, GAP_MM)
     margin = [math.ceil(reach_mm / mm) + 1 for mm in volume.spacing_mm]
     box = bounding_box(found, margin).slices
     inside = found[box]
-    # Lung by its label has holes where vessels are; small ones are lung, larger ones come off.
-    return box, closed(inside, CLOSING_MM, volume.spacing_mm) if name == "lung" else inside
+    # A lung label has holes at vessels: small ones are filled, larger vessels are excluded later.
+    return box, close_mm(inside, CLOSING_MM, volume.spacing_mm) if name == "lung" else inside
 
 
 def _vessels(
@@ -145,12 +145,12 @@ def _vessels(
     name: str,
     spacing: Spacing,
 ) -> Organ:
-    """Voxels of vessels and airways: by their labels, and larger vessels by HU.
+    """Voxels of vessels and airways: from their labels, and larger vessels also by HU.
 
-    Smoothing fades a tube of radius r and contrast C to C (1 - exp(-r^2 / 2 sd^2)) in its middle,
-    so that what is thinner than about 5 mm falls below half its contrast. What is left stands out:
-    in lung above a fixed HU, elsewhere above the organ's own median, by more than its own texture.
-    An organ that is a vessel itself has none.
+    Smoothing reduces a tube of radius r and contrast C to C (1 - exp(-r^2 / 2 sd^2)) at its centre,
+    so that tubes thinner than about 5 mm fall below half their contrast. The rest stands out: in
+    lung above a fixed HU, elsewhere above the organ's median by more than its texture. An organ
+    that is a vessel itself has none.
     """
     if "vessel" in path(name):
         return np.zeros_like(organ)
@@ -160,24 +160,24 @@ def _vessels(
     if "lung" in path(name):
         return found | (smooth > DENSE_HU)
     middle = np.median(smooth[organ])
-    texture = 1.4826 * np.median(np.abs(smooth[organ] - middle))  # an SD that tails do not move
+    texture = 1.4826 * np.median(np.abs(smooth[organ] - middle))  # an SD robust to tails
     return found | (smooth > middle + max(BRIGHT_HU, BRIGHT_SD * texture))
 
 
-def _diameter(wanted: Wanted, room_mm: float, rng: np.random.Generator) -> float:
-    """What is asked, or drawn from what fits; the smallest there is where even that does not."""
-    size = size_of(wanted.organ)
-    if wanted.diameter_mm is not None:
-        return wanted.diameter_mm
-    return size.draw(rng, room_mm) if size.smallest_mm <= room_mm else size.smallest_mm
+def _diameter(request: LesionRequest, most_mm: float, rng: np.random.Generator) -> float:
+    """As requested, or drawn from those that fit; the organ's smallest if even that does not."""
+    size = size_of(request.organ)
+    if request.diameter_mm is not None:
+        return request.diameter_mm
+    return size.draw(rng, most_mm) if size.smallest_mm <= most_mm else size.smallest_mm
 
 
 def _find(
     depth: Depth, diameter_mm: float, spacing: Spacing, rng: np.random.Generator
 ) -> tuple[Box, Lesion] | None:
-    """A lesion of that size, and where it fits; None where none does.
+    """A lesion of that size and a place where it fits; None if there is none.
 
-    The roughest shape that fits comes before the widest margin.
+    The roughest shape that fits takes precedence over the widest margin.
     """
     roughness = rough(rng)
     for smoother in SMOOTHER:
@@ -193,11 +193,11 @@ def _find(
 def _site(
     depth: Depth, margin_mm: float, lesion: Lesion, spacing: Spacing, rng: np.random.Generator
 ) -> Box | None:
-    """Where all of a lesion is deep enough: any such place alike."""
+    """A place where all of a lesion is deep enough; all such places are equally likely."""
     bad = (depth < margin_mm) | (depth <= 0)
-    own = ndimage.distance_transform_edt(np.pad(lesion, 1), spacing)[1:-1, 1:-1, 1:-1]
+    own = depth_mm(lesion, spacing, ends=True)
     core = np.unravel_index(own.argmax(), own.shape)  # the middle of the largest ball in it
-    enough_mm = own.max() - math.hypot(*spacing)  # a voxel less: near `taken` depth is rounded
+    enough_mm = own.max() - math.hypot(*spacing)  # one voxel less: depth near `taken` is rounded
     cores = np.argwhere((depth >= enough_mm) & ~bad) - core
     last = np.array(depth.shape) - lesion.shape
     corners = cores[((cores >= 0) & (cores <= last)).all(1)]
@@ -218,7 +218,7 @@ def _box(corner: Int[np.ndarray, " 3"], lesion: Lesion) -> Box:
 
 
 def _keep_off(depth: Depth, at: Box, taken: Lesion, spacing: Spacing) -> None:
-    """Depth, in place, now that these voxels of a box are taken: GAP_MM from them is no room."""
+    """Lower depth, in place, around newly taken voxels of a box, to 0 at GAP_MM from them."""
     if not taken.any() or depth.max() <= 0:
         return
     reach_mm = float(depth.max()) + GAP_MM  # farther away nothing changes
@@ -233,16 +233,18 @@ def _keep_off(depth: Depth, at: Box, taken: Lesion, spacing: Spacing) -> None:
     np.minimum(here, ndimage.distance_transform_edt(free, spacing) - GAP_MM, out=here)
 
 
-def _no_room(wanted: Wanted, number: int, diameter_mm: float, room_mm: float) -> InputError:
-    most_mm = math.floor(2 * room_mm) / 2
-    fits = f"the largest that fits is about {most_mm:g} mm" if most_mm else "nothing fits"
+def _does_not_fit(
+    request: LesionRequest, number: int, diameter_mm: float, most_mm: float
+) -> InputError:
+    half_mm = math.floor(2 * most_mm) / 2
+    fits = f"the largest that fits is about {half_mm:g} mm" if half_mm else "nothing fits"
     if number == 1:
-        advice = "ask for a smaller one" if most_mm else "name another organ"
+        advice = "ask for a smaller one" if half_mm else "name another organ"
         return InputError(
-            f"a lesion of {diameter_mm:g} mm has no room in {wanted.organ}, clear of vessels and"
+            f"a lesion of {diameter_mm:g} mm does not fit in {request.organ}, clear of vessels and"
             f" other lesions: {fits}; {advice}"
         )
     return InputError(
-        f"no room left in {wanted.organ} for lesion {number} of {wanted.count}, of"
+        f"no room left in {request.organ} for lesion {number} of {request.count}, of"
         f" {diameter_mm:.3g} mm: {fits}; ask for fewer or smaller ones"
     )

@@ -1,8 +1,8 @@
-"""A procedural body: CT and label map of a schematic chest for any seed, no download.
+"""A procedural body: CT and label map of a schematic chest for any seed, without a download.
 
 Organs are ellipsoids, tubes and arcs in mm around the centre of the thorax, x to the Right,
-y Anterior, z Superior, on a body of 310 x 220 mm that each seed stretches and varies; the same
-seed at another spacing is the same body. For tests and examples: no model of dose or disease.
+y Anterior, z Superior, in a body of 310 x 220 mm that each seed stretches and varies; the same
+seed gives the same body at any spacing. For tests and examples: not a model of dose or disease.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SIDES = ((-1, "left"), (1, "right"))
 
 @dataclass(frozen=True)
 class Phantom:
-    """ct: HU, float32, free of noise; labels: ids of core/labels, OUTSIDE explicit, no 0."""
+    """ct: HU, float32, noise-free; labels: ids of core/labels, OUTSIDE explicit, no 0."""
 
     ct: Volume
     labels: UInt8[np.ndarray, "x y z"]
@@ -42,7 +42,7 @@ class Phantom:
 def chest(shape: Size = (112, 96, 80), spacing_mm: Spacing = 3.0, seed: int = 0) -> Phantom:
     """The thorax of body number `seed` on a grid of `shape` voxels (x y z) centred on it.
 
-    Every third body or so has contrast in its blood. `ValueError` on a shape or spacing not > 0.
+    About every third body has contrast in its blood. `ValueError` for a shape or spacing not > 0.
     """
     step = np.broadcast_to(np.asarray(spacing_mm, float), 3)
     if min(shape) < 1 or min(step) <= 0:
@@ -60,8 +60,8 @@ def chest(shape: Size = (112, 96, 80), spacing_mm: Spacing = 3.0, seed: int = 0)
 def add_noise(volume: Volume, noise_hu: float, seed: int) -> Volume:
     """White Gaussian noise of that standard deviation in HU, float32: a crude lower dose.
 
-    Voxels are independent, as in no real scan; simulation in the projection domain comes with
-    simulate/dose.py. `ValueError` on a negative standard deviation.
+    Voxels are independent, unlike in any real scan; simulation in the projection domain is in
+    simulate/dose.py. `ValueError` for a negative standard deviation.
     """
     if noise_hu < 0:
         raise ValueError(f"a standard deviation of {noise_hu} HU is negative")
@@ -70,7 +70,7 @@ def add_noise(volume: Volume, noise_hu: float, seed: int) -> Volume:
 
 
 class _Body:
-    """The canvas: reference coordinates in mm, HU and labels; each part is painted over it."""
+    """The canvas: reference coordinates in mm, HU and labels; parts are painted on it in turn."""
 
     def __init__(self, shape: Size, step: np.ndarray, rng: np.random.Generator) -> None:
         self.rng, self.step, self.fat_mm = rng, float(max(step)), float(rng.uniform(10, 20))
@@ -111,14 +111,14 @@ class _Body:
         return part
 
     def put(self, name: str, where: Mask, hu: Field | float, rough: float = 6) -> None:
-        """Label `where` and give it HU with texture of SD `rough`; "" leaves the labels."""
+        """Label `where` and give it HU with texture of SD `rough`; "" keeps the labels."""
         if name:
             self.labels[where] = ID[name]
         value = np.broadcast_to(np.asarray(hu, np.float32), where.shape)[where]
         self.hu[where] = value + rough * self.fine[where]
 
     def ball(self, centre: Point, radii: Point, turn: float = 0) -> Field:
-        """Below 1 inside an ellipsoid, turned about z by `turn` degrees from x towards y."""
+        """Below 1 inside an ellipsoid, rotated about z by `turn` degrees from x towards y."""
         c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
         x, y, z = (g - o for g, o in zip((self.x, self.y, self.z), np.asarray(centre), strict=True))
         a, b, d = np.asarray(radii)
@@ -127,7 +127,7 @@ class _Body:
     def near(
         self, points: Sequence[Point] | np.ndarray, reach: float
     ) -> Iterator[tuple[Any, Field]]:
-        """Per piece of a polyline: the box about it, and mm from the piece within the box."""
+        """For each segment of a polyline: the box around it, and the distance in mm within it."""
         for a, b in pairwise(np.asarray(points, float)):
             ends = zip(self.axes, np.minimum(a, b) - reach, np.maximum(a, b) + reach, strict=True)
             x, y, z = (slice(*np.searchsorted(axis, (low, high))) for axis, low, high in ends)
@@ -150,7 +150,7 @@ def _oval(x: Field, a: Field | float, y: Field, b: Field | float) -> Field:
 
 
 def _wall(body: _Body) -> None:
-    """Skin, fat, muscle; inside the cage the fat that fills gaps between organs."""
+    """Skin, fat, muscle; inside the rib cage, the fat that fills gaps between organs."""
     waist = 1 - 0.10 * np.clip((body.z - 40) / 80, 0, 1) ** 2
     skin = _oval(body.x, 155 * waist, body.y, 110 * waist)
     body.put("body", skin < 1, FAT, 8)
@@ -211,7 +211,7 @@ def _abdomen(body: _Body) -> None:
 
 
 def _mediastinum(body: _Body) -> None:
-    """Heart with its great vessels, trachea, main bronchi and esophagus."""
+    """Heart with great vessels, trachea, main bronchi and esophagus."""
     blood, grow = body.blood, float(body.rng.uniform(0.92, 1.08))
     heart, wide = (-20.0, 20.0, -38.0), np.array([62.0, 45.0, 46.0]) * grow
     body.put("body", body.ball(heart, wide + 5, 145) < 1, FAT)
@@ -242,7 +242,7 @@ def _mediastinum(body: _Body) -> None:
 
 
 def _spine(body: _Body) -> None:
-    """C7 to L2 as far as in view: bodies, arches and processes about the canal."""
+    """C7 to L2 as far as they are in view: bodies, arches and processes around the canal."""
     for side, name in SIDES:
         muscle = (((body.x - side * 26) / 21) ** 2 + ((body.y + 80) / 17) ** 2 < 1) & (body.rho > 0)
         body.put(f"autochthon_{name}", muscle & (body.labels != OUTSIDE), MUSCLE)
@@ -266,12 +266,12 @@ def _spine(body: _Body) -> None:
 
 
 def _vertebra(number: int) -> tuple[float, float]:
-    """(top, height) in mm with its disc; C7 is number 0; each is .45 mm taller."""
+    """(top, height) in mm, disc included; C7 is number 0; each is .45 mm taller than the last."""
     return 116 - 16.5 * (number - 1) - 0.225 * (number - 1) * (number - 2), 16.05 + 0.45 * number
 
 
 def _cage(body: _Body) -> None:
-    """Ribs falling from the spine to the front, cartilage, sternum, clavicles, scapulae."""
+    """Ribs that descend from the spine to the front, cartilage, sternum, clavicles, scapulae."""
     for number in range(1, 13):
         top, tall = _vertebra(number)
         slab = body.slab(top - 100, top + 14)

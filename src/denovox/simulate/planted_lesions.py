@@ -1,9 +1,9 @@
-"""Planted lesions: a scan, a few shapes of another HU in healthy tissue, and where they are.
+"""Planted lesions: a scan, a few shapes with different HU in healthy tissue, and their positions.
 
-For measuring detection where no truth is at hand. Shapes are balls, or balls that have grown
-smaller ones on their surface; a lesion adds its contrast to what is there, so that the scan's own
-noise and texture stay, and brings a texture of its own. No model of a disease: a detector that
-finds these has not been shown to find cancer.
+For measuring detection where no ground truth is available. Shapes are balls, or balls with smaller
+ones grown on their surface. A lesion adds its contrast to the scan, whose noise and texture remain,
+and has its own texture. This is not a model of a disease: a detector that finds these has not been
+shown to find cancer.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from scipy import ndimage
 
 from ..core.config import Settings
 from ..core.errors import InputError
+from ..core.morphology import Mask, depth_mm
 from ..core.volume import Volume
 from ..scan.tissue import (
-    Mask,
-    Tissue,  # asked for by this name where lesions are planted
+    Tissue,  # also imported from here where lesions are planted
     healthy,
 )
 from .lesion_shapes import Balls, cluster, depth
@@ -35,9 +35,9 @@ AIR_HU = -1000.0
 class Lesions(Settings):
     """What to plant.
 
-    contrast_hu: size of the step against the tissue; its sign is drawn from `signs`. texture: SD
-    of the lesion's own texture, as a share of its contrast. edge_mm: width over which a border
-    rises.
+    contrast_hu: difference from the tissue, without its sign, which is drawn from `signs`. texture:
+    SD of the lesion's own texture, as a share of its contrast. edge_mm: width of the transition at
+    a border.
     """
 
     number: int = Field(default=1, ge=1)
@@ -51,8 +51,8 @@ class Lesions(Settings):
 
 
 @dataclass(frozen=True)
-class Fact:
-    """One planted lesion. diameter_mm: of the ball of its volume. centre_mm: RAS+."""
+class PlantedLesion:
+    """One planted lesion. diameter_mm: of the ball with its volume. centre_mm: RAS+."""
 
     tissue: Tissue
     shape: Shape
@@ -64,28 +64,28 @@ class Fact:
 
 def plant(
     volume: Volume, labels: UInt8[np.ndarray, "x y z"], config: Lesions, seed: int
-) -> tuple[Volume, UInt8[np.ndarray, "x y z"], tuple[Fact, ...]]:
-    """The scan with lesions, a map of their numbers (1, 2, ...; 0: none), and what they are.
+) -> tuple[Volume, UInt8[np.ndarray, "x y z"], tuple[PlantedLesion, ...]]:
+    """The scan with lesions, a map of their numbers (1, 2, ...; 0: none), and their records.
 
     labels: ids of core/labels on the scan's grid, coarse ones (`anatomy.coarse`) or finer. Sizes,
-    contrasts, shapes and tissues are drawn independently; where a size fits nowhere in its tissue
-    the largest that fits is taken. `InputError` where even the smallest does not.
+    contrasts, shapes and tissues are drawn independently; if a size fits nowhere in its tissue, the
+    largest that fits is used. `InputError` if even the smallest does not fit.
     """
     rng = np.random.default_rng([seed, 0x1E510])
     hu = volume.hu.astype(np.float32).copy()
     numbers = np.zeros(volume.shape, np.uint8)
     free = np.ones(volume.shape, bool)
-    rooms: dict[Tissue, Mask] = {}
+    masks: dict[Tissue, Mask] = {}
     facts = []
     for number in range(1, config.number + 1):
         tissue = config.tissues[rng.integers(len(config.tissues))]
         shape = config.shapes[rng.integers(len(config.shapes))]
         wanted_mm = rng.uniform(*config.diameter_mm)
         contrast_hu = float(rng.uniform(*config.contrast_hu) * rng.choice(config.signs))
-        if tissue not in rooms:
-            rooms[tissue] = healthy(volume, labels, tissue)
-        room = rooms[tissue] & free
-        at, diameter_mm = _site(room, volume.spacing_mm, wanted_mm, config.diameter_mm[0], rng)
+        if tissue not in masks:
+            masks[tissue] = healthy(volume, labels, tissue)
+        space = masks[tissue] & free
+        at, diameter_mm = _site(space, volume.spacing_mm, wanted_mm, config.diameter_mm[0], rng)
         if not diameter_mm:
             raise InputError(
                 f"no room for a lesion of {config.diameter_mm[0]:g} mm in healthy {tissue} (lesion"
@@ -93,9 +93,9 @@ def plant(
             )
         balls = _balls(shape, diameter_mm / 2, rng)
         alpha, box = _share(at, balls, volume, config.edge_mm)
-        alpha *= rooms[tissue][box]  # a lesion ends where its organ does
-        own = 1 + config.texture * _texture(alpha.shape, volume.spacing_mm, diameter_mm / 6, rng)
-        hu[box] = np.maximum(hu[box] + contrast_hu * alpha * own, np.minimum(hu[box], AIR_HU))
+        alpha *= masks[tissue][box]  # a lesion ends where its organ does
+        grain = 1 + config.texture * _texture(alpha.shape, volume.spacing_mm, diameter_mm / 6, rng)
+        hu[box] = np.maximum(hu[box] + contrast_hu * alpha * grain, np.minimum(hu[box], AIR_HU))
         inside = alpha >= 0.5
         if not inside.any():  # thinner than a slice
             inside = alpha == alpha.max()
@@ -106,26 +106,25 @@ def plant(
 
 
 def _site(
-    room: Mask,
+    space: Mask,
     spacing: tuple[float, float, float],
     wanted_mm: float,
     least_mm: float,
     rng: np.random.Generator,
 ) -> tuple[tuple[int, ...], float]:
-    """A voxel with room around it for a ball, and the ball's diameter; 0 where none has any."""
-    padded = np.pad(room, 1)  # what lies past the end of the scan is no tissue
-    depth = ndimage.distance_transform_edt(padded, spacing)[1:-1, 1:-1, 1:-1]
+    """A voxel with space around it for a ball, and the ball's diameter; 0 if there is none."""
+    depth = depth_mm(space, spacing, ends=True)  # there is no tissue past the end of the scan
     most_mm = 2 * float(depth.max())
     if most_mm < least_mm:
         return (0, 0, 0), 0.0
     diameter_mm = min(wanted_mm, most_mm)
     fits = np.flatnonzero(depth >= diameter_mm / 2)
-    index = np.unravel_index(fits[rng.integers(fits.size)], room.shape)
+    index = np.unravel_index(fits[rng.integers(fits.size)], space.shape)
     return tuple(int(i) for i in index), diameter_mm
 
 
 def _balls(shape: Shape, radius_mm: float, rng: np.random.Generator) -> Balls:
-    """Centres and radii of the balls whose union is the lesion: of a ball's volume in all."""
+    """Centres and radii of the balls whose union is the lesion, with the volume of one ball."""
     centres, radii = np.zeros((1, 3)), np.ones(1)
     if shape == "grown":
         centres, radii = cluster(rng)
@@ -145,7 +144,7 @@ def _share(
 ) -> tuple[Float[np.ndarray, "u v w"], tuple[slice, ...]]:
     """The lesion's share of each voxel, 0 to 1, in its box of the scan.
 
-    A voxel is the mean of points about 1 mm apart, so that a thick slice averages as a CT does.
+    A voxel is the mean of points about 1 mm apart, so that a thick slice averages as in CT.
     """
     centres, radii = balls
     reach_mm = float((np.linalg.norm(centres, axis=1) + radii).max()) + edge_mm
@@ -178,9 +177,11 @@ def _texture(
 
 
 def _fact(
-    tissue: Tissue, shape: Shape, diameter_mm: float, contrast_hu: float, own: Mask, volume: Volume
-) -> Fact:
-    index = np.argwhere(own).mean(0)
+    tissue: Tissue, shape: Shape, diameter_mm: float, contrast_hu: float, mask: Mask, volume: Volume
+) -> PlantedLesion:
+    index = np.argwhere(mask).mean(0)
     x, y, z = volume.affine[:3, :3] @ index + volume.affine[:3, 3]
-    volume_ml = float(own.sum() * np.prod(volume.spacing_mm) / 1000)
-    return Fact(tissue, shape, diameter_mm, contrast_hu, volume_ml, (float(x), float(y), float(z)))
+    volume_ml = float(mask.sum() * np.prod(volume.spacing_mm) / 1000)
+    return PlantedLesion(
+        tissue, shape, diameter_mm, contrast_hu, volume_ml, (float(x), float(y), float(z))
+    )

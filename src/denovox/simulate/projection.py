@@ -1,7 +1,7 @@
 """Parallel-beam projections of a slice, and filtered back-projection.
 
-Slices are x y arrays, sinograms (detector, view). View j looks along the angle pi j / views; the
-ray through a point meets the detector at y cos - x sin, as scikit-image has it.
+Slices are x y arrays, sinograms are (detector, view). View j has the angle pi j / views; the ray
+through a point meets the detector at y cos - x sin, as in scikit-image.
 """
 
 # mypy: allow-untyped-calls
@@ -20,31 +20,31 @@ from ..core.resample import resize
 
 Kernel = Literal["soft", "sharp"]
 
-# Where a kernel's Hann window ends, cycles/mm. Its half is near the 50 % point of the MTF: body
-# kernels (B30) have that at 0.35, lung and bone kernels (B60, B70) at 0.6 to 0.8 cycles/mm.
+# Where a kernel's Hann window ends, cycles/mm. Half of that is near the 50 % point of the MTF:
+# 0.35 for body kernels (B30), 0.6 to 0.8 cycles/mm for lung and bone kernels (B60, B70).
 CUTOFF: dict[Kernel, float] = {"soft": 0.7, "sharp": 1.4}
 
-_CELL_MM = 2.0  # line integrals only decide how many photons arrive: they need no detail
+_CELL_MM = 2.0  # line integrals only determine how many photons arrive and need no detail
 _VIEWS = 180
-_FINER = 8  # samples of a filtered view a pixel: the nearest is then as good as interpolation
+_FINER = 8  # samples of a filtered view per pixel; the nearest is then as good as interpolation
 
 
 def detectors(shape: tuple[int, int]) -> int:
-    """How many pixel-wide detectors see all of a slice from every side; odd, one is central."""
+    """How many pixel-wide detectors cover a slice from every angle; odd, so one is central."""
     return 2 * (int(np.ceil(np.hypot(*shape) / 2)) + 1) + 1
 
 
 def line_integrals(
     mu: Float[np.ndarray, "x y"], pixel_mm: float, views: int
 ) -> Float[np.ndarray, "detector views"]:
-    """Attenuation (1/mm) summed along every ray, without unit; nothing attenuates off the grid.
+    """Attenuation (1/mm) integrated along every ray, dimensionless; zero outside the grid.
 
-    On cells of 2 mm and views 1 degree apart, linear between them (`skimage.transform.radon`).
+    On cells of 2 mm and views 1 degree apart, interpolated linearly (`skimage.transform.radon`).
     """
     from skimage.transform import radon
 
     cell = max(_CELL_MM / pixel_mm, 1.0)  # in pixels
-    # Odd grids: the rotation axis is then the centre of the slice, and of their middle cell.
+    # Odd grids: the rotation axis is then the centre both of the slice and of the middle cell.
     across = [2 * int(np.ceil((n / cell - 1) / 2)) + 1 for n in mu.shape]
     start = [(n - count * cell) / 2 for n, count in zip(mu.shape, across, strict=True)]
     size = [count * cell for count in across]
@@ -62,9 +62,9 @@ def line_integrals(
 
 
 def response(count: int, pixel_mm: float, kernel: Kernel) -> Float[np.ndarray, " frequencies"]:
-    """Ramp times the kernel's Hann window at the frequencies of `rfft` of that length, 1/mm.
+    """Ramp times the kernel's Hann window at the frequencies of an `rfft` of length `count`, 1/mm.
 
-    The ramp is the transform of its samples in space, so that its mean is right (Kak and Slaney
+    The ramp is the transform of its samples in space, so that its mean is correct (Kak and Slaney
     1988, eq. 3.61); the frequency of entry k is k / (count pixel_mm).
     """
     taps = np.zeros(count)
@@ -85,9 +85,9 @@ def back_project(
 ) -> Float32[np.ndarray, "x y"]:
     """Filtered back-projection: line integrals -> attenuation, 1/mm (Kak and Slaney 1988, ch. 3).
 
-    Each filtered view is sampled 8 times a pixel by its Fourier series. `skimage.transform.iradon`
-    interpolates linearly between pixels, which damps a ramp's noise by half everywhere but on the
-    rotation axis.
+    Each filtered view is sampled 8 times per pixel by its Fourier series. By contrast,
+    `skimage.transform.iradon` interpolates linearly between pixels, which halves a ramp's noise
+    everywhere except on the rotation axis.
     """
     count, views = sinogram.shape
     length = next_fast_len(2 * count, real=True)
@@ -97,7 +97,7 @@ def back_project(
     filtered = irfft(spectrum, _FINER * length)[:, : _FINER * count] * np.float32(_FINER)
     total = np.zeros(shape, np.float32)
     x, y = (_FINER * (np.arange(n) - (n - 1) / 2) for n in shape)
-    middle = _FINER * (count // 2) + 0.5  # half a sample: whole numbers are cut off, not rounded
+    middle = _FINER * (count // 2) + 0.5  # half a sample, as casting truncates
     for angle, view in zip(np.pi * np.arange(views) / views, filtered, strict=True):
         along_x = (middle - x * np.sin(angle)).astype(np.float32)
         along_y = (y * np.cos(angle)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The same scan in thicker slices."""
+"""The same scan with thicker slices."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def simulate_thick_slices(
 ) -> Volume:
     """The scan in slices of that thickness, `spacing_mm` (default: the thickness) apart along z.
 
-    The first slab begins where the first slice does; the affine of the result says where the
-    slabs' centres lie, so a slab of even count has its own between two slices. The profile is
-    what the slabs add to the scan's own slices (`core.slabs`). The noise in thick slices is what
-    averaging leaves of it. No source: this grid is no longer the file's.
-    `InputError` where slabs are thinner than the slices or thicker than the scan.
+    The first slab starts where the first slice does; the affine of the result refers to the centres
+    of the slabs, so a slab of an even number of slices is centred between two of them. The profile
+    is applied on top of that of the scan's own slices (core/operators/slice_profile.py). Noise is
+    averaged as well. There is no source, since this grid is no longer the file's. `InputError` if
+    slabs are thinner than the slices or thicker than the scan.
     """
     dz_mm, count = volume.spacing_mm[2], volume.shape[2]
     spacing_mm = thickness_mm if spacing_mm is None else spacing_mm

@@ -1,4 +1,4 @@
-"""The state of a run on disk: whole or not at all, and the one before it beside it."""
+"""The state of a run on disk, written atomically, with the previous one next to it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ import torch
 from filelock import FileLock, Timeout
 
 from ..core.errors import InputError
+from ..io.atomic import open_file, sweep
 
 NAME, BEFORE = "checkpoint.pt", "checkpoint-before.pt"
 
 
 @contextmanager
 def only_run(folder: Path) -> Iterator[None]:
-    """Within the block no other run trains in a folder: two would mix their states.
+    """Within the block no other run trains in the folder: two would mix up their states.
 
-    `InputError` where one does. Where the file system knows no locks, nothing can be told.
+    Raises `InputError` if one does. On a file system without locks this is not checked.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
@@ -30,12 +31,12 @@ def only_run(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise InputError(
-            f"another run trains in {folder}; give this one a folder of its own, or start processes"
-            " that are to train together by torchrun (docs/training.md); if none does, remove"
-            f" {folder / '.lock'}"
+            f"another run is training in {folder}; use a different folder, or start processes"
+            " that should train together with torchrun (docs/how-to/train.md); if there is no"
+            f" other run, remove {folder / '.lock'}"
         ) from None
     except (NotImplementedError, OSError):
-        pass  # no locks here: filelock before 4 says so by the first, a file system by the second
+        pass  # no locks here: filelock before 4 raises the first, a file system the second
     try:
         yield
     finally:
@@ -43,38 +44,28 @@ def only_run(folder: Path) -> Iterator[None]:
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
-    """Write beside, flush to disk, rename: whatever happens, the last good state stays.
+    """Write a state atomically: whatever happens, the last good one is kept.
 
-    The state that is replaced is kept as `BEFORE`. `OSError` where it cannot be written: all is as
-    it was then.
+    The replaced state is kept as `BEFORE`. `OSError` if writing fails, which leaves everything as
+    it was.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(f".{NAME}.*"):  # of a run that was killed while it wrote
-        left.unlink(missing_ok=True)
-    beside = folder / f".{NAME}.{os.getpid()}"
-    try:
-        with open(beside, "wb") as file:
-            _write(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if (folder / NAME).exists():
-            (folder / NAME).replace(folder / BEFORE)
-        beside.replace(folder / NAME)
-        _flush(folder)
-    finally:
-        beside.unlink(missing_ok=True)
+    sweep(folder)
+    with open_file(folder / NAME, keep=folder / BEFORE) as file:
+        _write(state, file)
+    _flush(folder)
 
 
 def _write(state: dict[str, Any], file: Any) -> None:
     try:
         torch.save(state, file)
-    except RuntimeError as error:  # what torch's zip writer makes of an OSError under it
+    except RuntimeError as error:  # how torch's zip writer reports an OSError
         cause = error.__context__
         raise cause if isinstance(cause, OSError) else OSError(str(error)) from None
 
 
 def _flush(folder: Path) -> None:
-    """Names are on disk only when their folder is."""
+    """Sync the folder itself, so that renames are on disk too."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -84,20 +75,20 @@ def _flush(folder: Path) -> None:
 
 
 def load(folder: Path) -> tuple[dict[str, Any] | None, str]:
-    """(the last good state, or None where no run has saved one; a line to be said, or "").
+    """(the last good state, or None if there is none yet; a log line, or "").
 
-    Every byte is checked against the CRC that it was written with. `InputError` where there are
-    states and none is good.
+    Every byte is checked against its CRC. Raises `InputError` if there are states but none is
+    intact.
     """
     paths = [path for path in (folder / NAME, folder / BEFORE) if path.exists()]
     for number, path in enumerate(paths):
         state = _read(path)
         if state is not None:
-            passed = f"{folder / NAME} is damaged or missing; going on from the state before it"
+            passed = f"{folder / NAME} is damaged or missing; resuming from the previous state"
             return state, passed if number or path.name == BEFORE else ""
     if not paths:
         return None, ""
-    raise InputError(f"{paths[0]}: not a readable checkpoint; move it away to start anew")
+    raise InputError(f"{paths[0]}: not a readable checkpoint; move it away to start from scratch")
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""torch.compile, tried while a run trains: kept where it works and pays."""
+"""Try torch.compile during a run; keep it if it works and is faster."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import nn
 
 from ..core.errors import line
 
-WARMING, TIMED = 3, 5  # steps before each measurement, and of it
-PAYS = 1.03  # times as fast, at least
+WARMING, TIMED = 3, 5  # steps before, and in, each measurement
+PAYS = 1.03  # minimum speed-up
 
 
 class Compiling:
-    """Some steps as the network is, then some compiled; the faster stays.
+    """Times some steps without, then with compilation; the faster is kept.
 
-    settle: waits for the steps so far. `trying` ends when it is decided.
+    settle: waits for pending steps. `trying` is true until that is decided.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class Compiling:
         self._compiled, self._steps, self._since, self._plain = False, 0, 0.0, 0.0
 
     def after_step(self) -> None:
-        """Count a step, and go on to what is next."""
+        """Count a step, and move on to the next stage when due."""
         if not self.trying:
             return
         self._steps += 1
@@ -44,18 +44,20 @@ class Compiling:
             return
         self.trying = False
         if took * PAYS > self._plain:
-            self._drop(f"torch.compile does not pay ({self._plain:.3g} s a step, {took:.3g} with)")
+            self._drop(
+                f"torch.compile is no faster ({self._plain:.3g} s per step, {took:.3g} with)"
+            )
         else:
-            self.say(f"compiled: {took:.3g} s a step, {self._plain:.3g} before")
+            self.say(f"compiled: {took:.3g} s per step, {self._plain:.3g} before")
 
     def failed(self, error: Exception) -> bool:
-        """Whether an error may be the compiler's; the network is as it was then."""
+        """Whether an error may come from compilation, which is undone if so."""
         if not (self.trying and self._compiled):
             return False
         self.trying = False
-        self._drop(f"torch.compile fails here ({line(error)[:200]})")
+        self._drop(f"torch.compile failed ({line(error)[:200]})")
         return True
 
     def _drop(self, why: str) -> None:
         self.net._compiled_call_impl = None  # what nn.Module.compile sets
-        self.say(f"{why}: going on without it")
+        self.say(f"{why}: continuing without it")

@@ -1,4 +1,4 @@
-"""A training run as one frozen configuration; recipes/*.toml are its TOML form."""
+"""A training run as one frozen configuration; recipes/*.toml hold it as TOML."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from ..model.weights import ModelConfig, describe, locate
 class NoiseConfig(Settings):
     """Which noise levels a run trains on.
 
-    uniform: timesteps even over the schedule (the paper's). lognormal: log sigma normal with this
-    mean and deviation (Karras et al. 2022, table 1), which spends the effort where restoring does.
+    law: uniform: timesteps uniform over the schedule (as in the paper); lognormal: log sigma normal
+    with this mean and deviation (Karras et al. 2022, table 1), which concentrates on the levels
+    that matter in restoration.
     """
 
     law: Literal["uniform", "lognormal"] = "uniform"
@@ -29,18 +30,18 @@ class NoiseConfig(Settings):
 
 
 class TrainConfig(Settings):
-    """The loop's own settings.
+    """Settings of the training loop.
 
-    steps, or minutes: how long a run is. With minutes it measures its speed for some seconds, fixes
-    the number of its steps from that (at most `steps`, if both are given) and ends in time, its
-    last validation and files included. samples: of a step; batch: of them at a time, 0: all, and
-    half as many each time that they do not fit into a GPU's memory. decay: the last share of the
-    steps, in which the learning rate falls to zero; a run can be lengthened before it has begun.
-    optimizer: muon for convolution kernels and adamw for the rest, or adamw alone. compile: by
-    torch.compile, where that works and pays.
-    ema: half-life of the averaged weights, in steps. clip: gradient norm. patience: stop after this
-    many validations without a better one, and keep the best; 0: never, and keep the last.
-    min_snr: gamma of Min-SNR weights, for l2 alone (train/loss.py); 0: all noise levels alike.
+    steps or minutes: length of the run. With minutes, a run measures its speed for some seconds,
+    fixes its number of steps from that (at most `steps`, if both are given) and ends in time,
+    including the last validation and files. samples: per step; batch: how many of them at a time
+    (0: all), halved whenever they do not fit into GPU memory. decay: the last fraction of the
+    steps, in which the learning rate falls to zero; a run can be extended until that begins.
+    optimizer: muon for convolution kernels with adamw for the rest, or adamw alone. compile: use
+    torch.compile if it works and is faster. ema: half-life of the averaged weights, in steps. clip:
+    gradient norm. patience: stop after this many validations without improvement, keeping the best
+    weights; 0: never stop, and keep the last. min_snr: gamma of Min-SNR weights, for l2 only
+    (train/loss.py); 0: all noise levels equal.
     """
 
     steps: int = Field(0, ge=0)
@@ -73,24 +74,25 @@ class TrainConfig(Settings):
     @model_validator(mode="after")
     def _has_an_end(self) -> TrainConfig:
         if not self.steps and not self.minutes:
-            raise ValueError("give steps, or minutes")
+            raise ValueError("give steps or minutes")
         return self
 
     @model_validator(mode="after")
     def _weights_are_of_squares(self) -> TrainConfig:
         if self.min_snr and self.loss != "l2":
-            raise ValueError("min_snr weighs squared errors; set loss = 'l2', or leave it out")
+            raise ValueError("min_snr weights squared errors; set loss = 'l2', or omit it")
         return self
 
 
 class DataConfig(Settings):
     """Where samples come from.
 
-    source: a folder of scans, brought into the store first; layout: of datasets/layouts.py,
-    recognised if None. store: a folder, or with no source any URL that fsspec reads.
-    validation_patients: held back beside those that the store's own split holds back, and validated
-    on in their place. resident: whether the cases lie in the training device's memory and samples
-    are drawn there; auto: where they take a third of it at most (datasets/samples/resident.py).
+    source: a folder of scans, added to the store first; layout: from datasets/layouts.py,
+    recognised if None. store: a folder or, without a source, any URL that fsspec can read.
+    validation_patients: held out in addition to the store's own held-out patients, and used for
+    validation in their place. resident: whether cases are kept in the memory of the training device
+    and samples drawn there; auto: if they take at most a third of it
+    (datasets/samples/resident.py).
     """
 
     source: Path | None = None
@@ -103,11 +105,11 @@ class DataConfig(Settings):
 
 
 class Recipe(Settings):
-    """Everything a run is made from. In TOML, model.net may be the name of a preset.
+    """Everything that defines a run. In TOML, model.net may be the name of a preset.
 
-    start: weights to begin from, by bundled name or path; their network must be the recipe's, and
-    is it where `model` is left out. With data.sample.control it is these weights that are steered:
-    they stay as they are, and a control of `width` (model/controlnet.py) is trained.
+    start: weights to start from, a bundled name or a path; their network must match `model`, which
+    may be omitted. With data.sample.control, these weights are frozen, and a control of `width`
+    (model/controlnet.py) that steers them is trained.
     """
 
     name: str
@@ -121,33 +123,33 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _control_has_a_base(self) -> Recipe:
         if self.data.sample.control is not None and self.start is None:
-            raise ValueError("a control is tuned for a base; name it as start")
+            raise ValueError("a control is trained for a base model; give its weights as start")
         return self
 
 
 def read_recipe(path: Path) -> Recipe:
-    """A recipe from TOML; `InputError` with the first thing that is wrong in it.
+    """Read a recipe from TOML; `InputError` gives the first problem in it.
 
-    Relative paths in a recipe start at the working directory.
+    Relative paths in a recipe are relative to the working directory.
     """
     from ..model.presets import PRESETS
 
     try:
-        told = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_text())
     except FileNotFoundError:
         raise InputError(f"{path}: no such recipe") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid TOML ({error})") from None
-    model = told.get("model")
+    model = content.get("model")
     if isinstance(model, dict) and isinstance(model.get("net"), str):
         if model["net"] not in PRESETS:
             known = ", ".join(PRESETS)
             raise InputError(f"{path}: model.net '{model['net']}' is not a preset ({known})")
         model["net"] = PRESETS[model["net"]].model_dump()
-    if model is None and isinstance(told.get("start"), str):
-        told["model"] = describe(locate(told["start"]))[0]
+    if model is None and isinstance(content.get("start"), str):
+        content["model"] = describe(locate(content["start"]))[0]
     try:
-        return Recipe.model_validate(told)
+        return Recipe.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

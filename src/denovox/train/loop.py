@@ -1,4 +1,4 @@
-"""The one training loop: pre-training and every tuning go through it."""
+"""The training loop, shared by pre-training and all fine-tuning."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from .budget import Budget
 from .config import TrainConfig
 from .distributed import ALONE, Group
 from .loss import Predict
-from .prefetch import ahead, patiently
+from .prefetch import prefetch, with_retries
 from .run_state import RunState
 from .step import Stepper
 
 
 @dataclass(frozen=True)
 class Session:
-    """How long a run goes on now, with whom, and who is told.
+    """How long to train in this session, with which processes, and who is notified.
 
-    net: what `predict` asks, as `group.distributed` gave it. stopped: whether the user has had
-    enough; looked at between steps, and one process's word counts for all. began: when the command
-    did (`time.monotonic`), from which a run of `TrainConfig.minutes` counts; 0: now.
+    net: the module behind `predict`, as returned by `distributed`. stopped: whether the user asked
+    to stop; checked between steps, and one process is enough to stop all. began: when the command
+    started (`time.monotonic`), from which `TrainConfig.minutes` count; 0: now.
     """
 
     max_minutes: float = math.inf
@@ -41,12 +41,12 @@ class Session:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands after a step.
+    """The state of a run after a step.
 
-    loss: mean of the step's samples, NaN where it was skipped; on a GPU of the step before, as
-    nobody waits for this one. skipped: how many were, so far. steps: of the run, 0 if not fixed.
-    seconds, waited: since this session began, and of them spent waiting for samples. validation:
-    when this step measured it; best: the lowest so far, and its step. saves: whether the state is
+    loss: mean over the step's samples, NaN if it was skipped; on a GPU it lags one step, to avoid a
+    synchronisation. skipped: number of skipped steps so far. steps: of the run, 0 if not fixed yet.
+    seconds, waited: since this session began, and the part spent waiting for samples. validation:
+    if measured at this step; best: the lowest so far, and its step. saves: whether the state is
     saved as soon as the consumer asks for the next step.
     """
 
@@ -64,14 +64,14 @@ class Progress:
 
     @property
     def average(self) -> dict[str, Tensor]:
-        """The averaged weights as they are now; all processes of a group ask together."""
+        """The current averaged weights; a collective call."""
         return self.averages()
 
 
 def learning_rate(step: int, config: TrainConfig, steps: int) -> float:
-    """Linear warm-up, constant, then a cosine down to zero over the last `decay` of `steps`.
+    """Linear warm-up, constant, then cosine decay to zero over the last `decay` of `steps`.
 
-    steps: of the whole run, or the most that it may have; 0: not known, and the fall is not near.
+    steps: of the whole run, or its maximum; 0: not known yet, so no decay.
     """
     rise = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
     tail, left = config.decay * steps, steps - step
@@ -88,36 +88,38 @@ def train(
     validate: Callable[[], float] | None = None,
     session: Session | None = None,
 ) -> Generator[Progress, None, None]:
-    """Train `parameters` in place; one Progress a step; continues where `folder` left off.
+    """Train `parameters` in place; yields a Progress per step; resumes from `folder`.
 
-    draw: numbers -> those samples; step k learns from samples k * config.samples onwards, whatever
-    the number of processes, so a run that was stopped anywhere and resumed equals one that was not,
-    bit for bit on a CPU. validate: measured with the averaged weights, by all processes together;
-    with `config.patience` it ends the run early. The state is saved every `checkpoint_minutes`, at
-    the end, when the session ends, and when the consumer of a process alone stops early.
+    draw: numbers -> those samples; step k uses samples k * config.samples onwards, regardless of
+    the number of processes, so a run stopped anywhere and resumed equals an uninterrupted one, bit
+    for bit on a CPU. validate: evaluated with the averaged weights, by all processes together; with
+    `config.patience` it can end the run early. The state is saved every `checkpoint_minutes`, at
+    the end, when the session ends, and when the consumer of a single process stops early.
 
-    A step whose loss or gradient is not finite changes nothing but the count of such steps; its
-    samples are written to `folder`/skipped.csv. `InputError` after `max_skipped` in a row, where
-    the store stays away, or where the state cannot be written at the end.
+    A step whose loss or gradient is not finite changes nothing except the count of such steps; its
+    samples are listed in `folder`/skipped.csv. Raises `InputError` after `max_skipped` in a row, if
+    the store stays unavailable, or if the state cannot be written at the end.
     """
     session = session or Session()
     group, say = session.group, session.say
     if config.samples < group.count:
         raise InputError(
-            f"{group.count} processes cannot share {config.samples} samples a step: start fewer,"
-            " or raise train.samples"
+            f"{group.count} processes cannot share {config.samples} samples per step: start fewer,"
+            " or increase train.samples"
         )
     began = saved = time.monotonic()
     state = RunState(parameters, config)
-    said = state.resume(folder)
-    if said and group.main:
-        say(said)
-    if group.count > 1 and group.told(state.step) != state.step:
-        raise InputError(f"{folder} must be one folder for all processes, as on a shared disk")
+    note = state.resume(folder)
+    if note and group.main:
+        say(note)
+    if group.count > 1 and group.broadcast(state.step) != state.step:
+        raise InputError(
+            f"{folder} must be the same folder for all processes, for example on a shared disk"
+        )
     stepper = Stepper(predict, state, config, folder, group, session.net, say)
     budget = Budget(config, state, validate, session.began or began, group)
-    drawn = ahead(
-        patiently(draw, config.wait_minutes, say, session.stopped),
+    drawn = prefetch(
+        with_retries(draw, config.wait_minutes, say, session.stopped),
         budget.numbers(stepper.parts),
         config.workers,
     )
@@ -138,12 +140,13 @@ def train(
             state.save(folder, group)
             kept = state.step
         except OSError as error:
-            told = f"the state after step {state.step} could not be written ({line(error)})"
+            problem = f"the state after step {state.step} could not be written ({line(error)})"
             if finally_:
                 raise InputError(
-                    f"{told}; make room and run the same command: it goes on from the last one"
+                    f"{problem}; free some space and run the same command to resume from"
+                    " the last one"
                 ) from None
-            say(f"{told}; the last one stays, and the next try is in a while")
+            say(f"{problem}; the last one is kept, and the next attempt is in a while")
 
     try:
         while not ended():
@@ -174,11 +177,11 @@ def train(
                 saves,
                 state.steps,
             )
-            # After the consumer has kept what it was told: what is saved here is not told again.
+            # After the consumer has stored this Progress: steps saved here are not reported again.
             if saves:
                 save(finally_=False)
                 saved = time.monotonic()
-    except (GeneratorExit, InputError):  # only between steps, where the state is whole
+    except (GeneratorExit, InputError):  # only between steps, when the state is consistent
         if group.count == 1:
             save(finally_=False)
         raise

@@ -1,4 +1,7 @@
-"""The loss of a batch of samples: how far the network's answer is from the truth (METHOD 1)."""
+"""The loss of a batch of samples: how far the network's answer is from the truth (METHOD 1).
+
+And where a run's loss comes from: by level of METHOD 1, and by how much noise there was.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.special import ndtri
@@ -18,6 +22,10 @@ from ..model.weights import ModelConfig
 from .config import NoiseConfig, TrainConfig
 
 Predict = Callable[[Batch], Float[Tensor, " b"]]
+
+LEVELS = ("whole", "double", "crop")  # of METHOD 1, by Batch.level
+BANDS = (0.1, 0.5, 2.0)  # sigma, in model units: the edges between
+BAND_NAMES = ("sigma<.1", "sigma .1-.5", "sigma .5-2", "sigma>2")
 
 
 def noise_level(u: float, law: NoiseConfig, schedule: Schedule) -> float:
@@ -72,3 +80,41 @@ def predictor(net: Answer, model: ModelConfig, config: TrainConfig, device: str 
         return loss
 
     return predict
+
+
+class Ledger:
+    """This process's losses since `close` was last called, by level and by noise."""
+
+    def __init__(self, sigma: Callable[[float], float]) -> None:
+        """sigma: u of a sample -> its noise level, as `noise_level` has it."""
+        self._sigma = sigma
+        self._entries: list[tuple[tuple[int, ...], np.ndarray, Tensor]] = []
+
+    def watched(self, predict: Predict) -> Predict:
+        """`predict`, with every loss that is trained on recorded, and those of validation not."""
+
+        def recorded(samples: Batch) -> Tensor:
+            losses = predict(samples)
+            if torch.is_grad_enabled():
+                self._entries.append((samples.level, samples.u, losses.detach()))
+            return losses
+
+        return recorded
+
+    def close(self) -> dict[str, float]:
+        """The mean of each level and band that had a sample; empties the ledger."""
+        sums: dict[str, list[float]] = {}
+        # One transfer for all: a GPU is not waited for once a sample.
+        losses = torch.cat([loss for _, _, loss in self._entries]).tolist() if self._entries else []
+        levels = [level for of, _, _ in self._entries for level in of]
+        us = [u for _, of, _ in self._entries for u in of.tolist()]
+        for level, u, loss in zip(levels, us, losses, strict=True):
+            band = BAND_NAMES[sum(self._sigma(u) >= edge for edge in BANDS)]
+            for name in (LEVELS[level], band):
+                sums.setdefault(name, []).append(loss)
+        self._entries.clear()
+        return {
+            name: sum(sums[name]) / len(sums[name])
+            for name in (*LEVELS, *BAND_NAMES)
+            if name in sums
+        }

@@ -1,4 +1,4 @@
-"""Batches, drawn ahead of the step that needs them, by threads; in order, whatever they do."""
+"""Batches drawn by threads ahead of the step that needs them, always in order."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import TypeVar
 from ..core.errors import InputError, line
 
 Drawn = TypeVar("Drawn")
-AHEAD = 3  # batches that each thread is in front
-PAUSE_S, LONGEST_S = 0.5, 15.0  # between tries: twice as long from one to the next
+AHEAD = 3  # batches per thread to prefetch
+PAUSE_S, LONGEST_S = 0.5, 15.0  # between attempts: doubled each time
 
 
-def patiently(
+def with_retries(
     draw: Callable[[Sequence[int]], Drawn],
     wait_minutes: float,
     say: Callable[[str], None],
     stopped: Callable[[], bool],
 ) -> Callable[[Sequence[int]], Drawn]:
-    """`draw`, tried again while the store is gone (`OSError`); `InputError` when that lasts, or
-    when the run is stopped meanwhile.
+    """Wrap `draw` to retry while the store is unavailable (`OSError`); `InputError` if that lasts,
+    or if the run is stopped meanwhile.
 
-    A sample is a function of its number, so that the run is the same as if nothing had been.
+    A sample is a function of its number, so the run is the same as without the interruption.
     """
-    waiting, lock = set[int](), Lock()  # threads find out together; one sentence is enough
+    waiting, lock = set[int](), Lock()  # all threads notice at once; one message is enough
 
     def drawn(numbers: Sequence[int]) -> Drawn:
         began, pause, n = time.monotonic(), PAUSE_S, numbers[0]
@@ -41,23 +41,23 @@ def patiently(
                 if waited >= 60 * wait_minutes or stopped():
                     raise InputError(
                         f"sample {n} could not be read for {waited / 60:.1f} minutes"
-                        f" ({line(error)}); bring the store back and run the same command again"
+                        f" ({line(error)}); make the store available and run the same command again"
                     ) from None
                 with lock:
                     first = not waiting
                     waiting.add(n)
                 if first:
-                    say(f"sample {n} cannot be read ({line(error)}); trying again")
+                    say(f"sample {n} cannot be read ({line(error)}); retrying")
             time.sleep(min(pause, max(0.0, 60 * wait_minutes - waited)))
             pause = min(2 * pause, LONGEST_S)
 
     return drawn
 
 
-def ahead(
+def prefetch(
     draw: Callable[[Sequence[int]], Drawn], batches: Iterable[Sequence[int]], workers: int
 ) -> Generator[Drawn, None, None]:
-    """The batches with these numbers, in order; up to `AHEAD` a thread are drawn before."""
+    """The batches with these numbers, in order; up to `AHEAD` per thread are drawn in advance."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="samples")
     waiting: deque[Future[Drawn]] = deque()
     try:

@@ -23,26 +23,27 @@ from . import checkpoint, previews
 from .config import Recipe
 from .distributed import Group, device_memory, distributed
 from .loop import Progress, Session, train
-from .loss import noise_level, predictor
-from .loss_breakdown import Ledger
+from .loss import Ledger, noise_level, predictor
 from .run_log import RunLog
 from .validation import fixed_samples, validation
 
 
 def run(recipe: Recipe, folder: Path, session: Session | None = None) -> Iterator[str | Progress]:
-    """Prepare, train (or go on training), and write `folder`/<name>.safetensors.
+    """Prepare, train (or resume training), and write `folder`/<name>.safetensors.
 
     Yields a line for the user, or the Progress of a step. The weights file holds the averaged
     weights; it is rewritten at each validation and at the end or, with `patience`, at each
-    validation that is the best so far. With a control in the recipe it holds the control alone.
-    Beside it: log.csv, and at each checkpoint samples/<step>.png. All processes of a group run
-    this together; the main one alone prepares and writes.
+    validation that is the best so far. With a control in the recipe it holds only the control.
+    Alongside it: log.csv, and samples/<step>.png at each checkpoint. All processes of a group run
+    this together; only the main one prepares and writes.
     """
     session = session or Session()
     data, group = recipe.data, session.group
     if data.source is not None:
         from ..datasets.executors import processes
-        from ..datasets.prepare import prepare  # and with it all readers, which no store needs
+        from ..datasets.prepare import (
+            prepare,
+        )  # which imports all readers; an existing store needs none
 
         with group.first() as here:
             if here:
@@ -52,20 +53,21 @@ def run(recipe: Recipe, folder: Path, session: Session | None = None) -> Iterato
     training, held = store.split(store.cases(data.store), data.validation_patients)
     if _lacks_lesions(recipe, training):
         raise InputError(
-            f"no case of {data.store} that trains has a lesion; bring masks beside the scans"
-            " (SCAN_lesion.nii.gz), or plant some (benchmarks/lesion_data.py)"
+            f"no training case in {data.store} has a lesion; add masks next to the scans"
+            " (SCAN_lesion.nii.gz), or insert lesions (benchmarks/lesion_data.py)"
         )
     learner = _learner(recipe, group.device)
     if recipe.train.checkpointing:
         recompute(learner.net)
-    if recipe.train.compile and group.count > 1:  # one by itself tries it (train/compiling.py)
+    if (
+        recipe.train.compile and group.count > 1
+    ):  # a single process tries it first (train/compiling.py)
         learner.net.compile()
     net = distributed(learner.net, group, recipe.train.shard)
     count = sum(p.numel() for p in learner.part.parameters()) / 1e6
     shared = f", on {group.count} processes" if group.count > 1 else ""
     yield (
-        f"{count:.2f} M parameters; {len(training)} cases to train on, {len(held)} held back"
-        f"{shared}"
+        f"{count:.2f} M parameters; {len(training)} training cases, {len(held)} held out{shared}"
     )
     with checkpoint.only_run(folder) if group.main else nullcontext():
         yield from _train(recipe, folder, replace(session, net=net), learner, (training, held))
@@ -78,7 +80,7 @@ def _train(
     learner: Learner,
     cases: tuple[list[store.Case], list[store.Case]],
 ) -> Iterator[str | Progress]:
-    """`session.net` trained on the first cases, looked at on the second, written to `folder`."""
+    """Train `session.net` on the first cases, validate on the second, and write to `folder`."""
     net, group = session.net, session.group
     assert net is not None
     data, (training, held) = recipe.data, cases
@@ -96,43 +98,43 @@ def _train(
         validation([collate([one.sample]) for one in fixed], predict, group) if held else None,
         session,
     )
-    keeper = _Keeper(recipe, folder, learner.config, _card(recipe, training), group)
+    writer = _WeightsWriter(recipe, folder, learner.config, _card(recipe, training), group)
     log = RunLog(folder, recipe, ledger, session.say) if group.main else None
     last = None
-    with closing(steps):  # a consumer that stops early still leaves a checkpoint
+    with closing(steps):  # leaves a checkpoint even if the consumer stops early
         for last in steps:
             if log is not None:
                 log.step(last)
             if last.validation is not None and _is_kept(last, recipe):
-                keeper.validated(last)
+                writer.validated(last)
                 try:
-                    keeper.write(last)
+                    writer.write(last)
                 except InputError as error:
-                    session.say(f"{error}; the run goes on")
+                    session.say(f"{error}; the run continues")
             if last.saves:
                 _preview(recipe, last, fixed, folder, session)
             yield last
     if log is not None:
         log.close()
     if last is None:
-        yield "nothing left to do: the run has had all its steps"
+        yield "nothing left to do: the run has completed all its steps"
         return
     if not last.saves:
         _preview(recipe, last, fixed, folder, session)
     loss, step = last.best
     if recipe.train.patience and step:
         yield (
-            f"{keeper.path}: averaged weights after step {step}, the best (validation {loss:.4f})"
+            f"{writer.path}: averaged weights after step {step}, the best (validation {loss:.4f})"
         )
         return
-    keeper.write(last)
-    yield f"{keeper.path}: averaged weights after step {last.step}"
+    writer.write(last)
+    yield f"{writer.path}: averaged weights after step {last.step}"
 
 
 def _draw(
     recipe: Recipe, training: list[store.Case], group: Group, say: Callable[[str], None]
 ) -> Draw:
-    """Where samples come from: the memory of the device, or the store."""
+    """Draw samples from device memory, or from the store."""
     data, seed = recipe.data, recipe.train.seed
     control = data.sample.control
     size = bytes_of(training, lesions=control is not None and control.kind == "lesion")
@@ -149,8 +151,8 @@ def _draw(
 
 
 @dataclass
-class _Keeper:
-    """Writes the weights of a run, and what is known of them."""
+class _WeightsWriter:
+    """Writes the weights of a run and their model card."""
 
     recipe: Recipe
     folder: Path
@@ -160,17 +162,17 @@ class _Keeper:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The weights file."""
         return self.folder / f"{self.recipe.name}.safetensors"
 
     def validated(self, progress: Progress) -> None:
-        """What the card says of the last validation that counted."""
+        """Record the last validation that counted in the model card."""
         assert progress.validation is not None
         self.card["validation_loss"] = round(progress.validation, 5)
         self.card["validated_at_step"] = progress.step
 
     def write(self, progress: Progress) -> None:
-        """The averaged weights; `InputError` where the disk does not take them."""
+        """Write the averaged weights; `InputError` if that fails."""
         average = progress.average
         if not self.group.main:
             return
@@ -192,7 +194,7 @@ def _lacks_lesions(recipe: Recipe, training: list[store.Case]) -> bool:
 
 @dataclass(frozen=True)
 class Learner:
-    """net: what answers; part: of it, what is trained; config: what goes into the file."""
+    """net: the whole network; part: the module in it that is trained; config: of its weights."""
 
     net: Net | Controlled
     part: nn.Module
@@ -202,7 +204,7 @@ class Learner:
 def _learner(recipe: Recipe, device: str) -> Learner:
     torch.manual_seed(recipe.train.seed)
     base = recipe.model.build()
-    if recipe.start is not None:  # a checkpoint of the run, where there is one, goes before it
+    if recipe.start is not None:  # overridden by a checkpoint of the run, if any
         base.load_state_dict(weights.state_for(weights.locate(recipe.start), recipe.model))
     control = recipe.data.sample.control
     if control is None or recipe.start is None:
@@ -217,11 +219,11 @@ def _learner(recipe: Recipe, device: str) -> Learner:
 def _preview(
     recipe: Recipe,
     progress: Progress,
-    fixed: Sequence[previews.Sitter],
+    fixed: Sequence[previews.PreviewSample],
     folder: Path,
     session: Session,
 ) -> None:
-    """A sheet of what the averaged weights draw; a sheet that fails is not worth a run."""
+    """Write a sheet of samples from the averaged weights; a failure must not end the run."""
     average = progress.average
     if not session.group.main:
         return
@@ -229,24 +231,24 @@ def _preview(
     own.part.load_state_dict(average)
     path = folder / "samples" / f"{progress.step:07d}.png"
     title = f"{recipe.name}, step {progress.step}"
-    chosen = previews.sitters(fixed)
+    chosen = previews.preview_samples(fixed)
     try:
         previews.draw(own.net.eval(), recipe.model, chosen, path, title, session.group.device)
     except OSError as error:
-        session.say(f"{path} could not be written ({line(error)}); the run goes on")
+        session.say(f"{path} could not be written ({line(error)}); the run continues")
 
 
 def _before(start: str) -> list[dict[str, object]]:
-    """The runs that weights have behind them, the first first, from the cards of each."""
+    """The runs that led to these weights, earliest first, from their model cards."""
     _, card, digest = weights.describe(weights.locate(start))
     history = card.get("history", [])
     assert isinstance(history, list)
-    told = ("text", "steps", "validation_loss", "recipe")
-    return [*history, {"sha256": digest} | {key: card[key] for key in told if key in card}]
+    kept = ("text", "steps", "validation_loss", "recipe")
+    return [*history, {"sha256": digest} | {key: card[key] for key in kept if key in card}]
 
 
 def _card(recipe: Recipe, training: list[store.Case]) -> dict[str, object]:
-    """What the weights file says of itself."""
+    """The model card in the weights file."""
     control = recipe.data.sample.control
     sources = sorted({(case.facts.source, case.facts.licence) for case in training})
     patients = {case.facts.patient for case in training}

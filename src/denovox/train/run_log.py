@@ -1,9 +1,9 @@
-"""What a run says of itself while it goes: log.csv, and whatever else the recipe names."""
+"""Logging during a run: log.csv, and the trackers named in the recipe."""
 
 from __future__ import annotations
 
 import csv
-import os
+import io
 from collections.abc import Callable
 from hashlib import sha256
 from importlib.util import find_spec
@@ -14,12 +14,13 @@ import torch
 
 from ..core.errors import InputError, line
 from ..core.memory import resident_mb
+from ..io.atomic import write_file
 from .config import Recipe
 from .loop import Progress
-from .loss_breakdown import BAND_NAMES, LEVELS, Ledger
+from .loss import BAND_NAMES, LEVELS, Ledger
 
 NAME = "log.csv"
-EVERY = 10  # steps a row
+EVERY = 10  # steps per row
 COLUMNS = (
     *("step", "loss", "validation", "best", "lr", "samples_per_s", "waiting", "memory_mb"),
     *("skipped", *LEVELS, *BAND_NAMES),
@@ -27,11 +28,11 @@ COLUMNS = (
 
 
 class RunLog:
-    """Rows of `EVERY` steps, appended to `folder`/log.csv and handed to the recipe's trackers.
+    """One row per `EVERY` steps, appended to `folder`/log.csv and sent to the recipe's trackers.
 
-    A run that goes on after a kill writes again what it does again: rows behind the state that it
-    goes on from are taken out first. loss and its parts are means over the row's steps; waiting:
-    share of time spent waiting for samples; memory: of the process, or the most of its GPU.
+    A run resumed after a kill repeats steps and logs them again, so rows after the resumed state
+    are removed first. loss and its parts are means over the row's steps; waiting: fraction of time
+    spent waiting for samples; memory_mb: of the process, or the peak on its GPU.
     """
 
     def __init__(self, folder: Path, recipe: Recipe, ledger: Ledger, say: Callable[[str], None]):
@@ -47,7 +48,7 @@ class RunLog:
                 )
 
     def step(self, progress: Progress) -> None:
-        """Take note of a step."""
+        """Record a step."""
         if self._trackers is None:
             self._begin(progress)
         self._losses.append(progress.loss)
@@ -77,47 +78,43 @@ class RunLog:
             tracker.log({k: v for k, v in row.items() if k != "step"}, step=progress.step)
 
     def close(self) -> None:
-        """All is told."""
+        """Close the trackers."""
         for tracker in self._trackers or ():
             tracker.finish()
 
     def _begin(self, progress: Progress) -> None:
-        """Take out rows of steps that are done again, and open the trackers."""
+        """Remove rows of steps that will be repeated, and open the trackers."""
         self._before = (progress.step - 1, 0.0, 0.0)
         kept: list[dict[str, str]] = []
         if self._path.exists():
             with self._path.open(newline="") as file:
-                # A row that a kill tore has no number, or not all columns.
+                # A row cut off by a kill lacks its number, or some columns.
                 rows = [r for r in csv.DictReader(file) if None not in r.values()]
             kept = [r for r in rows if r["step"].isdigit() and int(r["step"]) < progress.step]
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self._path.with_name(f".{NAME}.{os.getpid()}")
-        try:
-            with beside.open("w", newline="") as file:
-                writer = csv.DictWriter(file, COLUMNS)
-                writer.writeheader()
-                writer.writerows(kept)
-            beside.replace(self._path)
-        finally:
-            beside.unlink(missing_ok=True)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS)
+        writer.writeheader()
+        writer.writerows(kept)
+        write_file(self._path, text.getvalue())
         self._trackers = [self._tracker(name, progress.step) for name in self._recipe.train.track]
 
     def _tracker(self, name: str, first: int) -> Any:
         from accelerate import PartialState, tracking
 
-        PartialState()  # which accelerate's trackers ask for, of one process alone as well
+        PartialState()  # required by accelerate's trackers, even with a single process
         run, folder = self._recipe.name, self._path.parent.resolve()
         same = sha256(str(folder).encode()).hexdigest()[:12]
         opened: Any
         if name == "tensorboard":
             opened = tracking.TensorBoardTracker("tensorboard", folder, purge_step=first)
-        elif name == "wandb":  # a run that goes on is the same run there
-            told = {"id": same, "name": folder.name, "dir": str(folder), "resume": "allow"}
-            opened = tracking.WandBTracker(run, **told)
+        elif name == "wandb":  # a resumed run is the same run there
+            settings = {"id": same, "name": folder.name, "dir": str(folder), "resume": "allow"}
+            opened = tracking.WandBTracker(run, **settings)
         else:
             opened = tracking.TrackioTracker(run, name=f"{folder.name}-{same}", resume="allow")
         opened.start()
-        if name != "tensorboard":  # which takes flat configurations only; the card has it, too
+        if name != "tensorboard":  # which only takes flat configurations; the model card has it too
             opened.store_init_configuration(self._recipe.model_dump(mode="json"))
         return opened
 
@@ -128,14 +125,14 @@ class RunLog:
                     {k: v if isinstance(v, int) else f"{v:.6g}" for k, v in row.items()}
                 )
             self._broken = False
-        except OSError as error:  # figures are not worth a run
+        except OSError as error:  # a logging failure must not end a run
             if not self._broken:
-                self._say(f"{self._path} cannot be written ({line(error)}); the run goes on")
+                self._say(f"{self._path} cannot be written ({line(error)}); the run continues")
             self._broken = True
 
 
 def memory_mb() -> float:
-    """What the process holds, or the most that its GPU held."""
+    """Memory of the process, or the peak on its GPU."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e6
     return resident_mb()

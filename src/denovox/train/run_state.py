@@ -1,7 +1,7 @@
-"""What a run has learnt so far, and its way to the disk and back.
+"""The state of a run, and how it is saved and restored.
 
-On disk everything is whole, whoever wrote it: a checkpoint of many processes, or of shards, goes
-on with one process, and back.
+On disk all tensors are full, never shards: a checkpoint of many processes, sharded or not, can be
+resumed by one process, and vice versa.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from .optim.muon import Muon, is_kernel
 def adamw(
     parameters: Iterable[Parameter], lr: float, weight_decay: float = 0.0
 ) -> torch.optim.AdamW:
-    """Loshchilov and Hutter 2019; fused: all of it in one pass over a parameter's memory.
+    """Loshchilov and Hutter 2019; fused: the whole update in one pass over a parameter's memory.
 
-    For the paper's 28.8 M parameters on one core that is 24 ms in place of 108.
+    For the paper's 28.8 M parameters on one core this takes 24 ms instead of 108.
     """
     return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
 
@@ -36,7 +36,7 @@ def adamw(
 def optimizers(
     parameters: dict[str, Parameter], config: TrainConfig
 ) -> dict[str, torch.optim.Optimizer]:
-    """What updates which parameters, by the name it has in a state."""
+    """The optimizers of all parameters, by their names in a saved state."""
     some = parameters.values()
     settings = config.lr, config.weight_decay
     if config.optimizer == "adamw":
@@ -50,10 +50,10 @@ def optimizers(
 
 
 class RunState:
-    """Parameters (trained in place), their average, the optimizers, and where the run stands.
+    """Parameters (trained in place), their average, the optimizers, and the progress of the run.
 
-    steps: how many the run has in all; 0 where they are not fixed yet (`TrainConfig.minutes`).
-    best: the lowest validation so far and its step; skipped: steps that were not finite.
+    steps: of the whole run; 0 if not fixed yet (`TrainConfig.minutes`). best: the lowest validation
+    loss so far and its step; skipped: number of steps that were not finite.
     """
 
     def __init__(self, parameters: dict[str, Parameter], config: TrainConfig) -> None:
@@ -65,18 +65,18 @@ class RunState:
         self.best: tuple[float, int] = (math.inf, 0)
 
     def averages(self) -> dict[str, Tensor]:
-        """The averaged weights, whole; all processes of a group ask together."""
+        """The full averaged weights; a collective call."""
         return {name: whole(value) for name, value in self.ema.average.items()}
 
     def zero_grad(self) -> None:
-        """Forget gradients."""
+        """Clear the gradients."""
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
 
     def update(self, lr: float, not_finite: Tensor) -> None:
-        """One step of all optimizers; nothing changes where `not_finite` (0 or 1) is 1.
+        """One step of all optimizers; nothing changes if `not_finite` (0 or 1) is 1.
 
-        It stays on the parameters' device: nobody waits for it.
+        `not_finite` stays on the parameters' device, which avoids a synchronisation.
         """
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
@@ -85,7 +85,7 @@ class RunState:
             optimizer.step()
 
     def save(self, folder: Path, group: Group) -> None:
-        """Whole, by the main process; `OSError` there where it cannot be written."""
+        """Save the full state from the main process; `OSError` there if writing fails."""
         state = {
             "step": self.step,
             "steps": self.steps,
@@ -102,26 +102,26 @@ class RunState:
             checkpoint.save(folder, state)
 
     def resume(self, folder: Path) -> str:
-        """Go on from the last good state of a folder, if it has one; a line to be said, or "".
+        """Resume from the last good state in a folder, if any; returns a log line, or "".
 
-        `InputError` where the state is of another network or optimizer, or none can be read.
+        Raises `InputError` if it is from another network or optimizer, or none can be read.
         """
-        state, said = checkpoint.load(folder)
+        state, note = checkpoint.load(folder)
         if state is None:
-            return said
+            return note
         fits = {name: p.shape for name, p in self.parameters.items()}
         if {name: value.shape for name, value in state["parameters"].items()} != fits:
             raise InputError(
-                f"{folder}: the run there trains another network than this recipe's; give another"
-                " --out, or move it away"
+                f"{folder}: the run there trains a different network from this recipe's; choose"
+                " another --out, or move it away"
             )
         if ("muon" in state) != ("muon" in self.optimizers):
             raise InputError(
-                f"{folder}: the run there has another optimizer than this recipe's"
-                " (train.optimizer); give another --out, or start from its weights"
+                f"{folder}: the run there uses a different optimizer from this recipe's"
+                " (train.optimizer); choose another --out, or start from its weights"
             )
         self._take(state)
-        return said
+        return note
 
     @torch.no_grad()
     def _take(self, state: dict[str, Any]) -> None:
@@ -136,7 +136,7 @@ class RunState:
 
             for group in state[name]["param_groups"]:
                 if "fused" in group:
-                    group["fused"] = True  # which it was not in states of denovox before this
+                    group["fused"] = True  # older states of denovox did not have this
             optimizer.load_state_dict(mapped(state[name], laid_out))
         self.step, self.best = int(state["step"]), state.get("best", self.best)
         self.skipped = int(state.get("skipped", 0))

@@ -1,7 +1,7 @@
-"""One step of the loop: a batch's gradients, one update, and what became of it.
+"""One step of the loop: the gradients of its batches, one update, and its outcome.
 
-On a GPU nobody waits for a step: whether its loss was finite is decided there, and is read when the
-next step is already under way.
+On a GPU there is no synchronisation: whether the loss was finite is decided on the device, and read
+when the next step is already running.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SKIPPED = "skipped.csv"
 
 @dataclass(frozen=True)
 class _Pending:
-    """A step whose outcome was not read yet: (loss, 1 if not finite), and what it was made of."""
+    """A step whose outcome, (loss, 1 if not finite), has not been read yet, and its cases."""
 
     outcome: Callable[[], list[float]]
     step: int
@@ -39,8 +39,9 @@ class _Pending:
 class Stepper:
     """Steps of one process.
 
-    mine: which of a step's samples are this process's; parts: the same, a batch each. loss: of the
-    last step whose outcome is known, NaN where it was skipped. waited: seconds, for samples.
+    mine: the samples of a step that belong to this process; parts: the same, split into batches.
+    loss: of the last step whose outcome is known, NaN if it was skipped. waited: seconds waiting
+    for samples.
     """
 
     def __init__(
@@ -56,28 +57,28 @@ class Stepper:
         self.predict, self.state, self.config, self.folder = predict, state, config, folder
         self.group, self.net, self.say = group, net, say
         self.mine = list(group.share(config.samples))
-        # Shards are only there for all together: who has one sample less asks for its last again.
+        # Sharded calls are collective: a process with one sample less repeats its last one.
         even = self.mine + self.mine[-1:] * (-(-config.samples // group.count) - len(self.mine))
         size = min(config.batch or len(even), len(even))
         self.parts = [even[i : i + size] for i in range(0, len(even), size)]
         self.fits = size
         self.loss, self.waited, self.in_a_row = math.nan, 0.0, 0
         self._pending: _Pending | None = None
-        tried = config.compile and group.count == 1  # several compile from the start (train/run.py)
+        tried = config.compile and group.count == 1  # groups compile at the start (train/run.py)
         self.compiling = Compiling(net, self.settle, say) if tried and net is not None else None
 
     @property
     def is_tuned(self) -> bool:
-        """Whether steps go as fast as they will."""
+        """Whether steps have reached their final speed."""
         return self.compiling is None or not self.compiling.trying
 
     def learn(self, drawn: Iterator[Batch], lr: float) -> None:
-        """One step at that learning rate; `state.step` is one more then."""
-        asked = time.monotonic()
+        """Take one step at this learning rate; increments `state.step`."""
+        began = time.monotonic()
         batches = [next(drawn) for _ in self.parts]
-        self.waited += time.monotonic() - asked
+        self.waited += time.monotonic() - began
         loss = self._gradients(batches)
-        self.settle()  # the step before: its parameters are still there to be averaged
+        self.settle()  # the previous step: its parameters can still be averaged
         parameters = self.state.parameters.values()
         total = self.group.sum(loss)
         norm = whole(torch.nn.utils.clip_grad_norm_(parameters, self.config.clip))
@@ -85,7 +86,7 @@ class Stepper:
         self.state.update(lr, not_finite)
         cases = [case for batch in batches for case in batch.case][: len(self.mine)]
         outcome = torch.stack([total, not_finite.to(total.dtype)])
-        self._pending = _Pending(_later(outcome), self.state.step, cases)
+        self._pending = _Pending(_deferred(outcome), self.state.step, cases)
         self.state.step += 1
         if outcome.device.type == "cpu":
             self.settle()
@@ -109,21 +110,21 @@ class Stepper:
         self.loss = math.nan
         state.skipped, self.in_a_row = state.skipped + 1, self.in_a_row + 1
         numbers = [pending.step * self.config.samples + i for i in self.mine]
-        _note(self.folder, self.group, pending.step, numbers, pending.cases)
+        _list_skipped(self.folder, self.group, pending.step, numbers, pending.cases)
         if self.in_a_row >= self.config.max_skipped:
             raise InputError(
-                f"{self.in_a_row} steps in a row, up to step {pending.step + 1}, had a loss or"
-                f" gradient that is not finite; {self.folder / SKIPPED} names their samples. Lower"
-                " train.lr, or look at the cases named there"
+                f"{self.in_a_row} steps in a row, up to step {pending.step + 1}, had a non-finite"
+                " loss or gradient; lower train.lr, or inspect the cases listed in"
+                f" {self.folder / SKIPPED}"
             )
 
     def _gradients(self, batches: list[Batch]) -> Tensor:
-        """Gradients of a step's samples; its loss. Fewer at a time where a GPU lacks memory."""
+        """Compute the gradients and loss of a step; fewer samples at a time if memory runs out."""
         while True:
             try:
                 return self._accumulate(batches)
             except torch.OutOfMemoryError as error:
-                if self.fits == 1 or self.group.count > 1:  # others would wait for this process
+                if self.fits == 1 or self.group.count > 1:  # other processes would hang
                     raise InputError(
                         f"{self.fits} samples at a time do not fit into the memory of"
                         f" {self.group.device} ({str(error).split('.')[0]}); lower train.batch, or"
@@ -133,11 +134,11 @@ class Stepper:
                 if self.compiling is None or not self.compiling.failed(error):
                     raise
                 continue
-            # Outside of the except block: the error's traceback holds on to what was computed.
+            # Outside the except block: the error's traceback keeps tensors alive.
             self.state.zero_grad()
             torch.cuda.empty_cache()
             self.fits = -(-self.fits // 2)
-            self.say(f"out of memory: {self.fits} samples at a time from here on")
+            self.say(f"out of memory: {self.fits} samples at a time from now on")
 
     def _accumulate(self, batches: list[Batch]) -> Tensor:
         self.state.zero_grad()
@@ -149,14 +150,14 @@ class Stepper:
             with quiet(self.net, number < len(pieces)):
                 own = max(0, min(count, left - done))
                 losses = self.predict(piece)[:own].sum() / self.config.samples
-                # Processes share the mean of their gradients; the step's is their sum.
+                # Gradients are averaged over processes, but a step needs their sum.
                 torch.autograd.backward(losses * self.group.count)
             loss += losses.detach()
             done += count
         return loss
 
     def _pieces(self, batch: Batch) -> list[tuple[Batch, int]]:
-        """A batch in as many pieces as fit, with the number of samples in each."""
+        """Split a batch into pieces that fit, with the number of samples in each."""
         count = len(batch.case)
         if count <= self.fits:
             return [(batch, count)]
@@ -164,8 +165,8 @@ class Stepper:
         return [(batch.part(i, i + self.fits), min(self.fits, count - i)) for i in cuts]
 
 
-def _later(values: Tensor) -> Callable[[], list[float]]:
-    """Reads values; from a GPU without waiting for anything that is queued behind them."""
+def _deferred(values: Tensor) -> Callable[[], list[float]]:
+    """A function that reads values; from a GPU, without waiting for work queued after them."""
     if values.device.type != "cuda":
         return values.tolist
     host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
@@ -180,8 +181,10 @@ def _later(values: Tensor) -> Callable[[], list[float]]:
     return read
 
 
-def _note(folder: Path, group: Group, step: int, numbers: list[int], cases: list[str]) -> None:
-    """Write down what the step after `step` was made of; each process its own samples."""
+def _list_skipped(
+    folder: Path, group: Group, step: int, numbers: list[int], cases: list[str]
+) -> None:
+    """List the samples of the step after `step`; each process lists its own."""
     path = folder / (SKIPPED if group.main else f"{group.rank}-{SKIPPED}")
     folder.mkdir(parents=True, exist_ok=True)
     new = not path.exists()

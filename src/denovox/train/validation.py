@@ -1,4 +1,4 @@
-"""What a run is validated on: the same boxes of the patients held back, at every step."""
+"""Validation of a run: the same boxes from held-out patients, at every step."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..datasets.samples.multilevel import sample
 from ..datasets.store import Case
 from .distributed import ALONE, Group
 from .loss import Predict
-from .previews import Sitter
+from .previews import PreviewSample
 
 COUNT = 48
 
 
-def fixed_samples(cases: Sequence[Case], config: SampleConfig) -> list[Sitter]:
+def fixed_samples(cases: Sequence[Case], config: SampleConfig) -> list[PreviewSample]:
     """The same boxes, noise and noise levels at every step of every run, without augmentation."""
     plain = config.model_copy(
         update={"zoom": (1, 1), "shift_hu": 0, "gain": 0, "mirror": 0, "drop": 0}
@@ -27,18 +27,18 @@ def fixed_samples(cases: Sequence[Case], config: SampleConfig) -> list[Sitter]:
     fixed = []
     for n, case in enumerate(in_turn(cases, plain, COUNT)):
         one = sample(case, plain, np.random.default_rng([n]))
-        # Noise levels even over the law, not drawn: fewer samples tell as much.
+        # Noise levels at even quantiles rather than random: fewer samples give the same precision.
         one = replace(one, u=(n + 0.5) / COUNT)
-        fixed.append(Sitter(one, case.facts.region))
+        fixed.append(PreviewSample(one, case.facts.region))
     return fixed
 
 
 def validation(
     fixed: Sequence[Batch], predict: Predict, group: Group = ALONE
 ) -> Callable[[], float]:
-    """The mean loss over fixed samples; each process of a group looks at its share of them."""
+    """The mean loss over fixed samples; each process of a group evaluates its share."""
     mine = list(group.share(len(fixed)))
-    # As many for each, as shards are only there for all together; what is too many counts nothing.
+    # The same number for each process, as sharded calls are collective; extra ones count zero.
     mine += [-1] * (-(-len(fixed) // group.count) - len(mine))
 
     @torch.no_grad()

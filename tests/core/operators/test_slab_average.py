@@ -80,7 +80,7 @@ def test_slices_that_repeat_each_other_are_fitted_best():
 def test_an_unseen_change_is_the_closest_one_on_free_voxels(operator, share):
     change = volume(0)
     free = torch.rand(SHAPE, generator=torch.Generator().manual_seed(2)) < share
-    got = operator.unseen(change, free).numpy()
+    got = operator.null_space_part(change, free).numpy()
     for at in np.ndindex(*SHAPE[:-1]):
         w = np.diag(free[at].double().numpy())
         seen = operator.matrix @ w

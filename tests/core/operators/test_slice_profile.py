@@ -91,12 +91,12 @@ def test_at_the_ends_soft_profiles_are_cut():
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        ((10, 1, 0.5, 5), "a thickness of 0.5 mm is less than the scan's own 1 mm between slices"),
-        ((10, 1, 5, 0.5), "a spacing of 0.5 mm is less than the scan's own 1 mm between slices"),
+        ((10, 1, 0.5, 5), "a thickness of 0.5 mm is less than the scan's slice spacing of 1 mm"),
+        ((10, 1, 5, 0.5), "a spacing of 0.5 mm is less than the scan's slice spacing of 1 mm"),
         ((10, 1, float("nan"), 5), "a thickness of nan mm is less"),
         ((10, 1, 11, 5), "slabs of 11 mm do not fit into a scan of 10 mm"),
-        ((0, 1, 1, 1), "0 slices of 1 mm are no scan"),
-        ((10, 0, 1, 1), "10 slices of 0 mm are no scan"),
+        ((0, 1, 1, 1), "0 slices of 1 mm are not a scan"),
+        ((10, 0, 1, 1), "10 slices of 0 mm are not a scan"),
     ],
 )
 def test_what_makes_no_sense_is_said(asked, sentence):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,8 @@ from denovox.evaluation.ablation.measure import (
     Bench,
     Measures,
     boxes_of,
-    dice,
     errors,
+    group_dice,
     inside,
     measure,
 )
@@ -255,10 +256,10 @@ class Fixed(torch.nn.Module):
 def test_dice_is_of_all_voxels_together(bench):
     bones = [inside(box.condition.anatomy, "bone")[:, None] for box in bench.boxes]
     right = torch.cat(bones).float() * 2 - 1
-    assert dice(Fixed(), "bone", right, bench.boxes) == 1
-    assert dice(Fixed(), "bone", -right, bench.boxes) == 0
+    assert group_dice(Fixed(), "bone", right, bench.boxes) == 1
+    assert group_dice(Fixed(), "bone", -right, bench.boxes) == 0
     count = float(torch.cat(bones).sum())
-    everywhere = dice(Fixed(), "bone", torch.ones_like(right), bench.boxes)
+    everywhere = group_dice(Fixed(), "bone", torch.ones_like(right), bench.boxes)
     assert everywhere == pytest.approx(2 * count / (count + right.numel()))
 
 
@@ -280,6 +281,18 @@ def test_an_ablation_goes_on_where_it_was_stopped(recipe, tmp_path, two_arms, mo
             break  # after the first step
     assert not (parts / "patch-0" / "weights.safetensors").exists()
     assert "stopped in patch-0" in list(run(recipe, parts, config, max_minutes=0))[-1]
+    done, replace = parts / "patch-0" / "figures.json", os.replace
+
+    def stopped(temp, target):
+        if Path(target) == done:
+            raise KeyboardInterrupt
+        replace(temp, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            list(run(recipe, parts, config))
+    assert not done.exists()  # half of it would count as done
     list(run(recipe, parts, config))
     told = [json.loads((folder / "figures.json").read_text()) for folder in (whole, parts)]
     assert told[0] == told[1]

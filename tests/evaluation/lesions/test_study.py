@@ -1,4 +1,4 @@
-"""Trials of lesions on phantoms: makers whose lesions are right, or nothing at all."""
+"""Lesion studies on phantoms: methods whose lesions are right, or that do nothing."""
 
 from __future__ import annotations
 
@@ -17,16 +17,23 @@ from denovox.datasets import store
 from denovox.datasets.manifest import CaseFacts
 from denovox.datasets.store import Case
 from denovox.evaluation.lesions import hosts, study
-from denovox.evaluation.lesions.hosts import LesionTrials, cases_of, cut_out, entry_of, judge, read
-from denovox.evaluation.lesions.results import LESION_TRIALS, Found
-from denovox.evaluation.lesions.study import folds_of, trial
+from denovox.evaluation.lesions.hosts import (
+    LesionStudyConfig,
+    cases_of,
+    cut_out,
+    entry_of,
+    read,
+    trained_segmenter,
+)
+from denovox.evaluation.lesions.results import StudyRows
+from denovox.evaluation.lesions.study import evaluate_lesions, folds_of
 from denovox.inference.options import RunOptions
 from denovox.metrics.results import as_json, as_markdown
 from denovox.model.segmenter import Segmenter, SegmenterConfig
 from denovox.simulate import phantom
 
 HU, MM = 40.0, 3.0
-QUICK = LesionTrials(
+QUICK = LesionStudyConfig(
     folds=1, seeds=1, steps=4, batch=2, lesions=2, net=SegmenterConfig(channels=(4, 8))
 )
 
@@ -86,20 +93,22 @@ def healthy():
 
 @pytest.fixture
 def oracle(monkeypatch, healthy):
-    """A judge that knows the bodies, and takes for a lesion what is soft where they are air; gives
-    what it was to train on."""
+    """A segmenter that knows the bodies and outlines what is soft where they are air.
+
+    The fixture is a list of what each one is trained on.
+    """
     trained, net = [], Segmenter(QUICK.net)
 
     def outline(net, volume, region):
         body = min(healthy, key=lambda hu: float(np.abs(hu - volume.hu).mean()))
         return (volume.hu > 0) & (body < -500)
 
-    def judge(cases, number, bench, name):
+    def trained_segmenter(cases, number, context, name):
         trained.append((name, number, sorted(entry_of(case) for case in cases)))
-        bench.tick()
+        context.tick()
         return net
 
-    monkeypatch.setattr(study, "judge", judge)
+    monkeypatch.setattr(study, "trained_segmenter", trained_segmenter)
     monkeypatch.setattr(study, "outline", outline)
     return trained
 
@@ -108,14 +117,14 @@ def told(results) -> dict[tuple[str, str], float]:
     return {(one.method, one.name): one.value for one in results.figures}
 
 
-# ---- the whole, with a judge that is right ------------------------------------------------------
+# ---- the whole, with a segmenter that is right --------------------------------------------------
 
 
 def test_right_lesions_are_found_and_look_real(sick, oracle):
     config = QUICK.model_copy(update={"folds": 2, "seeds": 2})
     shares, lines = [], []
     options = RunOptions(3, say=lines.append, progress=shares.append)
-    results = trial("lesion-generation", sick, paint, fill, config, options, "f" * 64)
+    results = evaluate_lesions("lesion-generation", sick, paint, fill, config, options, "f" * 64)
     got = told(results)
     assert got["denovox", "chest lesion Dice"] > 0.97  # noise at the border of a tiny few
     assert got["denovox", "chest sensitivity"] == 1
@@ -126,18 +135,20 @@ def test_right_lesions_are_found_and_look_real(sick, oracle):
     floor = got["real, by patient", "chest HU distance"]
     assert 0 <= floor < 5
     assert got["denovox", "chest contrast distance"] < 40
-    assert got["real, trained with made", "chest lesion Dice gain over real alone"] == 0
-    assert got["real, trained with made", "lesion Dice gain over real alone, SD over seeds"] == 0
+    assert got["real, trained with synthetic", "chest lesion Dice gain over real alone"] == 0
+    assert (
+        got["real, trained with synthetic", "lesion Dice gain over real alone, SD over seeds"] == 0
+    )
     # Two folds, two seeds; planted lesions and healthy scans train nothing, nor does the held out.
     assert [(name, n, *cases) for name, n, cases in oracle] == [
         ("0-0-real", 0, "bob"),
         ("0-1-real", 1, "bob"),
-        ("0-0-made", 0, "bob", "bob_chest_made0"),
-        ("0-1-made", 1, "bob", "bob_chest_made0"),
+        ("0-0-synthetic", 0, "bob", "bob_chest_synthetic0"),
+        ("0-1-synthetic", 1, "bob", "bob_chest_synthetic0"),
         ("1-0-real", 0, "ann"),
         ("1-1-real", 1, "ann"),
-        ("1-0-made", 0, "ann", "ann_chest_made0"),
-        ("1-1-made", 1, "ann", "ann_chest_made0"),
+        ("1-0-synthetic", 0, "ann", "ann_chest_synthetic0"),
+        ("1-1-synthetic", 1, "ann", "ann_chest_synthetic0"),
     ]
     assert len(shares) == 10
     assert shares == sorted(shares)
@@ -147,11 +158,12 @@ def test_right_lesions_are_found_and_look_real(sick, oracle):
     assert results.settings["seed"] == 3
     facts = [one["trained_on"] for one in results.files if "trained_on" in one]
     assert facts == [
-        {"real_scans": 1, "real_lesions": 2, "made_scans": 1, "made_lesions": 2} for _ in range(2)
+        {"real_scans": 1, "real_lesions": 2, "synthetic_scans": 1, "synthetic_lesions": 2}
+        for _ in range(2)
     ]
     json.loads(as_json(results))
     table = as_markdown(results)
-    assert "lesions made in scans of the patient held out" in table
+    assert "synthetic lesions in scans of the held-out patient" in table
     assert "chest, real: 4 lesions, medians 40 HU inside" in table
     by_name = {(one.method, one.name): one for one in results.figures}
     assert by_name["denovox", "chest lesion Dice"].patients == 2
@@ -160,33 +172,33 @@ def test_right_lesions_are_found_and_look_real(sick, oracle):
     assert ("untouched", "chest pieces elsewhere") not in by_name
 
 
-def test_no_lesions_are_not_found_and_look_like_lung(sick, oracle):
-    got = told(trial("lesion-generation", sick, nothing, fill, QUICK))
+def test_no_lesions_are_not_outlined_and_look_like_lung(sick, oracle):
+    got = told(evaluate_lesions("lesion-generation", sick, nothing, fill, QUICK))
     assert got["denovox", "chest lesion Dice"] == 0
     assert got["denovox", "chest scan Dice"] == 0
     assert got["real", "chest lesion Dice"] > 0.97
     assert got["denovox", "chest HU distance"] > 700
     assert got["denovox", "chest contrast distance"] > 700
     assert math.isnan(
-        got["real, trained with made", "lesion Dice gain over real alone, SD over seeds"]
+        got["real, trained with synthetic", "lesion Dice gain over real alone, SD over seeds"]
     )
 
 
-def test_the_gain_is_what_made_lesions_add(sick, oracle):
-    scan, found = read(cases_of(sick, QUICK)[0][0]), Found()
+def test_the_gain_is_that_of_training_with_synthetic_lesions(sick, oracle):
+    scan, found = read(cases_of(sick, QUICK)[0][0]), StudyRows()
     nothing_found = np.zeros(scan.volume.shape, bool)
     study._real(scan, [nothing_found] * 2, [Segmenter(QUICK.net)] * 2, found)
-    assert [row.method for row in found.rows] == ["real", "real, trained with made"]
-    before, after = ({v.name: v.value for v in row.values} for row in found.rows)
+    assert [row.method for row in found.measured] == ["real", "real, trained with synthetic"]
+    before, after = ({v.name: v.value for v in row.values} for row in found.measured)
     assert before["lesion Dice"] == 0
     assert after["lesion Dice gain over real alone"] == after["lesion Dice"] > 0.97
     assert after["scan Dice gain over real alone"] == after["scan Dice"] > 0.97
     assert found.gains == {0: [after["lesion Dice"]], 1: [after["lesion Dice"]]}
 
 
-def test_lesions_made_again(sick, oracle):
+def test_lesions_synthesized_again(sick, oracle):
     config = QUICK.model_copy(update={"folds": 2})
-    got = told(trial("lesion-inpainting", sick, paint, fill, config))
+    got = told(evaluate_lesions("lesion-inpainting", sick, paint, fill, config))
     for method in ("denovox", "real"):
         assert got[method, "chest lesion Dice"] > 0.97
         assert got[method, "chest left"] == pytest.approx(1, abs=0.05)
@@ -198,14 +210,14 @@ def test_lesions_made_again(sick, oracle):
     assert [cases for _, _, cases in oracle] == [["bob"], ["ann"]]
 
 
-def test_what_is_not_taken_out_is_left(sick, oracle):
+def test_what_is_not_removed_is_left(sick, oracle):
     seen = []
 
     def keep(volume, hole, seed):
         seen.append((volume.hu[hole].max(), seed))
         return volume.with_hu(np.where(hole, np.float32(HU), volume.hu))
 
-    got = told(trial("lesion-inpainting", sick, nothing, keep, QUICK))
+    got = told(evaluate_lesions("lesion-inpainting", sick, nothing, keep, QUICK))
     assert got["removed", "chest left"] > 1.5  # the hole is larger than the lesion
     assert got["denovox", "chest lesion Dice"] < 0.1
     assert got["denovox", "chest MAE inside"] == got["cut out", "chest MAE inside"]
@@ -213,24 +225,24 @@ def test_what_is_not_taken_out_is_left(sick, oracle):
     assert seen[0][0] < HU - 15  # what was there had been cut out
 
 
-# ---- the whole, with a judge that is trained ----------------------------------------------------
+# ---- the whole, with a segmenter that is trained ------------------------------------------------
 
 
-@pytest.mark.parametrize("name", LESION_TRIALS)
+@pytest.mark.parametrize("name", ["lesion-generation", "lesion-inpainting"])
 def test_whole_and_the_same_again(name, sick):
-    one, again = (trial(name, sick, paint, fill, QUICK, RunOptions(1)) for _ in range(2))
+    one, again = (evaluate_lesions(name, sick, paint, fill, QUICK, RunOptions(1)) for _ in range(2))
     assert as_json(one) == as_json(again)
     assert all(figure.method for figure in one.figures)
 
 
-def test_a_judge_learns_what_lesions_are(sick, tmp_path):
+def test_a_segmenter_learns_what_lesions_are(sick, tmp_path):
     config = QUICK.model_copy(
         update={"steps": 40, "batch": 4, "lr": 1e-2, "net": SegmenterConfig(channels=(8, 16))}
     )
     ticks = []
-    bench = hosts.Bench(config, RunOptions(), tmp_path, lambda: ticks.append(1))
+    context = hosts.StudyContext(config, RunOptions(), tmp_path, lambda: ticks.append(1))
     cases, _ = cases_of(sick, config)
-    net = judge(cases[:1], 0, bench, "a")
+    net = trained_segmenter(cases[:1], 0, context, "a")
     assert len(ticks) == 1
     held = read(cases[1])
     found = hosts.outline(net, held.volume, "chest")
@@ -239,28 +251,12 @@ def test_a_judge_learns_what_lesions_are(sick, tmp_path):
     assert found[~lesion & (held.volume.hu < -500)].mean() < 0.01
 
 
-def test_a_judge_has_the_averaged_weights(sick, tmp_path, monkeypatch):
-    steps, train = [], hosts.train
-
-    def watched(*given):
-        for step in train(*given):
-            steps.append(step)
-            yield step
-
-    monkeypatch.setattr(hosts, "train", watched)
-    bench = hosts.Bench(QUICK, RunOptions(), tmp_path, lambda: None)
-    net = judge(cases_of(sick, QUICK)[0], 0, bench, "a")
-    assert len(steps) == QUICK.steps
-    for name, parameter in net.named_parameters():
-        assert torch.equal(parameter, steps[-1].average[name])
-
-
-def test_a_judge_hangs_on_its_seeds(sick, tmp_path):
+def test_a_segmenter_hangs_on_its_seeds(sick, tmp_path):
     cases, _ = cases_of(sick, QUICK)
     got = []
     for name, seed, number in (("a", 0, 0), ("b", 0, 0), ("c", 0, 1), ("d", 1, 0)):
-        bench = hosts.Bench(QUICK, RunOptions(seed), tmp_path, lambda: None)
-        net = judge(cases, number, bench, name)
+        context = hosts.StudyContext(QUICK, RunOptions(seed), tmp_path, lambda: None)
+        net = trained_segmenter(cases, number, context, name)
         got.append(torch.cat([p.detach().ravel() for p in net.parameters()]))
     assert torch.equal(got[0], got[1])
     assert not torch.equal(got[0], got[2])
@@ -279,11 +275,11 @@ def test_folds_hold_a_patient_out_and_share_out_the_healthy():
     folds = folds_of(cases, 2, 0)
     assert len(folds) == 2
     for fold in folds:
-        judged, train = ({one.facts.patient for one in each} for each in (fold.judged, fold.train))
-        assert fold.patient in judged
-        assert not judged & train
-        assert len(fold.judged) + len(fold.train) == 6
-        assert len(judged & {"d", "e"}) == 1
+        test, train = ({one.facts.patient for one in each} for each in (fold.test, fold.train))
+        assert fold.patient in test
+        assert not test & train
+        assert len(fold.test) + len(fold.train) == 6
+        assert len(test & {"d", "e"}) == 1
     assert folds_of(cases, 2, 0) == folds
     chosen = {tuple(fold.patient for fold in folds_of(cases, 2, seed)) for seed in range(20)}
     assert chosen == {("a", "b"), ("a", "c"), ("b", "c")}
@@ -294,9 +290,9 @@ def test_copies_depend_on_the_seed_and_stay_away(sick, tmp_path):
     case = cases_of(sick, QUICK)[0][0]
     scan, copies = read(case), []
     for seed, folder in ((1, "a"), (1, "b"), (2, "c")):
-        bench = hosts.Bench(QUICK, RunOptions(seed), tmp_path / folder, lambda: None)
+        context = hosts.StudyContext(QUICK, RunOptions(seed), tmp_path / folder, lambda: None)
         (tmp_path / folder).mkdir()
-        copies.append(hosts.copy_of(scan, [10.0], 0, paint, bench))
+        copies.append(hosts.augmented_case(scan, [10.0], 0, paint, context))
     assert np.array_equal(copies[0].numbers, copies[1].numbers)
     assert not np.array_equal(copies[0].numbers, copies[2].numbers)
     copy = copies[0]
@@ -310,24 +306,24 @@ def test_copies_depend_on_the_seed_and_stay_away(sick, tmp_path):
     np.testing.assert_allclose(kept.volume.hu, paint(scan.volume, copy.numbers, 0).hu, atol=0.5)
     assert np.array_equal(kept.volume.affine, scan.volume.affine)
     many = QUICK.model_copy(update={"lesions": 40})
-    bench = hosts.Bench(many, RunOptions(), tmp_path, lambda: None)
-    crowd = hosts.copy_of(scan, [12.0], 0, paint, bench).numbers > 0
+    context = hosts.StudyContext(many, RunOptions(), tmp_path, lambda: None)
+    crowd = hosts.augmented_case(scan, [12.0], 0, paint, context).numbers > 0
     apart = ndimage.distance_transform_edt(scan.numbers == 0, MM)[crowd]
     assert apart.min() >= 5  # of placing.GAP_MM
 
 
-def test_a_size_without_room_is_made_smaller_then_fewer(sick, tmp_path):
+def test_a_size_without_room_gets_smaller_then_fewer(sick, tmp_path):
     scan = read(cases_of(sick, QUICK)[0][0])
-    bench = hosts.Bench(
+    context = hosts.StudyContext(
         QUICK.model_copy(update={"largest_mm": 500.0}), RunOptions(), tmp_path, lambda: None
     )
-    with pytest.raises(InputError, match="no room"):
-        hosts.copy_of(scan, [400.0], 0, paint, bench)
-    copy = hosts.copy_of(scan, [60.0], 0, paint, bench)
+    with pytest.raises(InputError, match="does not fit"):
+        hosts.augmented_case(scan, [400.0], 0, paint, context)
+    copy = hosts.augmented_case(scan, [60.0], 0, paint, context)
     assert 25 < hosts.diameters_mm(copy.numbers, (MM,) * 3)[0] < 60
-    crowd = bench.config.model_copy(update={"lesions": 16, "largest_mm": 90.0})
-    bench = hosts.Bench(crowd, RunOptions(), tmp_path, lambda: None)
-    copy = hosts.copy_of(scan, [90.0], 1, paint, bench)
+    crowd = context.config.model_copy(update={"lesions": 16, "largest_mm": 90.0})
+    context = hosts.StudyContext(crowd, RunOptions(), tmp_path, lambda: None)
+    copy = hosts.augmented_case(scan, [90.0], 1, paint, context)
     assert copy.numbers.max() in (8, 4, 2, 1)
 
 
@@ -348,10 +344,10 @@ def test_a_hole_takes_what_is_nearest():
 
 def test_healthy_scans_get_lesions_where_asked(sick, oracle):
     config = QUICK.model_copy(update={"hosts": "all", "folds": 2})
-    results = trial("lesion-generation", sick, paint, fill, config)
-    made = {one["scan"]: one for one in results.files if one.get("what") == "made"}
-    assert set(made) == {"ann/chest", "bob/chest", "cyd/chest"}
-    mm = [each["diameter_mm"] for each in made["cyd/chest"]["lesions"]]  # as the others' are
+    results = evaluate_lesions("lesion-generation", sick, paint, fill, config)
+    synthetic = {one["scan"]: one for one in results.files if one.get("what") == "synthetic"}
+    assert set(synthetic) == {"ann/chest", "bob/chest", "cyd/chest"}
+    mm = [each["diameter_mm"] for each in synthetic["cyd/chest"]["lesions"]]  # as the others' are
     assert mm == pytest.approx([18.8] * 2, rel=0.1) or mm == pytest.approx([24.5] * 2, rel=0.1)
     by_name = {(one.method, one.name): one for one in results.figures}
     assert by_name["denovox", "chest lesion Dice"].patients == 3
@@ -367,14 +363,14 @@ def test_too_few_patients(tmp_path, sick):
     add(tmp_path, "bob_planted", "bob", 1)
     store.index(tmp_path)
     with pytest.raises(InputError, match=r"1 patients have lesions.*SCAN_lesion\.nii\.gz"):
-        trial("lesion-generation", tmp_path, paint, fill, QUICK)
+        evaluate_lesions("lesion-generation", tmp_path, paint, fill, QUICK)
     config = QUICK.model_copy(update={"planted": ""})  # they count
     assert len(cases_of(tmp_path, config)[0]) == 2
-    with pytest.raises(InputError, match="lesion-generation, lesion-inpainting"):
-        trial("lesions", sick, paint, fill, QUICK)
+    with pytest.raises(InputError, match="choose one of generation, inpainting"):
+        evaluate_lesions("lesions", sick, paint, fill, QUICK)
 
 
-def test_a_maker_that_gives_something_else(sick, oracle):
+def test_a_method_that_returns_something_else(sick, oracle):
     def halved(volume, numbers, seed):
         return Volume(volume.hu[::2], volume.affine)
 
@@ -383,12 +379,14 @@ def test_a_maker_that_gives_something_else(sick, oracle):
 
     for make in (halved, broken):
         with pytest.raises(InputError, match="another grid"):
-            trial("lesion-inpainting", sick, make, fill, QUICK)
+            evaluate_lesions("lesion-inpainting", sick, make, fill, QUICK)
 
 
 def test_no_room_anywhere(sick, oracle):
     lines = []
     config = QUICK.model_copy(update={"organs": {"chest": "liver_vessel"}})
-    with pytest.raises(InputError, match="could be made"):
-        trial("lesion-generation", sick, paint, fill, config, RunOptions(say=lines.append))
-    assert any("no copy 0" in line for line in lines)
+    with pytest.raises(InputError, match="no scan has room"):
+        evaluate_lesions(
+            "lesion-generation", sick, paint, fill, config, RunOptions(say=lines.append)
+        )
+    assert any("copy 0 is left out" in line for line in lines)

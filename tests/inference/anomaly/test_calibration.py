@@ -133,7 +133,7 @@ def test_calibrations_of_two_kinds_are_not_merged():
         {"method": AnomalyMethod(sigma_star=2)},
         {"weights": "v"},
     ):
-        with pytest.raises(InputError, match=rf"two kinds.*{next(iter(change))} is"):
+        with pytest.raises(InputError, match=rf"different kinds.*{next(iter(change))} is"):
             merge([of(0), of(1).model_copy(update=change)])
     with pytest.raises(InputError, match="no calibration to merge"):
         merge([])
@@ -149,9 +149,9 @@ def test_to_json_and_back(tmp_path):
     ("text", "said"),
     [
         (None, "cannot be read"),
-        ("{}", "is no calibration"),
-        ("\x00", "is no calibration"),
-        (b"\xff\xfe", "is no calibration"),
+        ("{}", "is not a calibration"),
+        ("\x00", "is not a calibration"),
+        (b"\xff\xfe", "is not a calibration"),
         (
             LIKE.model_copy(update={"sums": (1.0,)}).model_dump_json(),
             "sums has 1 number",
@@ -181,7 +181,7 @@ def test_bundled_ones_are_one_a_region_and_for_one_model():
 
 
 def test_nothing_seen_is_told():
-    with pytest.raises(InputError, match="has seen no voxel"):
+    with pytest.raises(InputError, match="contains no voxels"):
         LIKE.moments()
 
 

@@ -176,11 +176,11 @@ def test_regions_hand_over_without_a_jump(model, two_regions, monkeypatch):
     # 20 mm of hand-over are slices 10 to 13, centred on the border at 60 mm.
     share = 0.5 - 0.5 * np.sin(np.pi * (np.array([52.5, 57.5, 62.5, 67.5]) - 60) / 20)
 
-    def scored(seen, coarse, calibration):
+    def z_scores(maps, coarse, calibration):
         flat = {"abdomen": 2, "chest": 6}[calibration.region]
-        return np.full(coarse[seen.box.slices].shape, flat, np.float32)
+        return np.full(coarse[maps.box.slices].shape, flat, np.float32)
 
-    monkeypatch.setattr("denovox.inference.anomaly.detection.scored", scored)
+    monkeypatch.setattr("denovox.inference.anomaly.detection.z_scores", z_scores)
     got = detect(net, ScanContext(volume), [abdomen, as_chest]).z.hu
     np.testing.assert_allclose(got[24, 24, 10:14], 2 * share + 6 * (1 - share), rtol=1e-5)
     assert set(np.unique(got[24, 24, :10])) == {2}
@@ -198,7 +198,7 @@ def test_slices_of_a_region_without_calibration_are_left_out_and_told(model, two
     sentence = "slices 12 to 23 are left out: no calibration for the chest"
     assert got.left_out == (sentence,)
     assert sentence in said
-    assert [slab.region for slab in got.judged] == ["abdomen"]
+    assert [slab.region for slab in got.covered] == ["abdomen"]
     assert not got.z.hu[..., 12:].any()
     inside = anatomy.coarse(volume)[..., :12] != OUTSIDE
     assert (got.z.hu[..., :12][inside] != 0).all()

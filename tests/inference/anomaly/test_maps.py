@@ -8,7 +8,7 @@ from water import CONFIG, METHOD, body, water
 
 from denovox.core.labels import AIRWAY, BODY, BONE, LUNG, OUTSIDE
 from denovox.core.random_field import field
-from denovox.inference.anomaly.maps import contrast, evidence, surroundings
+from denovox.inference.anomaly.maps import anomaly_maps, contrast, surroundings
 from denovox.inference.model import (
     Model,
 )
@@ -56,7 +56,7 @@ def test_the_maps_are_smoothed_differences_in_hu_within_the_window(model):
     volume = body(0, 90.0)
     coarse = anatomy.coarse(volume)
     everywhere = np.ones(volume.shape, bool)
-    got = evidence(model(water), volume, coarse, "abdomen", everywhere, METHOD, RunOptions())
+    got = anomaly_maps(model(water), volume, coarse, "abdomen", everywhere, METHOD, RunOptions())
     inside = coarse != OUTSIDE
     cut = np.clip(volume.hu, -120, 240)
     residual = ndimage.gaussian_filter(inside * (cut - 60), (1, 1, 0.6), mode="nearest")
@@ -113,7 +113,7 @@ def test_the_model_sees_the_scan_as_it_is_outside_the_region_of_interest(model):
     roi[20:30, 20:30, 8:14] = True
     volume = body(0, 90.0)
     coarse = anatomy.coarse(volume)
-    got = evidence(model(water), volume, coarse, "abdomen", roi, METHOD, RunOptions())
+    got = anomaly_maps(model(water), volume, coarse, "abdomen", roi, METHOD, RunOptions())
     outside = ~roi[got.box.slices]
     assert outside.any()
     want = np.clip((volume.hu[got.box.slices] - 60) / 180, -1, 1)[outside] * np.float32(180) + 60
@@ -133,7 +133,7 @@ def test_the_model_is_told_where_in_the_scan_the_region_lies(model):
     coarse = anatomy.coarse(volume)
     for share in (True, False):
         method = METHOD.model_copy(update={"anatomy": share})
-        evidence(model(listens), volume, coarse, "abdomen", roi, method, RunOptions())
+        anomaly_maps(model(listens), volume, coarse, "abdomen", roi, method, RunOptions())
     assert float(told[0].position_x[0, 0]) == pytest.approx(2 * 34.5 / 48 - 1)
     assert set(np.unique(told[0].anatomy)) == {BODY, OUTSIDE}
     assert set(np.unique(told[1].anatomy)) == {0}
@@ -149,7 +149,9 @@ def test_seeds_are_averaged_in_opposite_pairs_and_noise_is_that_of_the_voxel(mod
     everywhere = np.ones(volume.shape, bool)
     change = {"seeds": 3, "sigma_star": 0.1, "smooth_mm": 0.01}
     method = METHOD.model_copy(update=change)
-    got = evidence(model(echo), volume, coarse, "abdomen", everywhere, method, RunOptions(seed=5))
+    got = anomaly_maps(
+        model(echo), volume, coarse, "abdomen", everywhere, method, RunOptions(seed=5)
+    )
     noises = [0.1 * field(seed, volume.shape)(0)[0, 0].numpy() for seed in (5, 6)]
     # 5, its opposite, and 6: the first two cancel
     np.testing.assert_allclose(got.maps_hu[..., 1], -180 * noises[1] / 3, atol=1e-3)
@@ -168,7 +170,7 @@ def test_a_fine_grid_is_worked_on_coarser(model):
     smooth = ndimage.gaussian_filter(volume.hu, (4, 4, 0), mode="nearest")
     volume = volume.with_hu(smooth)
     method = METHOD.model_copy(update={"smooth_mm": 2.0})
-    got = evidence(model(listens), volume, coarse, "abdomen", everywhere, method, RunOptions())
+    got = anomaly_maps(model(listens), volume, coarse, "abdomen", everywhere, method, RunOptions())
     assert seen[0][0] == 40
     assert got.maps_hu.shape == (*volume.shape, 2)
     want = ndimage.gaussian_filter(

@@ -264,7 +264,7 @@ def test_what_anonymising_left_behind_is_no_obstacle(tmp_path):
 def test_a_series_that_cannot_be_referred_to_is_told_of(tmp_path, missing):
     cases.series(tmp_path / "ct", cases.phantom(), tags={missing: None})
     volume = formats.read(tmp_path / "ct")
-    with pytest.raises(InputError, match=rf"does not say its {missing}.*\.nii\.gz"):
+    with pytest.raises(InputError, match=rf"has no {missing}.*\.nii\.gz"):
         seg.write(tmp_path / "s.dcm", lesions(volume), volume)
     assert not (tmp_path / "s.dcm").exists()
 
@@ -290,20 +290,20 @@ def test_what_cannot_be_written_is_said_before(tmp_path):
     volume = formats.read(tmp_path / "ct")
     numbers = lesions(volume)
     for name, why in (
-        ("s.nii", "ends in .dcm"),
+        ("s.nii", "must end in .dcm"),
         ("no/s.dcm", "is not a directory; create it first"),
     ):
         with pytest.raises(InputError, match=why):
             seg.write(tmp_path / name, numbers, volume)
     with pytest.raises(InputError, match="no voxel is marked"):
         seg.write(tmp_path / "s.dcm", np.zeros_like(numbers), volume)
-    with pytest.raises(InputError, match="this scan is no DICOM"):
+    with pytest.raises(InputError, match="this scan is not DICOM"):
         seg.write(tmp_path / "s.dcm", numbers, Volume(volume.hu, volume.affine))
     with pytest.raises(ValueError, match="on a grid of"):
         seg.write(tmp_path / "s.dcm", numbers[1:], volume)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ct"]
     (tmp_path / "s.dcm").write_bytes(b"before")
-    with pytest.raises(InputError, match="already exists; name another, or force it"):
+    with pytest.raises(InputError, match="already exists; choose another name, or use --force"):
         seg.write(tmp_path / "s.dcm", numbers, volume)
     assert (tmp_path / "s.dcm").read_bytes() == b"before"
     seg.write(tmp_path / "s.dcm", numbers, volume, force=True)

@@ -302,7 +302,7 @@ def test_it_learns_faster_than_it_forgets(tmp_path):
 def test_a_state_of_the_other_optimizer_is_one_sentence(tmp_path, first, then):
     finish(tmp_path, CONFIG.model_copy(update={"optimizer": first}), stop_after=1)
     before = (tmp_path / checkpoint.NAME).read_bytes()
-    with pytest.raises(InputError, match=r"another optimizer.*train\.optimizer") as told:
+    with pytest.raises(InputError, match=r"a different optimizer.*train\.optimizer") as told:
         finish(tmp_path, CONFIG.model_copy(update={"optimizer": then}))
     assert "\n" not in str(told.value)
     assert (tmp_path / checkpoint.NAME).read_bytes() == before

@@ -1,4 +1,4 @@
-"""What a measurement does to a scan, and the step that takes a measurement into account."""
+"""Measurement operators, and the proximal step that takes a measurement into account."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Operator(Protocol):
         """The adjoint: <A x, y> = <x, At y>."""
 
     def prox(self, x0: Tensor, y: Tensor, rho: float) -> Tensor:
-        """argmin over x of |y - A x|^2 + rho |x - x0|^2 (METHOD 3)."""
+        """argmin over x of |y - A x|^2 + rho |x - x0|^2 (Method 3)."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """The measurement is the scan itself, with white noise (METHOD 3)."""
+    """The measurement is the scan itself, with white noise (Method 3)."""
 
     def A(self, x: Float[Tensor, "b 1 x y z"]) -> Float[Tensor, "b 1 x y z"]:
         """x."""

@@ -1,12 +1,13 @@
-"""Scans whose noise is coloured rather than white (METHOD 3).
+"""Scans whose noise is coloured rather than white (Method 3).
 
-The measurement is the scan itself, y = x + noise; what differs from `Identity` is the noise, and so
-the distance |W^-1/2 (y - x)|^2 that the prox weighs against rho |x - x0|^2. W, the covariance, is
-relative: its mean power is 1, for the SD of the noise enters through rho, as with `Identity`.
+The measurement is the scan itself, y = x + noise. It differs from `Identity` in the noise, and thus
+in the distance |W^-1/2 (y - x)|^2 that the prox weighs against rho |x - x0|^2. The covariance W is
+relative, with a mean power of 1, because the SD of the noise enters through rho, as in `Identity`.
 
-At its ends a volume goes on as its mirror image: a spectrum that is even is then diagonal in the
+A volume is extended at its ends by its mirror image: an even spectrum is then diagonal in the
 cosine transform (DCT-II), the prox exact and the filter symmetric, without padding. Real noise does
-not go on mirrored, so within a correlation length of the rim the weights are approximate.
+not continue as its mirror image, so the weights are approximate within a correlation length of the
+border.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from ..box import Shape
 from ..errors import InputError
 
 Vol = Float[Tensor, "b 1 x y z"]
-Psd = Float[Tensor, "x y w"]  # of DCT-II coefficients; w is the slices, or 1: the same for all
+Psd = Float[Tensor, "x y w"]  # per DCT-II coefficient; w: slices, or 1 if they are all the same
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The shape of a CT's noise power spectrum: radial in the slices, without its SD.
+    """The shape of a CT's noise power spectrum: radial within slices, without its SD.
 
-    per_mm: spatial frequencies in cycles per mm, ascending. power: at those, none negative;
-    constant beyond the ends. along_z: correlation of the noise of neighbouring slices, -0.5 to 0.5;
-    slices farther apart are independent. `InputError` on anything else.
+    per_mm: spatial frequencies in cycles per mm, ascending. power: at those frequencies, not
+    negative; constant beyond the ends. along_z: correlation of the noise in neighbouring slices,
+    -0.5 to 0.5; slices farther apart are independent. `InputError` for anything else.
     """
 
     per_mm: tuple[float, ...]
@@ -40,11 +41,11 @@ class Spectrum:
 
     def __post_init__(self) -> None:
         if len(self.per_mm) != len(self.power) or sorted(set(self.per_mm)) != list(self.per_mm):
-            raise InputError("a noise spectrum needs ascending frequencies, and a power for each")
+            raise InputError("a noise spectrum needs ascending frequencies and a power for each")
         if not all(0 <= p < math.inf for p in self.power) or not any(self.power):
-            raise InputError("the powers of a noise spectrum are 0 or more, and not all of them 0")
+            raise InputError("the powers of a noise spectrum must be 0 or more, and not all 0")
         if not abs(self.along_z) <= 0.5:
-            raise InputError(f"a correlation of {self.along_z:g} along z is not within -0.5 to 0.5")
+            raise InputError(f"a correlation of {self.along_z:g} along z is outside -0.5 to 0.5")
 
     def on(self, shape: Shape, spacing_mm: tuple[float, float, float]) -> Psd:
         """Power of each DCT-II coefficient on a grid, mean 1, float64; w = 1 if white along z."""
@@ -74,15 +75,15 @@ def _interpolated(at: Float[Tensor, "x y"], spectrum: Spectrum) -> Float[Tensor,
 
 
 def filtered(x: Vol, gain: Psd) -> Vol:
-    """x with each of its DCT-II coefficients times `gain`; of white noise, sqrt(psd) makes noise
-    of that spectrum. Symmetric: <filtered(x), y> = <x, filtered(y)>."""
+    """x with each of its DCT-II coefficients multiplied by `gain`; sqrt(psd) turns white noise into
+    noise with that spectrum. Symmetric: <filtered(x), y> = <x, filtered(y)>."""
     axes = _axes(gain)
     return _dct(_dct(x, axes) * gain.to(x), axes, back=True)
 
 
 @dataclass(frozen=True)
 class Coloured:
-    """Stationary noise of a known spectrum. psd: mean 1, 0 or more, as `Spectrum.on` gives it."""
+    """Stationary noise with a known spectrum. psd: mean 1, not negative, as from `Spectrum.on`."""
 
     psd: Psd
 
@@ -97,20 +98,20 @@ class Coloured:
     def prox(self, x0: Vol, y: Vol, rho: float) -> Vol:
         """argmin |S^-1/2 (y - x)|^2 + rho |x - x0|^2: (y + rho S x0) / (1 + rho S), by frequency.
 
-        Where there is no noise (S = 0) it is y.
+        Where there is no noise (S = 0), it is y.
         """
         weight = rho * self.psd
         return y + filtered(x0 - y, weight / (1 + weight))
 
 
 def _axes(psd: Psd) -> tuple[int, ...]:
-    """The axes of a volume along which a spectrum is not flat."""
+    """The axes of a volume along which the spectrum is not flat."""
     return (2, 3) if psd.shape[2] == 1 else (2, 3, 4)
 
 
 def _dct(x: Vol, axes: tuple[int, ...], back: bool = False) -> Vol:
-    """Orthonormal DCT-II, or its inverse, as products with its matrices: no complex numbers and no
-    mirrored copies."""
+    """Orthonormal DCT-II or its inverse by matrix products, without complex numbers or mirrored
+    copies."""
     for axis in axes:
         matrix = _matrix(x.shape[axis], x)
         x = (x.movedim(axis, -1) @ (matrix if back else matrix.T)).movedim(-1, axis)
@@ -118,7 +119,7 @@ def _dct(x: Vol, axes: tuple[int, ...], back: bool = False) -> Vol:
 
 
 def _matrix(n: int, like: Tensor) -> Float[Tensor, "n n"]:
-    """Row k: sqrt(2/n) cos(pi k (2 i + 1) / (2 n)); row 0 over sqrt 2."""
+    """Row k: sqrt(2/n) cos(pi k (2 i + 1) / (2 n)); row 0 is divided by sqrt 2."""
     k = torch.arange(n, dtype=torch.float64)
     rows = math.sqrt(2 / n) * torch.cos(math.pi / (2 * n) * k[:, None] * (2 * k + 1))
     rows[0] /= math.sqrt(2)

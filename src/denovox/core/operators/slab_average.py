@@ -10,23 +10,23 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-_LEAST = 1e-10  # eigenvalues below this share of the largest are zero: slices that say the same
-_RIDGE = 1e-9  # keeps the system of a column without a free voxel solvable; its answer is zero
-_HELD = 1 << 22  # numbers of the columns' systems that are held at a time
+_LEAST = 1e-10  # eigenvalues below this share of the largest count as zero: redundant slices
+_RIDGE = 1e-9  # keeps the system of a column without a free voxel solvable; its solution is zero
+_HELD = 1 << 22  # elements of the columns' systems that are in memory at a time
 
 
 @dataclass(frozen=True, eq=False)
 class SlabAverage:
-    """Each thick slice k is sum_z matrix[k, z] x[z], in every column by itself (METHOD 3).
+    """Each thick slice k is sum_z matrix[k, z] x[z], separately in every column (Method 3).
 
-    matrix: any weights, so slices may overlap, leave gaps, or have a soft profile. The systems
-    along z have as many unknowns as there are thick slices, and are solved once for all columns.
+    matrix: any weights, so slices may overlap, leave gaps or have a soft profile. The systems
+    along z have as many unknowns as there are thick slices and are solved once for all columns.
     """
 
     matrix: Float[np.ndarray, "thick fine"]
 
     def A(self, x: Float[Tensor, "b 1 x y z"]) -> Float[Tensor, "b 1 x y z2"]:
-        """The thick slices of thin ones."""
+        """Thick slices from thin ones."""
         return x @ self._like(self.matrix.T, x)
 
     def At(self, y: Float[Tensor, "b 1 x y z2"]) -> Float[Tensor, "b 1 x y z"]:
@@ -38,8 +38,8 @@ class SlabAverage:
     ) -> Float[Tensor, "b 1 x y z"]:
         """x0 + Mt (M Mt + rho)^-1 (y - M x0), exact: the normal equations, by Woodbury's identity.
 
-        rho 0 is the limit: the closest volume to x0 whose slices are y or, where slices that
-        repeat each other disagree, fit y best.
+        rho 0 is the limit: the volume closest to x0 whose slices are y or, where redundant slices
+        contradict each other, fit y best.
         """
         values, vectors = self._eigen
         gain = np.zeros_like(values)
@@ -48,20 +48,20 @@ class SlabAverage:
         back = (vectors * gain) @ vectors.T @ self.matrix
         return x0 + (y - self.A(x0)) @ self._like(back, x0)
 
-    def unseen(
+    def null_space_part(
         self, change: Float[Tensor, "b 1 x y z"], free: Bool[Tensor, "b 1 x y z"]
     ) -> Float[Tensor, "b 1 x y z"]:
-        """The closest change that no thick slice sees and that leaves all but the free voxels.
+        """The closest change that affects no thick slice and no voxel other than the free ones.
 
-        change - W Mt (M W Mt)^-1 M W change, with W = 1 where free: a small system for each column
-        that has voxels of both kinds, in float64.
+        change - W Mt (M W Mt)^-1 M W change, with W = 1 where free: a small system, in float64,
+        for each column that has voxels of both kinds.
         """
         out = torch.where(free, change, 0)
         entire = free.all(-1) | ~free.any(-1)
         nothing = torch.zeros_like(self.A(out))
         out = torch.where(entire[..., None] & free, self.prox(out, nothing, 0.0), out)
         matrix = torch.from_numpy(self.matrix).to(change.device, torch.float64)
-        # Most pairs of thick slices share no thin one: only the others' products are summed.
+        # Most pairs of thick slices share no thin one: only the products of the others are summed.
         one, other = (matrix @ matrix.T).nonzero(as_tuple=True)
         products = (matrix[one] * matrix[other]).T
         flat, allowed = out.view(-1, out.shape[-1]), free.reshape(-1, out.shape[-1])
@@ -90,10 +90,10 @@ class SlabAverage:
 def interpolation(
     matrix: Float[np.ndarray, "thick fine"], centres: Float[np.ndarray, " fine"]
 ) -> Float[np.ndarray, "thick fine"]:
-    """Thick slices @ this = thin ones: cubic along z, then the closest whose slabs are the thick.
+    """Thick slices @ this = thin ones: cubic along z, then made consistent with the thick ones.
 
-    matrix: as of `SlabAverage`. centres: of the thin slices, counted in thick ones (0 is the centre
-    of the first). Both maps are linear along z, so together they are one matrix.
+    matrix: as in `SlabAverage`. centres: of the thin slices, in units of thick ones (0 is the
+    centre of the first). Both steps are linear along z, so together they form one matrix.
     """
     count = len(matrix)
     basis = torch.eye(count, dtype=torch.float64)[None, None, None]
@@ -102,10 +102,10 @@ def interpolation(
 
 
 def _cubic(count: int, at: Float[np.ndarray, " fine"]) -> Float[np.ndarray, "thick fine"]:
-    """Interpolation as a matrix: row k is what a one at slice k gives at `at`; ends go on flat."""
+    """Interpolation matrix: row k is the response at `at` to a 1 at slice k; ends extend flat."""
     from scipy.interpolate import make_interp_spline
 
-    beyond = 4  # slices, repeated: as if the patient went on as at the end
+    beyond = 4  # repeated slices, as if the patient continued unchanged
     knots = np.arange(-beyond, count + beyond)
     ones = np.eye(count)[np.clip(knots, 0, count - 1)]
     spline = make_interp_spline(knots, ones, 3)

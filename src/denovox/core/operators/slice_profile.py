@@ -1,4 +1,4 @@
-"""What a thick slice is made of: weights along z, from thickness, spacing and profile."""
+"""The composition of thick slices: weights along z from thickness, spacing and profile."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from ..errors import ensure
 
 Profile = Literal["box", "triangle", "gaussian"]
 
-_ROUNDING = 1e-6  # share of a slice: lengths that come from float32 headers
+_ROUNDING = 1e-6  # tolerance as a share of a slice, for lengths from float32 headers
 
 
 def slab_centres_mm(
     n_in: int, dz_mm: float, thickness_mm: float, spacing_mm: float
 ) -> Float[np.ndarray, " n_out"]:
-    """Where the slabs of `slab_matrix` have their centres, mm along z.
+    """Centres of the slabs of `slab_matrix`, mm along z.
 
-    0 is the lower face of the first thin slice, whose own centre is thus at dz_mm / 2; slab k
-    covers [k spacing_mm, k spacing_mm + thickness_mm], as many as fit whole into n_in slices.
-    `InputError` where not one fits, or a length makes no sense.
+    0 is the lower face of the first thin slice, whose centre is thus at dz_mm / 2; slab k covers
+    [k spacing_mm, k spacing_mm + thickness_mm], and there are as many as fit into n_in slices.
+    `InputError` if none fits or a length is invalid.
     """
-    ensure(n_in >= 1 and dz_mm > 0, f"{n_in} slices of {dz_mm:g} mm are no scan")
+    ensure(n_in >= 1 and dz_mm > 0, f"{n_in} slices of {dz_mm:g} mm are not a scan")
     for name, length in (("thickness", thickness_mm), ("spacing", spacing_mm)):
-        fine = np.isfinite(length) and length >= dz_mm * (1 - _ROUNDING)
-        told = f"a {name} of {length:g} mm is less than the scan's own {dz_mm:g} mm between slices"
-        ensure(fine, f"{told}; give {dz_mm:g} mm or more")
+        valid = np.isfinite(length) and length >= dz_mm * (1 - _ROUNDING)
+        reason = f"a {name} of {length:g} mm is less than the scan's slice spacing of {dz_mm:g} mm"
+        ensure(valid, f"{reason}; give {dz_mm:g} mm or more")
     whole_mm = n_in * dz_mm
-    told = f"slabs of {thickness_mm:g} mm do not fit into a scan of {whole_mm:g} mm"
-    ensure(thickness_mm <= whole_mm + _ROUNDING * dz_mm, f"{told}; give a smaller thickness")
+    reason = f"slabs of {thickness_mm:g} mm do not fit into a scan of {whole_mm:g} mm"
+    ensure(thickness_mm <= whole_mm + _ROUNDING * dz_mm, f"{reason}; give a smaller thickness")
     count = int(np.floor((whole_mm - thickness_mm + _ROUNDING * dz_mm) / spacing_mm)) + 1
     centres: np.ndarray = thickness_mm / 2 + spacing_mm * np.arange(count)
     return centres
@@ -43,27 +43,27 @@ def slab_matrix(
     spacing_mm: float,
     profile: Profile = "box",
 ) -> Float[np.ndarray, "n_out n_in"]:
-    """M, float64, rows sum to one: thick = M @ thin, slabs as `slab_centres_mm` places them.
+    """M, float64, rows sum to one: thick = M @ thin, with slabs placed as in `slab_centres_mm`.
 
     thickness_mm: the full width at half maximum of the slice-sensitivity profile, which is a box
-    (the slab itself), a triangle (a helical scan's with pitch 1; Kalender 2011, chapter 3) or a
-    gaussian, cut 1.5 widths from its centre. spacing_mm: between slab centres; below the
-    thickness slabs overlap, above it they leave gaps.
+    (the slab itself), a triangle (as in a helical scan with pitch 1; Kalender 2011, chapter 3) or a
+    Gaussian, truncated 1.5 widths from its centre. spacing_mm: between slab centres; slabs overlap
+    if it is below the thickness and leave gaps if it is above.
 
-    A voxel counts with the integral of the profile over it. Slab faces within voxels would
-    displace a slab's centre of mass by up to dz/8; a tilt of its weights puts it back, so that a
-    line along z stays itself (the weights stay positive). Soft profiles that reach past the ends
-    of the scan are cut there and scaled to one. `InputError` as `slab_centres_mm`.
+    A voxel's weight is the integral of the profile over it. Slab faces inside voxels would
+    displace a slab's centre of mass by up to dz/8; a tilt of its weights corrects this, so that a
+    line along z is preserved (the weights stay positive). Soft profiles that extend past the ends
+    of the scan are truncated there and normalised. `InputError` as in `slab_centres_mm`.
     """
     centres = slab_centres_mm(n_in, dz_mm, thickness_mm, spacing_mm)
     faces = np.arange(n_in + 1) * dz_mm
     weights = np.diff(_cumulative((faces - centres[:, None]) / thickness_mm, profile))
     weights /= weights.sum(1, keepdims=True)
-    away = faces[:-1] + dz_mm / 2 - centres[:, None]  # of each voxel from each slab's centre
+    away = faces[:-1] + dz_mm / 2 - centres[:, None]  # each voxel's offset from each slab's centre
     off = (weights * away).sum(1, keepdims=True)
     spread = (weights * (away - off) ** 2).sum(1, keepdims=True)
     tilt = 1 - np.divide(off, spread, out=np.zeros_like(off), where=spread > 0) * (away - off)
-    # At the ends a soft profile may have lost so much that no tilt with positive weights helps.
+    # At the ends, a soft profile may be so truncated that no tilt with positive weights helps.
     tilted = np.where((tilt * (weights > 0) >= 0).all(1, keepdims=True), weights * tilt, weights)
     result: np.ndarray = tilted / tilted.sum(1, keepdims=True)
     return result
@@ -72,7 +72,7 @@ def slab_matrix(
 def _cumulative(
     u: Float[np.ndarray, "n_out faces"], profile: Profile
 ) -> Float[np.ndarray, "n_out faces"]:
-    """The integral up to u of the profile whose full width at half maximum is 1."""
+    """The integral up to u of a profile whose full width at half maximum is 1."""
     if profile == "box":
         return np.clip(u + 0.5, 0, 1)
     if profile == "triangle":

@@ -1,4 +1,4 @@
-"""What training learns from: samples, and batches of them."""
+"""Training samples, and batches of them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ...core.condition import batch as batch_of
 
 @dataclass(frozen=True)
 class Sample:
-    """x0: 1 1 p p p, model units, clipped to [-1, 1]. noise: of the same shape, SD about 1.
+    """x0: 1 1 p p p, model units, clipped to [-1, 1]. noise: same shape, SD about 1.
 
-    u: a uniform number for the loss to choose a noise level with. weight: of each voxel in the
-    loss; None: all alike. start: what noise is added to, where that is not x0. case: whose it is.
+    u: a uniform number from which the loss picks a noise level. weight: of each voxel in the loss;
+    None: uniform. start: what noise is added to, if not x0. case: id of its case.
     """
 
     x0: Float[Tensor, "1 1 p p p"]
@@ -35,7 +35,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Several samples in one: the fields of `Sample`, with b in place of 1."""
+    """Several samples stacked: the fields of `Sample`, with b in place of 1."""
 
     x0: Float[Tensor, "b 1 p p p"]
     noise: Float[Tensor, "b 1 p p p"]
@@ -47,19 +47,19 @@ class Batch:
     case: tuple[str, ...] = ()
 
     def part(self, first: int, stop: int) -> Batch:
-        """Samples [first, stop) of it."""
+        """Samples [first, stop) of the batch."""
 
         def cut(of: Tensor | None) -> Tensor | None:
             return None if of is None else of[first:stop]
 
         known = self.condition
-        told: dict[str, Any] = {f.name: cut(getattr(known, f.name)) for f in fields(known)}
+        cuts: dict[str, Any] = {f.name: cut(getattr(known, f.name)) for f in fields(known)}
         return replace(
             self,
             x0=self.x0[first:stop],
             noise=self.noise[first:stop],
             u=self.u[first:stop],
-            condition=replace(known, **told),
+            condition=replace(known, **cuts),
             level=self.level[first:stop],
             weight=cut(self.weight),
             start=cut(self.start),
@@ -67,13 +67,13 @@ class Batch:
         )
 
 
-Draw = Callable[[Sequence[int]], Batch]  # numbers -> those samples
+Draw = Callable[[Sequence[int]], Batch]  # sample numbers -> batch
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples of one shape as a batch.
+    """Stack samples of one shape into a batch.
 
-    All or none have a weight; where some have a start, those without begin at x0.
+    All or none have a weight; if some have a start, those without one start at x0.
     """
     weights = [s.weight for s in samples if s.weight is not None]
     starts = [s.x0 if s.start is None else s.start for s in samples]
@@ -90,5 +90,5 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def batches(draw: Callable[[int], Sample]) -> Draw:
-    """The same samples, several at a time."""
+    """Turn a function that draws one sample into one that draws batches."""
     return lambda numbers: collate([draw(n) for n in numbers])

@@ -1,4 +1,4 @@
-"""Which cases are sampled how often, and the settings of samples."""
+"""How often each case is sampled, and the settings of samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...core.errors import InputError
 from ..store import Case
 from .control_inputs import ControlConfig
 
-# In plane. A coarser scan shows whole volumes and 2x crops; it has no detail for crops to learn.
+# In plane. A coarser scan gives whole volumes and 2x crops only: it lacks the detail for crops.
 COARSE_MM = 3.0
 
 
@@ -23,10 +23,10 @@ class SampleConfig(Settings):
     patch: edge in voxels. levels: relative frequency of whole volume, 2x crop, crop.
     zoom: the crop's edge is patch times a factor drawn log-uniformly from this range.
     shift_hu, gain: HU jitter, uniform within +-shift and 1 +- gain.
-    mirror: how often left and right are swapped, labels with them.
-    drop: how often region and anatomy, each on its own, are withheld.
-    grain: how often the noise is coloured as a CT's is (simulate/fbp_noise.py), and not white.
-    control: what a control is told (datasets/samples/control_inputs.py); None: samples for a base.
+    mirror: probability of swapping left and right, including labels.
+    drop: probability of withholding the region, and independently the anatomy.
+    grain: probability of coloured noise as in CT (simulate/fbp_noise.py) instead of white noise.
+    control: input of a control (datasets/samples/control_inputs.py); None: samples for a base.
     """
 
     patch: int = 32
@@ -46,14 +46,14 @@ class SampleConfig(Settings):
 
 
 def is_coarse(case: Case) -> bool:
-    """Whether its voxels are larger than `COARSE_MM` in plane."""
+    """Whether voxels are larger than `COARSE_MM` in plane."""
     return max(case.facts.spacing_mm[:2]) > COARSE_MM
 
 
 def grouped(cases: Sequence[Case], config: SampleConfig) -> list[list[list[list[Case]]]]:
-    """Cases by region, then fine and coarse, then patient; in one order, however they came.
+    """Group cases by region, then fine and coarse, then patient; independent of input order.
 
-    Where `config` has crops alone, coarse cases are left out; `InputError` where none is left.
+    If `config` has only crops, coarse cases are left out; `InputError` if none remain.
     """
     tree: dict[str, dict[bool, dict[str, list[Case]]]] = {}
     for case in cases:
@@ -62,7 +62,7 @@ def grouped(cases: Sequence[Case], config: SampleConfig) -> list[list[list[list[
             kinds = tree.setdefault(case.facts.region, {})
             kinds.setdefault(coarse, {}).setdefault(case.facts.patient, []).append(case)
     if not cases:
-        raise InputError("no case is left to draw samples from")
+        raise InputError("there are no cases left to draw samples from")
     if not tree:
         raise InputError(
             f"all {len(cases)} cases have voxels of more than {COARSE_MM:g} mm in plane, which is"
@@ -78,9 +78,9 @@ def grouped(cases: Sequence[Case], config: SampleConfig) -> list[list[list[list[
 
 
 def chooser(cases: Sequence[Case], config: SampleConfig) -> Callable[[np.random.Generator], Case]:
-    """How a case is drawn: region first, then fine or coarse, then patient; each choice is even.
+    """Draw a case: region first, then fine or coarse, then patient; each choice is uniform.
 
-    So seventy coarse heads weigh no more than one fine one.
+    So seventy coarse heads weigh no more than one fine head.
     """
     regions = grouped(cases, config)
 
@@ -94,7 +94,7 @@ def chooser(cases: Sequence[Case], config: SampleConfig) -> Callable[[np.random.
 
 
 def in_turn(cases: Sequence[Case], config: SampleConfig, count: int) -> list[Case]:
-    """`count` cases, as evenly as `chooser` on average: regions in turn, then kinds, patients."""
+    """`count` cases, as balanced as from `chooser`: cycling over regions, then kinds, patients."""
     regions = grouped(cases, config)
     chosen = []
     for n in range(count):

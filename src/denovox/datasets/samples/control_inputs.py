@@ -1,4 +1,4 @@
-"""What a control is told in training: thick slices made thin again, or where lesions are."""
+"""Inputs of a control in training: thick slices interpolated to thin ones, or lesion masks."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ...core.operators.slice_profile import slab_centres_mm, slab_matrix
 
 
 class ControlConfig(Settings):
-    """How the controls of training samples are made.
+    """How the control inputs of training samples are made.
 
-    kind: "low-resolution" or "lesion". factor: how many slices a thick one is the mean of, drawn
-    evenly from this range, as is where the first begins. begin: how often noise is added to the
-    interpolation and not to the truth, as where `superres` begins: all that is left to learn there
-    is what the interpolation lacks. on_lesion: how often a crop is laid onto
-    a lesion, where its case has any. weight: of the loss on lesions and a voxel around them; they
-    are a per mille of a scan.
+    kind: "low-resolution" or "lesion". factor: how many slices are averaged into a thick one, drawn
+    uniformly from this range, as is the position of the first. begin: probability that noise is
+    added to the interpolation instead of the truth, as `superres` starts there: all that is left to
+    learn is what the interpolation lacks. on_lesion: probability that a crop is centred near a
+    lesion, if its case has any. weight: of the loss on lesions and one voxel around them; they are
+    a per mille of a scan.
     """
 
     kind: ControlKind
@@ -36,16 +36,16 @@ class ControlConfig(Settings):
 def low_resolution(
     unit: Float[np.ndarray, "x y z"], factor: float, offset: float
 ) -> Float[np.ndarray, "x y z"]:
-    """What is left of thin slices when `factor` at a time are averaged and made thin again.
+    """Average `factor` thin slices at a time, then interpolate back to thin slices.
 
-    As `superres` interpolates: cubic, and consistent with the thick slices. offset: 0 to 1, where
-    in a thick slice the volume begins. Beyond its ends the volume goes on as it ends.
+    Interpolated as in `superres`: cubic, and consistent with the thick slices. offset: 0 to 1,
+    where in a thick slice the volume begins. Beyond its ends the last slices are repeated.
     """
     count = unit.shape[2]
     before = int(np.ceil(factor * (1 + offset)))
     thin = np.pad(unit, [(0, 0), (0, 0), (before, 2 * int(np.ceil(factor)))], mode="edge")
     first = before - factor * offset
-    whole = int(first)  # slabs begin between two voxels: the part of one before them is cut off
+    whole = int(first)  # slabs may begin between voxels: the fraction before is cut off
     n = thin.shape[2] - whole
     matrix = slab_matrix(n, 1.0, factor, factor)
     centres = slab_centres_mm(n, 1.0, factor, factor)
@@ -61,11 +61,11 @@ def onto_lesion(
     pace: int,
     rng: np.random.Generator,
 ) -> list[float]:
-    """Where a crop of `size` begins that shows a lesion: each lesion of a case counts the same.
+    """The start of a crop of `size` that shows a lesion; all lesions of a case are equally likely.
 
-    lesions: boxes (first x y z, last x y z), in voxels of the case's `shape`. A point of one comes
-    to lie somewhere in the middle half of the crop, as far as the case allows. pace: the crop
-    begins on a multiple of so many voxels.
+    lesions: boxes (first x y z, last x y z), in voxels of the case's `shape`. A point of one is
+    placed somewhere in the middle half of the crop, as far as the case allows. pace: the crop
+    begins at a multiple of this many voxels.
     """
     box = np.asarray(lesions[int(rng.integers(len(lesions)))], float).reshape(2, 3)
     point = rng.uniform(box[0], box[1] + 1)
@@ -75,7 +75,7 @@ def onto_lesion(
 
 
 def boxes(lesion: UInt8[np.ndarray, "x y z"]) -> tuple[tuple[int, ...], ...]:
-    """The box (first x y z, last x y z) of each connected lesion of a mask."""
+    """The box (first x y z, last x y z) of each connected lesion in a mask."""
     parts, _ = ndimage.label(lesion)
     return tuple(
         (*(s.start for s in where), *(s.stop - 1 for s in where))

@@ -1,8 +1,8 @@
-"""A training sample from one box: whole volume, 2x crop or crop (METHOD 1).
+"""A training sample from one box: whole volume, 2x crop or crop (Method 1).
 
-Sample number n of a seed is always the same sample, whatever came before it: which case, box,
-augmentation and noise it has is drawn from a generator keyed by (seed, n), before any voxel is
-read. `sample` reads the voxels from a store; `resident.py` draws whole batches in a GPU's memory.
+Sample n of a seed is always the same, whatever came before it: its case, box, augmentation and
+noise are drawn from a generator keyed by (seed, n) before any voxel is read. `sample` reads the
+voxels from a store; `resident.py` draws whole batches in GPU memory.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from ...core.box import Shape, coordinates
 from ...core.condition import Condition
 from ...core.random_field import normal
 from ...core.regions import REGIONS, UNKNOWN_REGION
+from ...core.tensors import tensor
 from ...simulate.fbp_noise import Grain, coloured, random_grain
 from ..store import Case
 from .batch import Sample
 from .choice import SampleConfig, chooser, is_coarse
 from .control_inputs import loss_weight, low_resolution, onto_lesion
 
-# Twice the patch begins on a voxel of the pyramid's next level: nothing is to be resized.
+# A 2x crop begins on a voxel of the pyramid's next level, so that nothing has to be resized.
 PACE = (1, 2, 1)
 MIRROR = labels.mirror_table().astype(np.uint8)
 
 
 def sampler(cases: Sequence[Case], config: SampleConfig, seed: int) -> Callable[[int], Sample]:
-    """n -> sample n, read from the store; cases as `chooser` draws them."""
+    """n -> sample n, read from the store; cases are drawn by `chooser`."""
     choose = chooser(cases, config)
 
     def draw(n: int) -> Sample:
@@ -42,16 +43,17 @@ def sampler(cases: Sequence[Case], config: SampleConfig, seed: int) -> Callable[
     return draw
 
 
-# ---- what of it ---------------------------------------------------------------------------------
+# ---- planning a sample --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is random about a sample of a case, before a voxel is read.
+    """All random choices of a sample, made before any voxel is read.
 
     start, size: its box, in voxels of the case. factor, offset_hu: HU jitter. show_region,
-    show_anatomy: whether these conditions are given. noise: seed of its noise; grain: what colours
-    it. thick: (slices averaged, offset) of a low-resolution control; begun: noise is added to that.
+    show_anatomy: whether these conditions are given. noise: seed of its noise; grain: its
+    colouring. thick: (slices averaged, offset) of a low-resolution control; begun: noise is added
+    to that.
     """
 
     level: int
@@ -70,7 +72,7 @@ class Plan:
 
 
 def plan(case: Case, config: SampleConfig, rng: np.random.Generator) -> Plan:
-    """Draw a sample of a case; a coarse case gives no crops where other levels have a share."""
+    """Draw the plan of a sample; a coarse case gives no crops if other levels have a share."""
     some = (
         [*config.levels[:2], 0.0] if is_coarse(case) and any(config.levels[:2]) else config.levels
     )
@@ -100,7 +102,7 @@ def plan(case: Case, config: SampleConfig, rng: np.random.Generator) -> Plan:
 def crop_box(
     shape: tuple[int, ...], level: int, config: SampleConfig, rng: np.random.Generator
 ) -> tuple[list[float], list[float]]:
-    """(start, size) in voxels: the whole, or a random crop of twice or once the patch, zoomed."""
+    """(start, size) in voxels: the whole, or a random crop of two or one patch sizes, zoomed."""
     if level == 0:
         return [0.0] * 3, [float(n) for n in shape]
     low, high = np.log(config.zoom)
@@ -113,9 +115,9 @@ def crop_box(
 
 
 def places(case: Case, of: Plan, patch: int) -> list[Float[np.ndarray, " p"]]:
-    """Coordinates of a sample's voxels along x, y, z (METHOD 1).
+    """Coordinates of a sample's voxels along x, y, z (Method 1).
 
-    A mirrored body lies where the original's other side lay: coordinates stay in order.
+    A mirrored body takes the place of the original's other side: coordinates stay in order.
     """
     axes = [
         coordinates(a, n, whole, patch)
@@ -130,7 +132,7 @@ def spacing_mm(case: Case, of: Plan, patch: int) -> list[float]:
 
 
 def region_id(case: Case, of: Plan) -> int:
-    """The region that a sample's condition names."""
+    """The region id in a sample's condition."""
     return REGIONS[case.facts.region].id if of.show_region else UNKNOWN_REGION
 
 
@@ -155,16 +157,16 @@ def sample(case: Case, config: SampleConfig, rng: np.random.Generator) -> Sample
     given = weight = begun = None
     if control and control.kind == "low-resolution":
         given = np.clip(low_resolution(unit, *of.thick), -1, 1)
-        begun = _batch_of_one(given) if of.begun else None
+        begun = tensor(given) if of.begun else None
     elif control:
         given = lesion.astype(np.float32)
-        weight = _batch_of_one(loss_weight(given, control.weight))
+        weight = tensor(loss_weight(given, control.weight))
     x, y, z = (
         torch.from_numpy(np.ascontiguousarray(axis))[None]
         for axis in places(case, of, config.patch)
     )
     return Sample(
-        _batch_of_one(np.clip(unit, -1, 1)),
+        tensor(np.clip(unit, -1, 1)),
         noise_of(of, grid),
         of.u,
         Condition(
@@ -174,14 +176,10 @@ def sample(case: Case, config: SampleConfig, rng: np.random.Generator) -> Sample
             y,
             z,
             torch.tensor([spacing_mm(case, of, config.patch)], dtype=torch.float32),
-            None if given is None else _batch_of_one(given),
+            None if given is None else tensor(given),
         ),
         of.level,
         weight,
         begun,
         case.facts.id,
     )
-
-
-def _batch_of_one(array: np.ndarray) -> Float[Tensor, "1 1 x y z"]:
-    return torch.from_numpy(np.ascontiguousarray(array, np.float32))[None, None]

@@ -1,9 +1,9 @@
-"""Training samples drawn where the network is: whole batches, in the memory of its device.
+"""Training samples drawn on the device of the network: whole batches, from its memory.
 
 Reading, zooming and labelling one sample after another on a CPU keeps a GPU waiting. Here all cases
-lie in the device's memory (int16 HU and labels, all levels of their pyramids), and a batch is a few
-gathers and small matrix products there. What a sample is, is decided by `levels.plan`, as for the
-store's own sampler: sample n of a seed is the same sample, to float32 rounding.
+reside in device memory (int16 HU and labels, all levels of their pyramids), and a batch takes a few
+gathers and small matrix products. Samples are planned by `multilevel.plan`, as when reading from a
+store: sample n of a seed is the same sample, up to float32 rounding.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from .choice import SampleConfig, chooser
 from .control_inputs import low_resolution
 from .multilevel import MIRROR, Plan, places, plan, region_id, spacing_mm
 
-STEP = 16  # boxes whose edges are alike, rounded up to this, are read together
+STEP = 16  # boxes whose longest edges agree, rounded up to this, are read together
 
 
 def bytes_of(cases: Sequence[Case], lesions: bool = False) -> int:
-    """What the cases take in memory."""
+    """Memory taken by the cases."""
     voxels = 0
     for case in cases:
         for factors in pyramid(case.facts.shape):
@@ -45,7 +45,7 @@ def bytes_of(cases: Sequence[Case], lesions: bool = False) -> int:
 
 
 class _Memory:
-    """Arrays of one kind, of all cases and levels, end to end on a device."""
+    """Arrays of one kind, for all cases and levels, concatenated on a device."""
 
     def __init__(self, cases: Sequence[Case], kind: Kind, device: str) -> None:
         self.begins: dict[tuple[str, int], int] = {}
@@ -59,14 +59,14 @@ class _Memory:
         self.flat = torch.cat(parts).to(device)
 
     def gather(self, of: _Places, at: Sequence[Int64[Tensor, "b _"]]) -> Tensor:
-        """Voxels at x, y, z of the arrays that places lie in: b nx ny nz."""
+        """Voxels at x, y, z of the samples' arrays: b nx ny nz."""
         ny, nz = of.shape[:, 1, None], of.shape[:, 2, None]
         x = (of.begins[:, None] + at[0] * ny * nz)[:, :, None, None]
         y, z = (at[1] * nz)[:, None, :, None], at[2][:, None, None, :]
         return self.flat[x + (y + z)]
 
     def boxes(self, read: Sequence[_Box], edges: Sequence[int]) -> Float[Tensor, "b x y z"]:
-        """Boxes of arrays, each in the corner of one with these edges; zeros beyond."""
+        """Boxes of arrays, each zero-padded at the end to these edges."""
         out = torch.zeros((len(read), *edges), device=self.flat.device)
         for whole, box in zip(out, read, strict=True):
             array = self.flat[box.begins : box.begins + math.prod(box.shape)].view(box.shape)
@@ -77,7 +77,7 @@ class _Memory:
 
 @dataclass(frozen=True)
 class _Box:
-    """Voxels of an array that begins there in memory."""
+    """A box of voxels in an array that begins at `begins` in memory."""
 
     begins: int
     shape: Shape
@@ -90,8 +90,8 @@ class _Box:
 
 @dataclass(frozen=True)
 class _Places:
-    """Where samples lie: begins and shape of an array in memory, a box of it (first, count), and in
-    that box the sample's own (inside, length: fractions of voxels), maybe to be mirrored."""
+    """Where samples are: start and shape of an array in memory, a box in it (first, count), the
+    sample's own box in that (inside, length: fractions of voxels), and whether to mirror it."""
 
     begins: Int64[Tensor, " b"]
     shape: Int64[Tensor, "b 3"]
@@ -102,27 +102,27 @@ class _Places:
     mirror: Bool[Tensor, " b"]
 
     def some(self, which: Int64[Tensor, " c"]) -> _Places:
-        """Some of them."""
+        """Select some samples."""
         return _Places(*(getattr(self, f.name)[which] for f in fields(self)))
 
     def centres(self, axis: int, patch: int) -> Float64[Tensor, "b p"]:
-        """Of the samples' voxels along an axis, in voxels of the box; mirrored: the last first."""
+        """Voxel centres of the samples along an axis, in box voxels; reversed if mirrored."""
         cells = torch.arange(patch, device=self.inside.device) + 0.5
         size = self.length[:, axis, None] / patch
         centres = self.inside[:, axis, None] + cells * size
         return torch.where(self.mirror[:, None], centres.flip(1), centres) if axis == 0 else centres
 
     def nearest(self, axis: int, patch: int) -> Int64[Tensor, "b p"]:
-        """The array's voxels at those centres (core/resample.py `nearest`)."""
+        """The array voxels nearest to those centres (core/resample.py `nearest`)."""
         last = self.count[:, axis, None] - 1
         inside = self.centres(axis, patch).floor().long().clamp(min=0)
         return self.first[:, axis, None] + torch.minimum(inside, last)
 
     def weights(self, axis: int, patch: int, edge: int) -> Float[Tensor, "b p edge"]:
-        """What each of `edge` voxels of the box adds to each voxel of a sample.
+        """The weight of each of `edge` voxels of the box in each voxel of a sample.
 
-        A triangle with a half-width of one sample's voxel, or of one of the box's where these are
-        larger; what of it lies outside of the box is shared out (core/resample.py `resize`).
+        A triangle with a half-width of one sample voxel or one box voxel, whichever is larger,
+        renormalised within the box (core/resample.py `resize`).
         """
         voxels = torch.arange(edge, device=self.inside.device)
         centres, count = self.centres(axis, patch), self.count[:, axis, None, None]
@@ -135,12 +135,12 @@ class _Places:
 
 
 class Resident:
-    """A `batch.Draw` on a device: numbers -> samples, the same as `levels.sampler` has."""
+    """A `batch.Draw` on a device: numbers -> the same samples as `multilevel.sampler`."""
 
     def __init__(
         self, cases: Sequence[Case], config: SampleConfig, seed: int, device: str = "cpu"
     ) -> None:
-        """Reads all cases; `OSError` where the store cannot be read."""
+        """Read all cases; `OSError` if the store cannot be read."""
         self.config, self.seed, self.device = config, seed, device
         self.choose = chooser(cases, config)
         self.ct, self.anatomy = (_Memory(cases, kind, device) for kind in ("ct", "anatomy"))
@@ -183,7 +183,7 @@ class Resident:
         )
 
     def _put(self, rows: Any) -> Float64[Tensor, "*rows"]:
-        """Numbers, to the device, which nobody waits for."""
+        """Copy numbers to the device without waiting."""
         values = torch.from_numpy(np.asarray(rows, np.float64))
         pinned = values.pin_memory() if self.device.startswith("cuda") else values
         return pinned.to(self.device, non_blocking=True)
@@ -220,7 +220,7 @@ class Resident:
             for w, (_, of) in zip(windows, chosen, strict=True)
         ]
         factor, offset, level, half = self._put(jitter).float().T[..., None, None, None, None]
-        # Boxes of about the same size together: none is padded by much.
+        # Group boxes of similar size, so that little padding is needed.
         alike = np.array([-(-max(box.edges) // STEP) for box in read])
         hu = torch.empty((len(chosen), 1, *self.config.grid), device=self.device)
         for size in np.unique(alike):
@@ -249,16 +249,16 @@ class Resident:
     def _control(
         self, chosen: list[tuple[Case, Plan]], where: _Places, unit: Float[Tensor, "b 1 p p p"]
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """(what a control is given, weight of the loss, what noise is added to)."""
+        """(control input, weight of the loss, what noise is added to)."""
         control = self.config.control
         if control is None:
             return None, None, None
         if self.lesion is not None:
             at = [where.nearest(axis, self.config.patch) for axis in range(3)]
             given = self.lesion.gather(where, at).float()[:, None]
-            near = F.max_pool3d(given, 3, 1, 1)  # a voxel around them, as `control.loss_weight`
+            near = F.max_pool3d(given, 3, 1, 1)  # one voxel around them, as in `loss_weight`
             return given, 1 + (control.weight - 1) * near, None
-        # Thick slices are linear along z: one matrix a sample says it all.
+        # Averaging and interpolating are linear along z: one matrix per sample.
         each = np.eye(self.config.patch, dtype=np.float32)[:, None]
         matrices = self._put([low_resolution(each, *of.thick)[:, 0] for _, of in chosen]).float()
         given = (unit @ matrices[:, None, None]).clamp(-1, 1)
@@ -267,7 +267,7 @@ class Resident:
         return given, None, torch.where(here, given, unit.clamp(-1, 1)) if any(begun) else None
 
     def _noise(self, plans: list[Plan]) -> Float[Tensor, "b 1 p p p"]:
-        """White or coloured, as each plan says; the same numbers as `levels.noise_of`."""
+        """White or coloured, as planned; the same numbers as `multilevel.noise_of`."""
         grid = self.config.grid
         noise = torch.empty((len(plans), 1, *grid), device=self.device)
         for is_white in (True, False):

@@ -22,10 +22,11 @@ from ...core.config import Settings
 from ...core.labels import ID, NAMES, path
 from ...core.random_field import field
 from ...core.regions import REGIONS
-from ...datasets.samples.batch import Sample, batches
+from ...datasets.samples.batch import Sample
 from ...datasets.samples.choice import SampleConfig, in_turn
 from ...datasets.samples.multilevel import sample, sampler
 from ...datasets.store import Case
+from ...metrics.lesions import dice
 from ...metrics.set_distance import frechet
 from ...metrics.texture import texture
 from ...model.denoiser import Denoiser
@@ -34,9 +35,7 @@ from ...model.weights import ModelConfig
 from ...sampling.corrections import clip
 from ...sampling.sampler import ddim
 from ...tasks import Task
-from ...train.config import TrainConfig
-from ...train.loop import train
-from ...train.segmentation import predictor
+from ...train.segmentation import train_segmenter
 from .table import LEVELS, Figures
 
 WINDOWS = {region.id: region.window for region in REGIONS.values()}
@@ -97,7 +96,7 @@ def bench_of(
     reference = _scaled(raw, scale)
     real = Figures(
         realism=frechet(reference, _scaled(textures(x0, boxes), scale)),
-        dice={group: dice(net, group, x0, boxes) for group, net in judges.items()},
+        dice={group: group_dice(net, group, x0, boxes) for group, net in judges.items()},
     )
     return Bench(measures, boxes, judges, reference, scale, real, device)
 
@@ -111,7 +110,9 @@ def measure(model: tuple[Denoiser, ModelConfig], bench: Bench) -> Figures:
         l1=l1,
         l2=l2,
         realism=frechet(bench.reference, _scaled(textures(made, bench.boxes), bench.scale)),
-        dice={group: dice(net, group, made, bench.boxes) for group, net in bench.judges.items()},
+        dice={
+            group: group_dice(net, group, made, bench.boxes) for group, net in bench.judges.items()
+        },
     )
 
 
@@ -213,16 +214,6 @@ def judge(
     training: list[Case], patch: int, group: str, measures: Measures, folder: Path
 ) -> Segmenter:
     """A segmenter of one group, trained on real samples of every level."""
-    config = TrainConfig(
-        steps=measures.judge_steps,
-        samples=measures.judge_batch,
-        batch=measures.judge_batch,
-        lr=5e-3,
-        warmup=min(20, measures.judge_steps),
-        decay=0.4,
-        weight_decay=0.01,
-        ema=max(1.0, measures.judge_steps / 20),
-    )
     draw = sampler(training, SampleConfig(patch=patch, zoom=(0.8, 1.25), drop=0), ID[group])
 
     def with_mask(n: int) -> Sample:
@@ -230,25 +221,20 @@ def judge(
         mask = inside(one.condition.anatomy, group)[:, None].float()
         return replace(one, condition=replace(one.condition, control=mask))
 
-    torch.manual_seed(ID[group])
-    net = Segmenter(measures.judge)
-    parameters = dict(net.named_parameters())
-    for step in train(predictor(net), parameters, batches(with_mask), config, folder / group):
-        last = step
-    with torch.no_grad():
-        for name, value in last.average.items():
-            parameters[name].copy_(value)
-    return net.eval().requires_grad_(False)
+    steps, batch = measures.judge_steps, measures.judge_batch
+    return train_segmenter(measures.judge, with_mask, folder / group, ID[group], steps, batch)
 
 
 @torch.no_grad()
-def dice(net: torch.nn.Module, group: str, x0: Tensor, boxes: list[Sample]) -> float:
-    """Dice of what a segmenter finds in x0 with the labels of its boxes, voxels of all together."""
+def group_dice(net: torch.nn.Module, group: str, x0: Tensor, boxes: list[Sample]) -> float:
+    """Dice of a segmenter's mask of x0 with the labels of its boxes, over the voxels of all.
+
+    1 where both are empty.
+    """
 
     def ask(x: Tensor, some: list[Sample]) -> Tensor:
         return net(x, torch.cat([s.condition.region for s in some]))
 
-    found = _in_parts(ask, x0, boxes)[:, 0] > 0
-    there = inside(torch.cat([s.condition.anatomy for s in boxes]), group)
-    both, all_of = float((found & there).sum()), float(found.sum() + there.sum())
-    return 2 * both / all_of if all_of else 1.0
+    mask = _in_parts(ask, x0, boxes)[:, 0] > 0
+    truth = inside(torch.cat([s.condition.anatomy for s in boxes]), group)
+    return dice(mask.numpy(), truth.numpy()) if mask.any() or truth.any() else 1.0

@@ -27,13 +27,14 @@ from ...datasets.executors import processes
 from ...datasets.prepare import prepare
 from ...datasets.samples.batch import batches
 from ...datasets.samples.multilevel import sampler
+from ...io.atomic import write_file
 from ...model import weights
 from ...model.unet import NetConfig
 from ...train.config import Recipe
+from ...train.cost import count
 from ...train.distributed import Group
 from ...train.loop import Progress, Session, train
 from ...train.loss import predictor
-from ...train.trace import trace
 from .measure import Bench, Measures, bench_of, measure
 from .table import Figures, Measured, as_markdown
 
@@ -161,7 +162,7 @@ def run(
             yield "training the segmenters that judge samples"
             bench = _bench(training, held, recipe, config.measures, device)
         figures = measure(weights.load(place / WEIGHTS, device), bench)
-        (place / "figures.json").write_text(figures.model_dump_json(indent=1))
+        write_file(place / "figures.json", figures.model_dump_json(indent=1))  # marks it done
         yield f"{own.name}: {figures.line()}"
         _write(folder, plan, bench.real)
     yield f"{folder / 'figures.md'}: all {len(every)} runs"
@@ -199,8 +200,8 @@ def steps_of(recipe: Recipe) -> dict[str, int]:
     for net in nets.values():
         if net not in flops:
             model = recipe.model.model_copy(update={"net": net})
-            work = trace(recipe.model_copy(update={"model": model}), 1, recipe.data.sample.patch)
-            flops[net] = work.flops(True) + work.flops(False)
+            changed = recipe.model_copy(update={"model": model})
+            flops[net] = count(changed, 1, recipe.data.sample.patch).flops
     most = recipe.train.steps * flops[nets[PAPER]]
     return {key: max(1, round(most / flops[net])) for key, net in nets.items()}
 
@@ -229,7 +230,7 @@ def _claim(folder: Path, plan: Plan) -> None:
     if path.is_file() and json.loads(path.read_text()) != json.loads(told):
         raise InputError(f"{folder} holds an ablation of another recipe; give another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(told)
+    write_file(path, told)
 
 
 def _bench(
@@ -262,5 +263,5 @@ def _write(folder: Path, plan: Plan, real: Figures) -> None:
             for one in found
         },
     }
-    (folder / "figures.json").write_text(json.dumps(told, indent=1))
-    (folder / "figures.md").write_text(as_markdown(found, real))
+    write_file(folder / "figures.json", json.dumps(told, indent=1))
+    write_file(folder / "figures.md", as_markdown(found, real))

@@ -1,9 +1,10 @@
 """What healthy scans show: mean and covariance of a few maps by tissue and place, in JSON.
 
-What a scan has beside its surroundings and a healthy estimate (`inference/anomaly/maps.py`, HU) is
-not noise of one level: organs' edges, vessels and bowel have more than the middle of a liver. A
-calibration holds what healthy scans showed, and turns the maps of another into one z-score (METHOD
-3). Cells hold sums over volume in mL: calibrations of single scans, whatever their spacing, add up.
+The difference between a scan and its surroundings or a healthy estimate
+(`inference/anomaly/maps.py`, HU) is not noise of a single level: edges of organs, vessels and bowel
+differ more than the middle of a liver. A calibration holds the statistics of healthy scans, and
+turns the maps of another scan into one z-score (Method 3). Cells hold sums over volume in mL, so
+calibrations of single scans add up, whatever their spacing.
 """
 
 from __future__ import annotations
@@ -27,23 +28,23 @@ from ...io.atomic import user_output, write_file
 # Each tissue has an inside and a rim (within RIM_MM of another tissue): 2 i and 2 i + 1.
 TISSUES = ("outside", "gas", "lung", "fat", "soft", "bone")
 CLASSES = 2 * len(TISSUES)
-MAPS = 2  # the scan less its surroundings, and less the healthy estimate
-GAS_HU, FAT_HU = -200.0, -20.0  # below: gas; fat between; in what is labelled body
+MAPS = 2  # the scan minus its surroundings, and minus the healthy estimate
+GAS_HU, FAT_HU = -200.0, -20.0  # of voxels labelled body: below is gas, in between is fat
 SMOOTH_MM, RIM_MM = 2.0, 4.0
-PRIOR_ML = 50.0  # what a tissue shows everywhere counts as much as this in a cell of its own
-LEAST_HU = 0.5  # spreads below this are too good to be true
+PRIOR_ML = 50.0  # weight of a tissue's statistics over all places, relative to those of a cell
+MIN_SPREAD_HU = 0.5  # smaller spreads are too good to be true
 
 Cells = tuple[float, ...]
 
 
 class AnomalyMethod(Settings):
-    """How the maps were made; figures of one method say nothing of another's.
+    """How the maps were computed; statistics for one method do not apply to another.
 
-    sigma_star: noise put on the scan, model units. steps: evaluations on the way back; 1 is the
+    sigma_star: noise added to the scan, model units. steps: evaluations for removing it; 1 is the
     posterior mean. seeds: results averaged, in pairs of opposite noise. anatomy: whether the
-    model is told the coarse label map. reach_mm: SD of the Gaussian that makes the surroundings.
-    clip_hu: a difference from them larger than this counts as this. smooth_mm: SD of the Gaussian
-    that smooths the maps.
+    model gets the coarse label map. reach_mm: SD of the Gaussian that defines the surroundings.
+    clip_hu: larger differences from them are clipped to this. smooth_mm: SD of the Gaussian that
+    smooths the maps.
     """
 
     sigma_star: float = Field(default=0.1, gt=0)
@@ -58,9 +59,9 @@ class AnomalyMethod(Settings):
 class Calibration(Settings):
     """Sums over healthy voxels of one region in cells of class x place, class slowest.
 
-    weights: sha256 of the model's file. bins: places along x, y, z of the body's bounding box.
+    weights: sha256 of the model file. bins: places along x, y, z of the body's bounding box.
     millilitres, sums, products: volume seen; sums of HU mL of each map; sums of HU^2 mL of each
-    pair of maps. scans: how many.
+    pair of maps. scans: their number.
     """
 
     region: str
@@ -74,7 +75,7 @@ class Calibration(Settings):
 
     @property
     def cells(self) -> tuple[int, int]:
-        """Classes and places."""
+        """Numbers of classes and places."""
         return CLASSES, int(np.prod(self.bins))
 
     def moments(
@@ -82,11 +83,12 @@ class Calibration(Settings):
     ) -> tuple[Float[np.ndarray, "classes places k"], Float[np.ndarray, "classes places k k"]]:
         """Mean and covariance of the maps in every cell, HU and HU^2.
 
-        A cell with little volume leans on its class in all places, a class on all classes: each
-        is joined with `PRIOR_ML` of the coarser one (empirical Bayes by pseudo-counts).
+        A cell with little volume is shrunk towards its class over all places, a class towards all
+        classes: each is pooled with `PRIOR_ML` of the coarser level (empirical Bayes by
+        pseudo-counts).
         """
         ml = np.reshape(self.millilitres, self.cells)
-        ensure(ml.sum() > 0, "the calibration has seen no voxel; make it again from whole scans")
+        ensure(ml.sum() > 0, "the calibration contains no voxels; create it again from whole scans")
 
         def joined(sums: Cells, count: int) -> Float[np.ndarray, "classes places n"]:
             cells = np.reshape(sums, (*self.cells, count))
@@ -97,7 +99,7 @@ class Calibration(Settings):
 
         mean = joined(self.sums, MAPS)
         second = joined(self.products, MAPS**2).reshape(*self.cells, MAPS, MAPS)
-        least = LEAST_HU**2 * np.eye(MAPS)
+        least = MIN_SPREAD_HU**2 * np.eye(MAPS)
         return mean, second - mean[..., None] * mean[..., None, :] + least
 
     def z(
@@ -106,16 +108,16 @@ class Calibration(Settings):
         classes: UInt8[np.ndarray, "x y z"],
         places: UInt8[np.ndarray, "x y z"],
     ) -> Float[np.ndarray, "x y z"]:
-        """How far the maps are off what healthy scans show: Mahalanobis' distance.
+        """Mahalanobis distance of the maps from what healthy scans show.
 
         Divided by the root of the number of maps, so that healthy voxels have an RMS of 1; its sign
-        is the first map's, the scan's own contrast: below 0 is darker than the surroundings.
+        is that of the first map, the scan's contrast: below 0 is darker than the surroundings.
         """
         mean, covariance = self.moments()
         white = np.linalg.cholesky(np.linalg.inv(covariance)).astype(np.float32)
         centre = mean.astype(np.float32)
         out = np.empty(classes.shape, np.float32)
-        for k in range(classes.shape[2]):  # slice by slice: matrices of all voxels would be large
+        for k in range(classes.shape[2]):  # slice by slice: matrices for all voxels would be large
             cell = classes[..., k], places[..., k]
             off = maps_hu[..., k, :] - centre[cell]
             far = np.einsum("xyi,xyij->xyj", off, white[cell])
@@ -132,9 +134,9 @@ def measured(
     voxel_ml: float,
     like: Calibration,
 ) -> Calibration:
-    """The calibration of one healthy scan; keep: voxels that count (no known illness).
+    """The calibration from one healthy scan; keep: voxels to use (no known disease).
 
-    like: gives region, method, weights and bins (see `empty`).
+    like: provides region, method, weights and bins (see `empty`).
     """
     cell = (classes.astype(np.int64) * like.cells[1] + places)[keep]
     value = maps_hu[keep].astype(np.float64)
@@ -152,7 +154,7 @@ def measured(
 def empty(
     region: str, method: AnomalyMethod, weights: str = "", bins: tuple[int, int, int] = (2, 2, 2)
 ) -> Calibration:
-    """A calibration that has seen nothing, for `measured` to be like."""
+    """An empty calibration, as a template for `measured`."""
     none = (0.0,) * (CLASSES * int(np.prod(bins)))
     return Calibration(
         region=region,
@@ -166,16 +168,16 @@ def empty(
 
 
 def merge(calibrations: Sequence[Calibration]) -> Calibration:
-    """One calibration of all the scans; `InputError` where they are not of one kind."""
-    ensure(calibrations, "no calibration to merge: give those of one scan or more")
+    """One calibration of all the scans; `InputError` where they are of different kinds."""
+    ensure(calibrations, "no calibration to merge: give at least one")
     first = calibrations[0]
     for other in calibrations[1:]:
         for name in ("region", "method", "weights", "bins"):
             here, there = getattr(first, name), getattr(other, name)
             ensure(
                 here == there,
-                f"calibrations of two kinds cannot be merged: {name} is {here} in one and {there}"
-                " in another; make them again in one run",
+                f"calibrations of different kinds cannot be merged: {name} is {here} in one and"
+                f" {there} in another; create them again in one run",
             )
 
     def add(name: str) -> Cells:
@@ -187,46 +189,46 @@ def merge(calibrations: Sequence[Calibration]) -> Calibration:
 
 
 def write(calibration: Calibration, path: str | Path) -> None:
-    """To JSON, whole or not at all; `InputError` where the file cannot be written."""
+    """Write JSON, complete or not at all; `InputError` where the file cannot be written."""
     with user_output(path):
         write_file(path, calibration.model_dump_json() + "\n")
 
 
 def read(path: str | Path) -> Calibration:
-    """From JSON; `InputError` where it is no calibration, or of another version's cells."""
+    """Read JSON; `InputError` where it is not a calibration, or has another version's cells."""
     try:
         found = Calibration.model_validate_json(Path(path).read_text())
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValidationError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{path} is no calibration ({line(error)}); make one with denovox calibrate"
+            f"{path} is not a calibration ({line(error)}); create one with denovox calibrate"
         ) from None
     count = found.cells[0] * found.cells[1]
     for name, each in (("millilitres", 1), ("sums", MAPS), ("products", MAPS**2)):
         has = len(getattr(found, name))
         ensure(
             has == count * each,
-            f"{path}: {name} has {has} numbers where {count * each} belong; make it again with"
+            f"{path}: {name} has {has} numbers instead of {count * each}; create it again with"
             " denovox calibrate",
         )
     return found
 
 
 def bundled() -> tuple[Calibration, ...]:
-    """Those that come with denovox, one a region; `weights` tells which model they are for."""
+    """The calibrations bundled with denovox, one per region; their `weights` identify the model."""
     folder = Path(str(files("denovox"))) / "calibrations"
     return tuple(read(path) for path in sorted(folder.glob("*.json")))
 
 
-# -- where a voxel belongs
+# -- the cell of a voxel
 
 
 def classes_of(estimate: Volume, coarse: UInt8[np.ndarray, "x y z"]) -> UInt8[np.ndarray, "x y z"]:
-    """Tissue class of every voxel, its rim apart, from the *healthy* estimate in HU.
+    """Tissue class of every voxel, with rims separate, from the *healthy* estimate in HU.
 
-    Not from the scan: a lesion must not choose what it is compared with. The coarse map (core/
-    labels ids) tells lung from gas and the room; body is split by the estimate's HU.
+    Not from the scan: a lesion must not select what it is compared with. The coarse map (core/
+    labels ids) separates lung from gas and from outside; body is split by the estimate's HU.
     """
     spacing = estimate.spacing_mm
     steps = [SMOOTH_MM / mm for mm in spacing]
@@ -245,7 +247,7 @@ def classes_of(estimate: Volume, coarse: UInt8[np.ndarray, "x y z"]) -> UInt8[np
 def places_of(
     coarse: UInt8[np.ndarray, "x y z"], bins: tuple[int, int, int]
 ) -> UInt8[np.ndarray, "x y z"]:
-    """Number of the place of every voxel, x slowest: equal parts of the body's bounding box."""
+    """Place of every voxel, numbered x slowest: equal parts of the body's bounding box."""
     place = np.zeros(coarse.shape, np.int64)
     box = bounding_box(coarse != OUTSIDE)
     for axis, parts in enumerate(bins):

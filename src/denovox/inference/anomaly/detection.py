@@ -1,7 +1,7 @@
-"""Anomaly maps: where a scan differs from its surroundings as healthy scans do not.
+"""Anomaly detection: where a scan differs from its surroundings in ways that healthy scans do not.
 
-`healthy.py` makes the maps, a calibration turns them into one z-score (METHOD 3), and here they are
-put together: over the regions of a scan, into components, and into one score.
+`maps.py` computes the maps and a calibration turns them into one z-score (Method 3); here they are
+combined over the regions of a scan, split into components, and summarised in one score.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from ...model.weights import describe
 from ...scan.body_regions import RegionSpan
 from ..engine import Engine
 from ..options import RunOptions
-from ..region_blend import Part, handover, share_of
+from ..region_blend import Part, blend_parts, share_of
 from ..scan_context import ScanContext
 from .calibration import AnomalyMethod, Calibration, empty
-from .maps import evidence, scored, shown
+from .maps import anomaly_maps, calibration_of, z_scores
 
 TOP_ML = 0.3  # the scan's score is the mean of |z| over its highest 0.3 mL
-THRESHOLD, LEAST_ML = 4.0, 0.05  # of a component: |z| and volume
+THRESHOLD, MIN_ML = 4.0, 0.05  # of a component: |z| and volume
 
 Mask = Bool[np.ndarray, "x y z"]
 Labels = UInt8[np.ndarray, "x y z"]
@@ -34,9 +34,9 @@ Labels = UInt8[np.ndarray, "x y z"]
 
 @dataclass(frozen=True)
 class Component:
-    """A connected piece of the map. centre_mm: RAS+. peak_z keeps its sign: below 0 is darker than
-    the surroundings. mean_hu: of the scan; contrast_hu: against its surroundings, as smoothed.
-    region, tissue: of the slice at its centre, and what most of it is in the coarse label map."""
+    """A connected piece of the map. centre_mm: RAS+. peak_z is signed: below 0 is darker than the
+    surroundings. mean_hu: of the scan; contrast_hu: against its surroundings, smoothed.
+    region: of the slice at its centre. tissue: of most of its voxels in the coarse label map."""
 
     volume_ml: float
     centre_mm: tuple[float, float, float]
@@ -51,14 +51,14 @@ class Component:
 class Detection:
     """z: signed z-scores in place of HU, 0 outside the region of interest and the body.
 
-    components: highest |z| first. score: of the scan. judged: the slabs that a calibration covers;
-    left_out: a sentence for each that none does. calibrations: those that were used.
+    components: highest |z| first. score: of the scan. covered: the regions with a calibration;
+    left_out: a sentence for each of the others. calibrations: those that were used.
     """
 
     z: Volume
     components: tuple[Component, ...]
     score: float
-    judged: tuple[RegionSpan, ...]
+    covered: tuple[RegionSpan, ...]
     left_out: tuple[str, ...]
     calibrations: tuple[Calibration, ...]
 
@@ -71,58 +71,62 @@ def detect(
     threshold: float = THRESHOLD,
     options: RunOptions | None = None,
 ) -> Detection:
-    """Where the context's scan differs from healthy ones, as `Model.detect` has it.
+    """Where the context's scan differs from healthy ones; see `Model.detect`.
 
-    calibrations: one a region, all of these weights; their method is followed. Slices whose region
-    has no calibration are left out and named. roi: an organ as a rule: it is its own surroundings.
-    `InputError` where a calibration is of other weights, or no slice can be scored.
+    calibrations: one per region, all for these weights; their method is used. Slices whose region
+    has no calibration are left out and reported. roi: usually an organ; only its own voxels then
+    count as surroundings. `InputError` where a calibration is for other weights, or no slice can be
+    scored.
     """
     options = options or RunOptions()
     check(calibrations, engine)
     volume, coarse = context.volume, context.coarse
     within = _within(volume, roi) & (coarse != OUTSIDE)
     by_region = {each.region: each for each in calibrations}
-    slabs = context.spans
-    judged = tuple(slab for slab in slabs if slab.region in by_region)
+    spans = context.spans
+    covered = tuple(span for span in spans if span.region in by_region)
     left_out = tuple(
-        f"slices {slab.start} to {slab.stop - 1} are left out: no calibration for the {slab.region}"
-        for slab in slabs
-        if slab not in judged
+        f"slices {span.start} to {span.stop - 1} are left out: no calibration for the {span.region}"
+        for span in spans
+        if span not in covered
     )
     for sentence in left_out:
         options.say(sentence)
-    open_ = np.zeros(volume.shape[2], bool)
-    for slab in judged:
-        open_[slab.start : slab.stop] = True
-    within &= open_
+    scored = np.zeros(volume.shape[2], bool)
+    for span in covered:
+        scored[span.start : span.stop] = True
+    within &= scored
     ensure(
         within.any(),
-        f"nothing to judge: calibrations are for {', '.join(sorted(by_region)) or 'no region'}, and"
-        " no voxel of the body in the region of interest lies there; give --region or --roi",
+        f"nothing to score: calibrations are for {', '.join(sorted(by_region)) or 'no region'}, and"
+        " the region of interest has no body voxels there; give --region or --roi",
     )
     z, contrast_hu = np.zeros(volume.shape, np.float32), np.zeros(volume.shape, np.float32)
     weight = np.zeros(volume.shape[2], np.float32)
-    parts = handover(slabs, volume.spacing_mm[2])
+    parts = blend_parts(spans, volume.spacing_mm[2])
     for number, part in enumerate(parts):
-        found = by_region.get(part.slab.region)
+        calibration = by_region.get(part.span.region)
         inside = _in_part(within, part)
-        if found is None or not inside.any():
+        if calibration is None or not inside.any():
             continue
-        share, own = share_of(options, number, parts), np.ascontiguousarray(coarse[..., part.z])
-        seen = evidence(engine, volume, coarse, found.region, inside, found.method, share, part.z)
-        here = (seen.box.slices[0], seen.box.slices[1], _shifted(seen.box.slices[2], part.start))
-        share_z = part.weight[seen.box.slices[2]]
-        z[here] += share_z * scored(seen, own, found)
-        contrast_hu[here] += share_z * seen.maps_hu[..., 0]
+        share = share_of(options, number, parts)
+        labels = np.ascontiguousarray(coarse[..., part.z])
+        region, method = calibration.region, calibration.method
+        maps = anomaly_maps(engine, volume, coarse, region, inside, method, share, part.z)
+        x, y, along = maps.box.slices
+        here = (x, y, _shifted(along, part.start))
+        share_z = part.weight[along]
+        z[here] += share_z * z_scores(maps, labels, calibration)
+        contrast_hu[here] += share_z * maps.maps_hu[..., 0]
         weight[part.z] += part.weight
-    # Beside a region that has no calibration the weights do not add up to one.
-    for each in (z, contrast_hu):
-        each *= within / np.where(weight > 0, weight, 1)
+    # Next to a region without a calibration the weights do not sum to one.
+    for values in (z, contrast_hu):
+        values *= within / np.where(weight > 0, weight, 1)
     result = volume.with_hu(z)
-    found_in = components(result, contrast_hu, threshold, volume.hu, coarse, slabs)
-    used = tuple(by_region[name] for name in dict.fromkeys(slab.region for slab in judged))
+    found = components(result, contrast_hu, threshold, volume.hu, coarse, spans)
+    used = tuple(by_region[name] for name in dict.fromkeys(span.region for span in covered))
     score = scan_score(z, volume.spacing_mm)
-    return Detection(result, found_in, score, judged, left_out, used)
+    return Detection(result, found, score, covered, left_out, used)
 
 
 def calibrate(
@@ -132,50 +136,52 @@ def calibrate(
     healthy: Mask | None = None,
     options: RunOptions | None = None,
 ) -> tuple[Calibration, ...]:
-    """What this healthy scan shows, a calibration for each region in it.
+    """Calibrations from one healthy scan, one for each region in it.
 
-    healthy: voxels that count; leave out known illness. Merge those of one region over scans.
+    healthy: voxels to use; exclude known disease. Merge those of the same region over scans.
     """
     options = options or RunOptions()
     volume, coarse = context.volume, context.coarse
     keep, body = _within(volume, healthy), coarse != OUTSIDE
     weights = describe(engine.path)[2]
     result = []
-    parts = handover(context.spans, volume.spacing_mm[2])
+    parts = blend_parts(context.spans, volume.spacing_mm[2])
     for number, part in enumerate(parts):
         inside = _in_part(body, part)
         counts = (keep & inside)[..., part.z]
         if not counts.any():
             continue
-        share, own = share_of(options, number, parts), np.ascontiguousarray(coarse[..., part.z])
-        like = empty(part.slab.region, method, weights)
-        seen = evidence(engine, volume, coarse, part.slab.region, inside, method, share, part.z)
-        result.append(shown(seen, own, counts, like))
-    ensure(result, "nothing to calibrate on: no healthy voxel of a body is left in the scan")
+        share = share_of(options, number, parts)
+        labels = np.ascontiguousarray(coarse[..., part.z])
+        region = part.span.region
+        like = empty(region, method, weights)
+        maps = anomaly_maps(engine, volume, coarse, region, inside, method, share, part.z)
+        result.append(calibration_of(maps, labels, counts, like))
+    ensure(result, "nothing to calibrate on: the scan has no healthy voxel within the body")
     return tuple(result)
 
 
 def check(calibrations: Sequence[Calibration], engine: Engine) -> None:
-    """`InputError` where a calibration was made with other weights than the model's, or two are for
-    one region."""
+    """`InputError` where a calibration was made with weights other than the model's, or two are for
+    the same region."""
     mine = describe(engine.path)[2]
     for number, each in enumerate(calibrations):
         ensure(
             each.weights == mine,
             f"the calibration for the {each.region} was made with the weights"
-            f" {each.weights[:12] or 'of no name'}, not with {engine.path.name} ({mine[:12]}); make"
-            " one for these with denovox calibrate and give it by --calibration",
+            f" {each.weights[:12] or '(unknown)'}, not with {engine.path.name} ({mine[:12]});"
+            " create one for these with denovox calibrate and pass it with --calibration",
         )
         ensure(
             each.region not in {other.region for other in calibrations[:number]},
-            f"two calibrations are for the {each.region}; give one a region",
+            f"two calibrations are for the {each.region}; give one per region",
         )
 
 
 def scan_score(
     z: Float[np.ndarray, "x y z"], spacing_mm: tuple[float, float, float], top_ml: float = TOP_ML
 ) -> float:
-    """Mean of |z| over the highest `top_ml`: steadier than the maximum, blind to where it is."""
+    """Mean of |z| over the highest `top_ml`, wherever it is: more robust than the maximum."""
     count = min(z.size, max(1, round(top_ml * 1000 / float(np.prod(spacing_mm)))))
     return float(np.partition(np.abs(z).ravel(), z.size - count)[-count:].mean())
 
@@ -186,11 +192,11 @@ def components(
     threshold: float,
     hu: Float[np.ndarray, "x y z"],
     coarse: Labels,
-    slabs: Sequence[RegionSpan],
+    spans: Sequence[RegionSpan],
 ) -> tuple[Component, ...]:
-    """Pieces of |z| above the threshold, darker and brighter apart, highest |z| first.
+    """Connected pieces of |z| above the threshold, dark and bright separately, highest |z| first.
 
-    Those under `LEAST_ML` are dropped. hu, coarse: the scan, its label map. slabs: its regions.
+    Those under `MIN_ML` are dropped. hu, coarse: the scan, its label map. spans: its regions.
     """
     voxel_ml = float(np.prod(z.spacing_mm)) / 1000
     found = []
@@ -199,7 +205,7 @@ def components(
         for number, box in enumerate(ndimage.find_objects(parts), 1):
             inside = parts[box] == number
             volume_ml = float(inside.sum()) * voxel_ml
-            if volume_ml < LEAST_ML:
+            if volume_ml < MIN_ML:
                 continue
             index = np.argwhere(inside).mean(0) + [s.start for s in box]
             right, front, up = (z.affine[:3, :3] @ index + z.affine[:3, 3]).tolist()
@@ -210,7 +216,7 @@ def components(
                     sign * float(np.abs(z.hu[box][inside]).max()),
                     float(hu[box][inside].mean()),
                     float(contrast_hu[box][inside].mean()),
-                    next(s.region for s in slabs if index[2] < s.stop - 0.5 or s is slabs[-1]),
+                    next(s.region for s in spans if index[2] < s.stop - 0.5 or s is spans[-1]),
                     NAMES[int(np.bincount(coarse[box][inside]).argmax())],
                 )
             )
@@ -218,7 +224,7 @@ def components(
 
 
 def _in_part(within: Mask, part: Part) -> Mask:
-    """Of a mask, what lies in the slices of a part that have weight."""
+    """The mask, restricted to the slices of a part that have weight."""
     out = np.zeros_like(within)
     out[..., part.z] = within[..., part.z] & (part.weight > 0)
     return out

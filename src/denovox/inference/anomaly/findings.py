@@ -1,4 +1,4 @@
-"""What a detection says, for people and programs; the z-map as a file."""
+"""The results of a detection as text and JSON, and the z-map as a file."""
 
 # mypy: allow-untyped-calls
 # (nibabel's functions carry no types)
@@ -21,21 +21,21 @@ from ...metrics.results import finite
 from .detection import TOP_ML, Detection
 
 MEANING = (
-    f"score: mean of |z| over the highest {TOP_ML:g} mL of what was judged. z: distance from what"
-    " healthy training scans show at that tissue and place, in units in which their RMS is 1; below"
-    " 0: darker than the surroundings. Vessels' ends, bowel, implants and what few training scans"
-    " show score high, too: a place to look at, no diagnosis."
+    f"score: mean |z| over the {TOP_ML:g} mL of scored voxels where it is highest. z: distance"
+    " from what healthy training scans show in that tissue and place, scaled so that their RMS is"
+    " 1; below 0: darker than the surroundings. Ends of vessels, bowel, implants and anything that"
+    " few training scans show also score high: a place to look at, not a diagnosis."
 )
 
 
-def findings(found: Detection, threshold: float, told: Mapping[str, Any]) -> dict[str, Any]:
-    """All of a detection but the map, ready for JSON. told: settings, weights, version, ..."""
+def findings(found: Detection, threshold: float, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything about a detection but the map, for JSON. about: settings, weights, version, ..."""
     return {
-        **told,
+        **about,
         "score": found.score,
         "threshold": threshold,
         "components": [asdict(each) for each in found.components],
-        "judged": [asdict(slab) for slab in found.judged],
+        "covered": [asdict(span) for span in found.covered],
         "left_out": list(found.left_out),
         "calibrations": [
             {
@@ -52,7 +52,7 @@ def findings(found: Detection, threshold: float, told: Mapping[str, Any]) -> dic
 
 
 def summary(found: Detection, threshold: float) -> str:
-    """One line: the score, how many components, and the first of them."""
+    """One line: the score, the number of components, and the highest of them."""
     count = len(found.components)
     many = f"{count} component{'' if count == 1 else 's'} above |z| {threshold:g}"
     if not count:
@@ -67,7 +67,7 @@ def summary(found: Detection, threshold: float) -> str:
 
 
 def write_map(z: Volume, path: Path, force: bool = False) -> None:
-    """The map as float32 NIfTI, in the axes of the scan's own file where that was NIfTI."""
+    """Write the map as float32 NIfTI, in the axes of the scan's own file if that was NIfTI."""
     values, affine = z.hu, z.affine
     if isinstance(z.source, NiftiSource):
         affine = affine @ inv_ornt_aff(z.source.ornt, values.shape)
@@ -76,12 +76,12 @@ def write_map(z: Volume, path: Path, force: bool = False) -> None:
 
 
 def check_json(path: Path, force: bool = False) -> None:
-    """`InputError` where a report could not be put there; to be asked before the computing."""
+    """`InputError` where a report could not be written there; call this before computing."""
     check_writable(path, force, (".json",))
 
 
-def write_json(told: Mapping[str, Any], path: Path, force: bool = False) -> None:
-    """Strict JSON, whole or not at all; `InputError` as `check_json`, or where writing fails."""
+def write_json(content: Mapping[str, Any], path: Path, force: bool = False) -> None:
+    """Write strict JSON, complete or not at all; `InputError` as in `check_json`, or on failure."""
     check_json(path, force)
     with user_output(path):
-        write_file(path, json.dumps(finite(told), indent=1, allow_nan=False) + "\n")
+        write_file(path, json.dumps(finite(content), indent=1, allow_nan=False) + "\n")

@@ -1,10 +1,10 @@
-"""What a scan shows against its surroundings, and against a healthy estimate of it.
+"""A scan compared with its surroundings, and with a healthy estimate of it.
 
-Noise of sigma* hides what the model has no reason to expect; from there it comes back to what it
-thinks healthy (METHOD 2), and what the scan has beside that is its residual. A model as small as
-ours gives much of a large lesion back, and its estimate may be off by as much over a whole organ.
-So there is a second map, without a model: the scan less its local mean in the same organ. What each
-is worth, at that tissue and place, a calibration says.
+Noise of sigma* hides what the model has no reason to expect; from there, the model returns to what
+it considers healthy (Method 2), and the rest of the scan is its residual. A model as small as ours
+reproduces much of a large lesion, and its estimate may be off by as much over a whole organ. So
+there is a second map, without a model: the scan minus its local mean in the same organ. A
+calibration weights the two by tissue and place.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from ...core.box import Box, bounding_box
 from ...core.labels import AIRWAY, BONE, LUNG, OUTSIDE
+from ...core.morphology import dilate_mm, erode_mm
 from ...core.regions import region as region_named
 from ...core.resample import resize
 from ...core.tensors import tensor
@@ -29,9 +30,9 @@ from ..frame import Frame, working_grid
 from ..options import RunOptions
 from .calibration import AnomalyMethod, Calibration, classes_of, measured, places_of
 
-CONTEXT_MM = 18.0  # around the region of interest, which the network sees and nobody keeps
-LUNG_MM = 12.0  # what the lung encloses, up to twice as wide, has the lung for surroundings
-WORK_MM = 5.0  # of the grid on which local means are taken
+CONTEXT_MM = 18.0  # around the region of interest: the network sees it, its output is discarded
+LUNG_MM = 12.0  # the surroundings of what the lung encloses, up to twice as wide, are the lung
+WORK_MM = 5.0  # of the grid on which local means are computed
 LEAST_SHARE = 1e-3
 
 Mask = Bool[np.ndarray, "x y z"]
@@ -39,7 +40,7 @@ Labels = UInt8[np.ndarray, "x y z"]
 
 
 @dataclass(frozen=True)
-class Evidence:
+class AnomalyMaps:
     """The maps of a box of the scan, HU: its contrast and its residual, both smoothed."""
 
     maps_hu: Float[np.ndarray, "x y z k"]
@@ -47,7 +48,7 @@ class Evidence:
     box: Box
 
 
-def evidence(
+def anomaly_maps(
     engine: Engine,
     volume: Volume,
     coarse: Labels,
@@ -56,27 +57,27 @@ def evidence(
     method: AnomalyMethod,
     options: RunOptions,
     z: slice | None = None,
-) -> Evidence:
-    """The maps of a region of interest, cut to the window of its region.
+) -> AnomalyMaps:
+    """The maps of a region of interest, clipped to the window of its region.
 
-    z: the slices that are the region, all if None; the result's box is counted in them. The
-    network works on the ROI's bounding box and `CONTEXT_MM` around it, at its position in the
+    z: the slices that form the region, all if None; the result's box is relative to them. The
+    network processes the ROI's bounding box and `CONTEXT_MM` around it, at its position in the
     region; outside the ROI it sees the scan.
     """
-    own = slice(0, volume.shape[2]) if z is None else z
-    window, box = region_named(region).window, around(roi[..., own], volume.spacing_mm)
-    scan, left = _split(engine, volume, coarse, region, roi, box, own, method, options)
-    anatomy = np.ascontiguousarray(coarse[..., own])
-    inside = roi[..., own] & (anatomy != OUTSIDE)
+    z = slice(0, volume.shape[2]) if z is None else z
+    window, box = region_named(region).window, around(roi[..., z], volume.spacing_mm)
+    scan, residual = _split(engine, volume, coarse, region, roi, box, z, method, options)
+    anatomy = np.ascontiguousarray(coarse[..., z])
+    inside = roi[..., z] & (anatomy != OUTSIDE)
     groups = np.where(inside, surroundings(anatomy, volume.spacing_mm), np.uint8(0))[box.slices]
     half = np.float32(window.width_hu / 2)
-    off = contrast(scan * half, groups, volume.spacing_mm, method)
-    # Smoothed before its size is taken: noise averages out, lesions do not.
+    difference = contrast(scan * half, groups, volume.spacing_mm, method)
+    # Smoothed before taking magnitudes: noise averages out, lesions do not.
     steps = [method.smooth_mm / mm for mm in volume.spacing_mm]
-    both = (off, np.where(groups > 0, left * half, np.float32(0)))
+    both = (difference, np.where(groups > 0, residual * half, np.float32(0)))
     maps = [ndimage.gaussian_filter(each, steps, mode="nearest") for each in both]
-    estimate = Volume(window.hu(scan - left).astype(np.float32), volume.affine)
-    return Evidence(np.stack(maps, -1), estimate, box)
+    estimate = Volume(window.hu(scan - residual).astype(np.float32), volume.affine)
+    return AnomalyMaps(np.stack(maps, -1), estimate, box)
 
 
 def _split(
@@ -90,7 +91,7 @@ def _split(
     method: AnomalyMethod,
     options: RunOptions,
 ) -> tuple[Float[np.ndarray, "u v w"], Float[np.ndarray, "u v w"]]:
-    """The scan in a box of slices z, and what of it the healthy estimate leaves; model units."""
+    """The scan in a box of slices z, and its residual to the healthy estimate; model units."""
     grid = working_grid(volume, engine.config.spacing_mm)
     whole = Box((*box.start[:2], box.start[2] + z.start), box.size)
     frame = Frame.of_box(volume, grid, region_named(region), whole, z)
@@ -104,28 +105,28 @@ def _split(
         drawn = frame.noise(options.seed + number // 2, engine.device)
 
         def noise(stream: int, number: int = number, drawn: Noise = drawn) -> Vol:
-            # In pairs of opposite sign: what the noise does to an estimate in first order cancels.
+            # In pairs of opposite sign: first-order effects of the noise on the estimate cancel.
             return -drawn(stream) if number % 2 else drawn(stream)
 
         task = anomaly(y, method.sigma_star, method.steps, known, noise)
         total += engine.run(task, condition, noise, options.part(number, method.seeds))
-    left = work - (total / method.seeds)[0, 0].cpu().numpy()
+    residual = work - (total / method.seeds)[0, 0].cpu().numpy()
     if not frame.own_grid:
-        # What is left is brought back, not the estimate: what a coarser grid lost is no finding.
-        left = frame.from_grid(left, whole.slices)
-    return scan[whole.slices], left
+        # Resample the residual, not the estimate: detail lost on a coarser grid is not an anomaly.
+        residual = frame.from_grid(residual, whole.slices)
+    return scan[whole.slices], residual
 
 
 def surroundings(coarse: Labels, spacing_mm: tuple[float, float, float]) -> Labels:
-    """1 lung with what it encloses, 2 bone, 3 the rest of the body, 0 outside it."""
+    """1 lung and what it encloses, 2 bone, 3 the rest of the body, 0 outside it."""
     step = tuple(max(1, round(3.0 / mm)) for mm in spacing_mm)
     small = coarse[:: step[0], :: step[1], :: step[2]]
     airy = (small == LUNG) | (small == AIRWAY)
     if airy.any():
-        mm = [s * n for s, n in zip(spacing_mm, step, strict=True)]
-        near = ndimage.distance_transform_edt(~airy, mm) <= LUNG_MM
+        x, y, z = (s * n for s, n in zip(spacing_mm, step, strict=True))
+        near = dilate_mm(airy, LUNG_MM, (x, y, z))
         if not near.all():
-            airy |= ndimage.distance_transform_edt(near, mm) > LUNG_MM
+            airy |= erode_mm(near, LUNG_MM, (x, y, z))
     group = np.where(coarse == OUTSIDE, 0, 3).astype(np.uint8)
     for axis, times in enumerate(step):
         airy = airy.repeat(times, axis)
@@ -142,22 +143,22 @@ def contrast(
     spacing_mm: tuple[float, float, float],
     method: AnomalyMethod,
 ) -> Float[np.ndarray, "x y z"]:
-    """HU less the local mean of the same group, clipped; 0 in group 0.
+    """HU minus the local mean of the same group, clipped; 0 in group 0.
 
-    Clipped, because a vessel in the lung, small but of a thousand HU, would outweigh any lesion.
+    Clipped because a vessel in the lung, small but of a thousand HU, would outweigh any lesion.
     """
-    off = np.zeros(hu.shape, np.float32)
+    difference = np.zeros(hu.shape, np.float32)
     for group in np.unique(groups[groups > 0]):
         inside = groups == group
         mean = _local_mean(hu, inside, spacing_mm, method.reach_mm)
-        off[inside] = np.clip(hu - mean, -method.clip_hu, method.clip_hu)[inside]
-    return off
+        difference[inside] = np.clip(hu - mean, -method.clip_hu, method.clip_hu)[inside]
+    return difference
 
 
 def _local_mean(
     hu: Float[np.ndarray, "x y z"], inside: Mask, spacing_mm: tuple[float, ...], reach_mm: float
 ) -> Float[np.ndarray, "x y z"]:
-    """Normalised convolution with a Gaussian: so wide that a coarse grid will do."""
+    """Normalised convolution with a Gaussian, wide enough for a coarse grid to suffice."""
     work_mm = min(WORK_MM, reach_mm / 3)
     grid = [max(1, round(n * mm / work_mm)) for n, mm in zip(hu.shape, spacing_mm, strict=True)]
     grid = [min(n, m) for n, m in zip(grid, hu.shape, strict=True)]
@@ -170,29 +171,31 @@ def _local_mean(
     return resize(total / np.maximum(weight, LEAST_SHARE), hu.shape)
 
 
-# -- against the healthy
+# -- compared with healthy scans
 
 
-def scored(seen: Evidence, coarse: Labels, calibration: Calibration) -> Float[np.ndarray, "u v w"]:
+def z_scores(
+    maps: AnomalyMaps, coarse: Labels, calibration: Calibration
+) -> Float[np.ndarray, "u v w"]:
     """The z-scores of the maps, in their box."""
-    classes = classes_of(seen.estimate, np.ascontiguousarray(coarse[seen.box.slices]))
-    places = places_of(coarse, calibration.bins)[seen.box.slices]
-    return calibration.z(seen.maps_hu, classes, places)
+    classes = classes_of(maps.estimate, np.ascontiguousarray(coarse[maps.box.slices]))
+    places = places_of(coarse, calibration.bins)[maps.box.slices]
+    return calibration.z(maps.maps_hu, classes, places)
 
 
-def shown(seen: Evidence, coarse: Labels, keep: Mask, like: Calibration) -> Calibration:
-    """The calibration of one scan's maps, over the voxels of the body to keep."""
-    own = np.ascontiguousarray(coarse[seen.box.slices])
-    classes = classes_of(seen.estimate, own)
-    places = places_of(coarse, like.bins)[seen.box.slices]
-    voxel_ml = float(np.prod(seen.estimate.spacing_mm)) / 1000
-    counts = keep[seen.box.slices] & (own != OUTSIDE)
-    return measured(seen.maps_hu, classes, places, counts, voxel_ml, like)
+def calibration_of(maps: AnomalyMaps, coarse: Labels, keep: Mask, like: Calibration) -> Calibration:
+    """The calibration from one scan's maps, over the body voxels in `keep`."""
+    labels = np.ascontiguousarray(coarse[maps.box.slices])
+    classes = classes_of(maps.estimate, labels)
+    places = places_of(coarse, like.bins)[maps.box.slices]
+    voxel_ml = float(np.prod(maps.estimate.spacing_mm)) / 1000
+    counts = keep[maps.box.slices] & (labels != OUTSIDE)
+    return measured(maps.maps_hu, classes, places, counts, voxel_ml, like)
 
 
 # -- boxes
 
 
 def around(roi: Mask, spacing_mm: tuple[float, float, float]) -> Box:
-    """The bounding box of a mask and `CONTEXT_MM` around it, within the scan."""
+    """The bounding box of a mask plus `CONTEXT_MM` around it, within the scan."""
     return bounding_box(roi, [round(CONTEXT_MM / mm) for mm in spacing_mm])

@@ -1,8 +1,8 @@
-"""DICOM: a folder, a ZIP or a file -> one CT volume, or one sentence that says why not.
+"""DICOM: a folder, a ZIP or a file -> one CT volume, or one sentence that explains why not.
 
-reader: what is read, and refused. series: which slices belong together. geometry: how they lie;
-tilt, gaps, straightening. pixels: stored values to HU. header: what one file says. values: what a
-tag says. parts: where the files are.
+reader: what is read and what is rejected. series: which slices belong together. geometry: slice
+positions, tilt, gaps, straightening. pixels: stored values to HU. header: the content of one file.
+values: the value of a tag. files: where the files are.
 """
 
 from .reader import DicomSource, read, series_in

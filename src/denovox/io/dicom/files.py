@@ -1,7 +1,7 @@
-"""Where DICOM objects lie: a folder searched to its depths, a ZIP, or one file.
+"""Find DICOM objects: in a folder (searched recursively), in a ZIP, or one file.
 
-Nothing is unpacked to disk, no link is followed in circles, nothing but regular files is opened,
-and no length that a file claims makes anything take memory that the file could not fill.
+Nothing is unpacked to disk, symlink loops are not followed, only regular files are opened, and no
+length stated in a file leads to an allocation that the file could not fill.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from ...core.errors import InputError, line
 
 MOST_UNPACKED = 64 * 2**30  # bytes a ZIP may hold; a whole-body scan of 4000 slices is 2 GiB
-MOST_MEMBER = 16 * 2**30  # bytes of one file of it
-# What pydicom, zipfile and their like raise over damaged bytes, as their sources and a fuzzer say.
+MOST_MEMBER = 16 * 2**30  # bytes of one file in it
+# What pydicom, zipfile and others raise on damaged bytes, from their source code and fuzzing.
 DAMAGE = (
     ArithmeticError,
     AssertionError,
@@ -48,22 +48,22 @@ _BARE = tuple(bytes((group, 0, element, 0)) for group in (2, 8) for element in (
 
 
 class Bounded:
-    """A file that no request can read beyond its size: a lying length costs no memory."""
+    """A file whose reads are capped at its size: a false length costs no memory."""
 
     def __init__(self, file: IO[bytes] | BufferedIOBase, size: int) -> None:
         self._file, self._size = file, size
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes: `size` of them, all where that is negative, or what there is."""
+        """The next `size` bytes (all if negative), or fewer at the end."""
         rest = max(0, self._size - self.tell())
         return self._file.read(rest if size is None or size < 0 else min(size, rest))
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Go there, as files do."""
+        """Set the position, as files do."""
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        """Bytes before the next one."""
+        """The current position in bytes."""
         return self._file.tell()
 
     def close(self) -> None:
@@ -73,7 +73,7 @@ class Bounded:
 
 @dataclass(frozen=True)
 class Part:
-    """One file: on disk, or a member of a ZIP. name: how messages call it. size: in bytes."""
+    """One file: on disk, or a member of a ZIP. name: as used in messages. size: in bytes."""
 
     name: str
     size: int
@@ -83,7 +83,7 @@ class Part:
 
     @contextmanager
     def open(self) -> Iterator[Bounded]:
-        """Its bytes; one of `DAMAGE` where they cannot be had."""
+        """Open it for reading; raises one of `DAMAGE` if that fails."""
         if self.archive is None or self.member is None:
             with open(self.path, "rb") as file:
                 yield Bounded(file, self.size)
@@ -93,7 +93,7 @@ class Part:
 
 
 def is_dicom(start: bytes) -> bool:
-    """Whether a file's first 132 bytes are DICOM's; old files lack the 128 before the magic."""
+    """Whether the first 132 bytes of a file are DICOM; old files lack the 128-byte preamble."""
     return start[128:132] == b"DICM" or start.startswith(_BARE)
 
 
@@ -101,7 +101,8 @@ def is_dicom(start: bytes) -> bool:
 def parts(path: Path) -> Iterator[tuple[list[Part], list[Part]]]:
     """(DICOM files, others) under a folder, in a ZIP, or the one file; sorted by name.
 
-    `InputError` where one cannot be read, or is called .dcm and is no DICOM: it may be a slice.
+    Raises `InputError` if one cannot be read, or is named .dcm but is not DICOM: a slice may be
+    lost.
     """
     with ExitStack() as held:
         try:
@@ -122,13 +123,13 @@ def parts(path: Path) -> Iterator[tuple[list[Part], list[Part]]]:
 
 
 def is_zip(path: Path) -> bool:
-    """Whether a file starts as ZIPs do, empty ones included."""
+    """Whether a file starts like a ZIP, including an empty one."""
     with open(path, "rb") as file:
         return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
 
 
 def _sorted(found: list[Part]) -> tuple[list[Part], list[Part]]:
-    """DICOM files and the others, told apart by their content."""
+    """DICOM files and others, distinguished by content."""
     dicom, others = [], []
     for part in sorted(found, key=lambda part: part.name):
         try:
@@ -140,8 +141,8 @@ def _sorted(found: list[Part]) -> tuple[list[Part], list[Part]]:
             dicom.append(part)
         elif part.name.lower().endswith((".dcm", ".ima")):
             raise InputError(
-                f"{part.name} is called DICOM and is none ({part.size} bytes, no DICM at byte 128):"
-                " a slice may be lost; copy or export it again, or take the file away"
+                f"{part.name} is named DICOM but is not ({part.size} bytes, no DICM at byte 128):"
+                " a slice may be missing; copy or export it again, or remove the file"
             )
         else:
             others.append(part)
@@ -149,27 +150,27 @@ def _sorted(found: list[Part]) -> tuple[list[Part], list[Part]]:
 
 
 def _in_folder(folder: Path) -> list[Part]:
-    """The regular files under a folder, hidden ones aside; a folder met again is not entered."""
-    found, seen = [], set()
+    """The regular files under a folder, except hidden ones; no folder is entered twice."""
+    found, visited = [], set()
     for root, folders, files in os.walk(folder, followlinks=True):
         there = os.stat(root)
-        if (there.st_dev, there.st_ino) in seen:
+        if (there.st_dev, there.st_ino) in visited:
             folders.clear()
             continue
-        seen.add((there.st_dev, there.st_ino))
+        visited.add((there.st_dev, there.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in files:
             path = Path(root, name)
             if name.startswith(".") or not path.exists():  # macOS's ._ files; a dangling link
                 continue
             status = path.stat()
-            if stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+            if stat.S_ISREG(status.st_mode):  # a pipe would block
                 found.append(Part(str(path), status.st_size, path))
     return found
 
 
 def _in_zip(path: Path, archive: zipfile.ZipFile) -> list[Part]:
-    """The files of a ZIP, hidden ones aside; `InputError` where it is a bomb or locked."""
+    """The files in a ZIP, except hidden ones; `InputError` if it is a bomb or encrypted."""
     members = [member for member in archive.infolist() if not member.is_dir()]
     total, most = (
         sum(member.file_size for member in members),
@@ -178,10 +179,10 @@ def _in_zip(path: Path, archive: zipfile.ZipFile) -> list[Part]:
     if total > MOST_UNPACKED or most > MOST_MEMBER:
         raise InputError(
             f"{path} unpacks to {total / 2**30:.0f} GiB (its largest file to {most / 2**30:.0f}"
-            " GiB), more than any CT; unpack it yourself, if you trust it, and give the folder"
+            " GiB), more than any CT; if you trust it, unpack it yourself and give the folder"
         )
     if any(member.flag_bits & 1 for member in members):
-        raise InputError(f"{path} is locked with a password; unpack it and give the folder")
+        raise InputError(f"{path} is password-protected; unpack it and give the folder")
     return [
         Part(f"{path}/{line(member.filename)}", member.file_size, path, archive, member)
         for member in members

@@ -1,6 +1,6 @@
-"""How DICOM's slices lie to each other: order, tilt, gaps; and a stack made upright and even.
+"""Geometry of DICOM slices: order, tilt, gaps; and resampling to an upright, even stack.
 
-Millimetres in the patient's LPS axes, as DICOM has them (PS3.3 C.7.6.2.1.1). No files here.
+Millimetres in patient LPS axes, as in DICOM (PS3.3 C.7.6.2.1.1). No file access here.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from jaxtyping import Float
 
 from ...core.errors import InputError
 
-SAME_MM = 0.01  # slices nearer than this lie at one place
-EVEN = 0.01  # how far a slice may lie from its place on an even grid, as a part of the step ...
+SAME_MM = 0.01  # slices closer than this share a position
+EVEN = 0.01  # how far a slice may be from its place on an even grid, as a fraction of the step ...
 EVEN_MM = 0.02  # ... or in mm: positions are often written with two decimals
-TILT_DEGREES, DRIFT_MM = 0.1, 0.1  # a tilt is more than both; less is rounding of the directions
+TILT_DEGREES, DRIFT_MM = 0.1, 0.1  # a tilt exceeds both; less is rounding of the directions
 MOST_TILT = 45.0  # degrees; gantries reach 30
-ASIDE_MM = 0.1  # how far a slice may lie beside the line that the others lie on
-PIXEL = 1e-4  # parts of a pixel, or of a gap, that are rounding
-WILD = 4  # how many times as many voxels a straightened stack may have
+ASIDE_MM = 0.1  # how far a slice may be off the line through the others
+PIXEL = 1e-4  # fractions of a pixel, or of a gap, that count as rounding
+WILD = 4  # factor by which straightening may increase the number of voxels
 AIR_HU = -1024.0
 
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Places along the normal of parallel slices, in order.
+    """Positions of parallel slices along their normal, in order.
 
-    members: for each place, which of the slices given lie there. along_mm: places along the
-    normal, from the first. aside_mm: in the plane, along a row and along a column, from the
-    first. first: of the first slice's first pixel. row, column: directions in which the index of
-    the column, of the row, grows. spacing_mm: between columns, between rows. size: columns, rows.
+    members: for each position, the indices of the slices there. along_mm: position along the
+    normal, from the first. aside_mm: in-plane offset along rows and columns, from the first. first:
+    position of the first slice's first pixel. row, column: directions in which the column index and
+    the row index increase. spacing_mm: between columns, between rows. size: columns, rows.
     """
 
     members: tuple[tuple[int, ...], ...]
@@ -46,7 +46,7 @@ class Stack:
 
     @property
     def normal(self) -> Float[np.ndarray, " 3"]:
-        """Direction in which slices are counted."""
+        """Direction in which slices are numbered."""
         normal: np.ndarray = np.cross(self.row, self.column)
         return normal
 
@@ -58,41 +58,41 @@ class Stack:
 
     @property
     def median_mm(self) -> float:
-        """What most slices are apart."""
+        """The median distance between slices."""
         return float(np.median(self.gaps_mm))
 
     @property
     def slope(self) -> Float[np.ndarray, " 2"]:
-        """mm that slices move along a row and a column, per mm along the normal."""
+        """In-plane shift along rows and columns, mm per mm along the normal."""
         slope: np.ndarray = self.aside_mm[-1] / self.along_mm[-1]
         return slope
 
     @property
     def tilt_degrees(self) -> float:
-        """Angle between the normal and the line that the slices' corners lie on."""
+        """Angle between the normal and the line through the slice corners."""
         return float(np.degrees(np.arctan(np.linalg.norm(self.slope))))
 
     @property
     def tilted(self) -> bool:
-        """Whether that is more than rounding."""
+        """Whether the tilt is more than rounding."""
         drift = float(np.linalg.norm(self.aside_mm[-1]))
         return self.tilt_degrees > TILT_DEGREES and drift > DRIFT_MM
 
     @property
     def uneven(self) -> bool:
-        """Whether a slice lies beside its place on the even grid from the first to the last."""
+        """Whether a slice is off its place on the even grid from the first to the last."""
         even = np.linspace(0, self.along_mm[-1], len(self.along_mm))
         step = self.along_mm[-1] / (len(self.along_mm) - 1)
         return bool(np.abs(self.along_mm - even).max() > max(EVEN * step, EVEN_MM))
 
     @property
     def jump_mm(self) -> float:
-        """How far a slice lies beside the line from the first slice to the last, at most."""
+        """The largest distance of a slice from the line from the first to the last."""
         beside = self.aside_mm - self.along_mm[:, None] * self.slope
         return float(np.linalg.norm(beside, axis=1).max())
 
     def distinct_gaps(self) -> tuple[tuple[float, int], ...]:
-        """Each distinct gap (mm, to a hundredth) and how often it occurs, as they first occur."""
+        """Each distinct gap (mm, to a hundredth) and its count, in order of first occurrence."""
         counts: dict[float, int] = {}
         for gap in self.gaps_mm:
             known = next((k for k in counts if abs(k - gap) <= EVEN_MM), round(float(gap), 2))
@@ -100,7 +100,7 @@ class Stack:
         return tuple(counts.items())
 
     def missing(self) -> list[Float[np.ndarray, " 3"]]:
-        """Where slices seem to be lost: in gaps of two, three, ... times the median."""
+        """Where slices seem to be missing: in gaps of two, three, ... times the median."""
         places: list[np.ndarray] = []
         for k, gap in enumerate(self.gaps_mm):
             times = float(gap) / self.median_mm
@@ -117,10 +117,10 @@ class Stack:
         return place
 
     def affine_lps(self) -> Float[np.ndarray, "4 4"]:
-        """(column, row, slice) -> mm in LPS, of a stack that is upright and even.
+        """(column, row, slice) -> mm in LPS, for an upright, even stack.
 
-        The last column is the step as the positions say it: what tilt is left, within rounding,
-        is in it.
+        The slice step is taken from the positions, so it includes any residual tilt within
+        rounding.
         """
         affine = np.eye(4)
         affine[:3, 0] = self.row * self.spacing_mm[0]
@@ -137,9 +137,9 @@ def stack(
     spacing_mm: tuple[float, float],
     size: tuple[int, int],
 ) -> Stack:
-    """Slices (their first pixels' places, in any order) sorted along their normal."""
+    """Sort slices (positions of their first pixels, in any order) along their normal."""
     row = row / np.linalg.norm(row)
-    column = column - (column @ row) * row  # files round directions; the grid is to be upright
+    column = column - (column @ row) * row  # files round directions; make them orthogonal
     column = column / np.linalg.norm(column)
     along = places @ np.cross(row, column)
     order = np.argsort(along, kind="stable")
@@ -164,16 +164,16 @@ def stack(
 
 
 def words(gaps: Sequence[tuple[float, int]]) -> str:
-    """Gaps, as a sentence can say them."""
+    """Gaps in words, for a message."""
     shown = ", ".join(f"{mm:g} mm x {count}" for mm, count in gaps[:8])
     return shown + (f" and {len(gaps) - 8} more" if len(gaps) > 8 else "")
 
 
 def fault(stack: Stack) -> str:
-    """What keeps a stack from being a grid, with figures, or nothing."""
+    """Why a stack is not a regular grid, with figures; empty if it is."""
     found = []
     if stack.tilted:
-        found.append(f"tilted against their stack by {stack.tilt_degrees:.1f} degrees (gantry)")
+        found.append(f"tilted against the stack axis by {stack.tilt_degrees:.1f} degrees (gantry)")
     if stack.jump_mm > ASIDE_MM:
         found.append(f"shifted sideways against each other by up to {stack.jump_mm:.2f} mm")
     if stack.uneven:
@@ -189,13 +189,13 @@ def fault(stack: Stack) -> str:
 def straightened(
     hu: Float[np.ndarray, "i j n"], stack: Stack
 ) -> tuple[Float[np.ndarray, "u v m"], Float[np.ndarray, "4 4"]]:
-    """A stack resampled onto an upright even grid, and that grid's affine (LPS).
+    """Resample a stack onto an upright, even grid; also that grid's affine (LPS).
 
-    The planes stay as they were scanned: each is shifted within itself until all lie above each
-    other, then planes are interpolated between neighbours; both linearly, so what is linear in mm
-    stays what it was. The step is the median gap, made to divide the whole length: most slices
-    keep their thickness, and one short gap does not multiply the slices. The plane grows to hold
-    every slice; what no slice covers is air. `InputError` where the figures are wild.
+    The slice planes are kept: each is shifted in-plane until all are aligned, then neighbouring
+    planes are interpolated; both linearly, so that linear functions of position are preserved. The
+    step is the median gap, adjusted to divide the whole length: most slices keep their thickness,
+    and a single short gap does not multiply the slices. The plane grows to hold every slice; what
+    no slice covers is air. `InputError` if the figures are implausible.
     """
     length = float(stack.along_mm[-1])
     steps = max(1, round(length / stack.median_mm))
@@ -207,7 +207,9 @@ def straightened(
     size = (np.array(stack.size) + high - low).tolist()
     wild = stack.tilt_degrees > MOST_TILT or steps + 1 > WILD * len(stack.along_mm)
     if wild or np.prod(size) > WILD * np.prod(stack.size):
-        raise InputError(f"has slices {fault(stack)}, too much to be straightened; export it again")
+        raise InputError(
+            f"has slices {fault(stack)}, too far off to be straightened; export it again"
+        )
     out = np.empty((*size, steps + 1), np.float32)
     near: dict[int, np.ndarray] = {}
     last = len(stack.gaps_mm) - 1
@@ -234,12 +236,14 @@ def straightened(
 def _moved(
     plane: Float[np.ndarray, "i j"], by: Float[np.ndarray, " 2"], size: list[int]
 ) -> Float[np.ndarray, "u v"]:
-    """A plane on a larger one, pixel 0 at `by` (not negative); NaN where it does not reach."""
+    """Place a plane on a larger one, pixel 0 at `by` (not negative); NaN outside it."""
     for axis in (0, 1):
         whole = int(np.floor(by[axis] + PIXEL))
         part = max(0.0, float(by[axis]) - whole)
         values = np.moveaxis(plane, axis, 0)
-        if part > PIXEL:  # the pixel between two: nearer to the one before, the more it moved
+        if (
+            part > PIXEL
+        ):  # between two pixels: the larger the shift, the more weight on the previous one
             values = values[1:] * np.float32(1 - part) + values[:-1] * np.float32(part)
             whole += 1
         moved = np.full((size[axis], values.shape[1]), np.nan, np.float32)

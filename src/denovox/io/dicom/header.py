@@ -1,11 +1,11 @@
-"""What a DICOM object says of itself before its pixels: what it is, and where its planes lie.
+"""The header of a DICOM object: what it is, and the position of its planes.
 
-Read without decoding. PS3.3: C.7.6.2 (Image Plane), C.8.2.1 (CT Image), C.8.15 (Enhanced CT).
-pydicom parses; what a value means, and whether it will do, is decided here.
+Read without decoding pixels. PS3.3: C.7.6.2 (Image Plane), C.8.2.1 (CT Image), C.8.15 (Enhanced
+CT). pydicom parses; interpretation and validation of values happen here.
 """
 
 # mypy: allow-untyped-calls
-# (pydicom's functions carry no types)
+# (pydicom's functions are untyped)
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from .values import dataset, number_or_none, numbers, quiet, text, texts
 CT = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED = (f"{CT}.1", f"{CT}.2")  # Enhanced CT, and classic slices converted to it
 DICOMDIR = "1.2.840.10008.1.3.10"
-MOST_PIXELS = 2**26  # of a plane: 8192 x 8192; what more than that is claimed is damage
+MOST_PIXELS = 2**26  # of a plane: 8192 x 8192; more than that means damage
 FAR_MM = 1e5
-_TOLD_APART = (
+_DISTINGUISHING = (
     "AcquisitionNumber",
     "TemporalPositionIdentifier",
     "TemporalPositionIndex",
@@ -48,12 +48,12 @@ _KEYWORDS = (
     " SOPClassUID SamplesPerPixel SeriesDescription SeriesInstanceUID"
     " SharedFunctionalGroupsSequence SliceThickness SpecificCharacterSet"
 ).split()
-TAGS = [Tag(keyword) for keyword in (*_KEYWORDS, *_TOLD_APART)]
+TAGS = [Tag(keyword) for keyword in (*_KEYWORDS, *_DISTINGUISHING)]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the scanner said of a series; empty or None where it did not."""
+    """What the scanner recorded about a series; empty or None if missing."""
 
     modality: str = ""
     patient_id: str = ""
@@ -69,8 +69,8 @@ class Facts:
 class Plane:
     """One slice. place: mm in LPS of its first pixel. row, column: directions in LPS.
 
-    frame: which of its file's. spacing_mm: between columns, between rows. size: columns, rows.
-    HU = stored * slope + inter. told: what may tell it from another at the same place.
+    frame: index in its file. spacing_mm: between columns, between rows. size: columns, rows. HU =
+    stored * slope + inter. tags: tags that may distinguish it from another at the same place.
     """
 
     part: Part
@@ -82,14 +82,14 @@ class Plane:
     size: tuple[int, int]
     slope: float
     inter: float
-    told: dict[str, str]
+    tags: dict[str, str]
 
 
 @dataclass(frozen=True, eq=False)
 class Header:
-    """One file. aside: why its planes are no part of a CT volume; fault: why they cannot be read.
+    """One file. aside: why its planes are not part of a CT volume; fault: why they are unreadable.
 
-    Both are empty where all is well. many: whether it is multi-frame.
+    Both are empty if all is well. many: whether it is multi-frame.
     """
 
     part: Part
@@ -103,9 +103,9 @@ class Header:
 
 
 def header(part: Part) -> Header | None:
-    """What a file says; None for a directory of a medium (DICOMDIR), which holds no image.
+    """Read the header of a file; None for a media directory (DICOMDIR), which holds no image.
 
-    `InputError` where it is too damaged to say which series it belongs to.
+    Raises `InputError` if it is too damaged to tell which series it belongs to.
     """
     with quiet():
         try:
@@ -119,16 +119,16 @@ def header(part: Part) -> Header | None:
             series = text(found, "SeriesInstanceUID")
             modality = text(found, "Modality")
             if not kind or not series or not modality:
-                raise ValueError("it does not say of what kind or of which series it is")
+                raise ValueError("its SOP class, series or modality is missing")
         except DAMAGE as error:
             raise InputError(
-                f"{part.name} is a damaged DICOM file ({line(error)}): a slice may be lost; copy"
-                " or export it again, or take the file away"
+                f"{part.name} is a damaged DICOM file ({line(error)}): a slice may be missing;"
+                " copy or export it again, or remove the file"
             ) from None
-        return _judged(part, found, kind, series, modality)
+        return _parsed(part, found, kind, series, modality)
 
 
-def _judged(part: Part, found: Dataset, kind: str, series: str, modality: str) -> Header:
+def _parsed(part: Part, found: Dataset, kind: str, series: str, modality: str) -> Header:
     """The header of a file whose series is known."""
     aside, fault, many = "", "", False
     planes: tuple[Plane, ...] = ()
@@ -148,17 +148,17 @@ def _judged(part: Part, found: Dataset, kind: str, series: str, modality: str) -
 
 
 def _aside(found: Dataset, kind: str, modality: str) -> str:
-    """What an object is that is no slice of a CT volume, or nothing."""
+    """Why an object is not a slice of a CT volume; empty if it is one."""
     image = kind == CT or kind in ENHANCED
     if modality != "CT":
         return f"{modality[:16]}, not CT"
     if not image:
-        return f"no CT image ({line(kind_name(kind))})"
+        return f"not a CT image ({line(kind_name(kind))})"
     image_type = [value.upper() for value in texts(found, "ImageType")]
     if "LOCALIZER" in image_type or "SCOUT" in image_type:
         return "a localiser"
     if not text(found, "PhotometricInterpretation").startswith("MONOCHROME"):
-        return f"no grey image ({text(found, 'PhotometricInterpretation') or 'nothing said'})"
+        return f"not greyscale ({text(found, 'PhotometricInterpretation') or 'unspecified'})"
     return ""
 
 
@@ -168,7 +168,7 @@ def kind_name(kind: str) -> str:
 
 
 def _facts(found: Dataset, modality: str) -> Facts:
-    """What is told to the user, never needed: what is unreadable is left out."""
+    """Shown to the user but not required: unreadable values are left out."""
     return Facts(
         modality,
         text(found, "PatientID"),
@@ -185,20 +185,20 @@ def _facts(found: Dataset, modality: str) -> Facts:
 
 
 def _classic(part: Part, found: Dataset, remarks: list[str]) -> Iterator[Plane]:
-    """The one plane of a CT Image."""
+    """The single plane of a CT Image."""
     frames = numbers(found, "NumberOfFrames", 1) or (1.0,)
     if frames != (1.0,):
-        raise InputError(f"holds {frames[0]:g} frames and does not say where they lie")
+        raise InputError(f"holds {frames[0]:g} frames without their positions")
     yield _plane(part, 0, found, [found], remarks)
 
 
 def _frames(part: Part, found: Dataset) -> Iterator[Plane]:
-    """The planes of an Enhanced CT: each frame's own functional groups before the shared ones."""
+    """The planes of an Enhanced CT; per-frame functional groups override the shared ones."""
     shared = list(found.get("SharedFunctionalGroupsSequence") or [])[:1]
     each = list(found.get("PerFrameFunctionalGroupsSequence") or [])
-    told = numbers(found, "NumberOfFrames", 1)
-    if told != (float(len(each)),):
-        raise InputError(f"describes {len(each)} frames where it says it has {told or 'none'}")
+    stated = numbers(found, "NumberOfFrames", 1)
+    if stated != (float(len(each)),):
+        raise InputError(f"describes {len(each)} frames but states that it has {stated or 'none'}")
     for index, own in enumerate(each):
         groups = [
             item
@@ -215,45 +215,47 @@ def _frames(part: Part, found: Dataset) -> Iterator[Plane]:
 def _plane(
     part: Part, frame: int, found: Dataset, groups: list[Dataset], remarks: list[str]
 ) -> Plane:
-    """One plane; `groups` are searched for what concerns it, in order. `InputError`."""
+    """One plane; `groups` are searched in order for its tags. `InputError` if one is unusable."""
 
     def need(keyword: str, count: int) -> tuple[float, ...]:
         for group in groups:
             if values := numbers(group, keyword, count):
                 return values
-        raise InputError(f"does not say its {keyword}")
+        raise InputError(f"has no {keyword}")
 
     kind = _check_values(found, groups)
-    if kind == "US":  # "unspecified", as ITK writes: `require_hu` will see
-        remarks.append("RescaleType says no unit (US): values were taken for HU")
+    if kind == "US":  # "unspecified", as ITK writes: `require_hu` will check
+        remarks.append("RescaleType is unspecified (US): values were taken as HU")
     size = (int(*numbers(found, "Columns", 1) or (0,)), int(*numbers(found, "Rows", 1) or (0,)))
     if min(size) < 1 or size[0] * size[1] > MOST_PIXELS:
-        raise InputError(f"says it has {size[0]} columns and {size[1]} rows")
+        raise InputError(f"claims {size[0]} columns and {size[1]} rows")
     place = np.array(need("ImagePositionPatient", 3))
     row, column = np.array(need("ImageOrientationPatient", 6)).reshape(2, 3)
     between_rows, between_columns = need("PixelSpacing", 2)  # in this order: PS3.3 10.7.1.3
     if np.abs(place).max() > FAR_MM:
-        raise InputError("says it lies further away than any patient (ImagePositionPatient)")
+        raise InputError(
+            "has an implausible position (ImagePositionPatient), too far away for any patient"
+        )
     crooked = max(abs(row @ row - 1), abs(column @ column - 1), abs(row @ column))
     if not crooked < 1e-2:
         raise InputError("has an ImageOrientationPatient that is not two perpendicular directions")
     if not (1e-3 < between_rows < 100 and 1e-3 < between_columns < 100):
-        raise InputError(f"says its pixels are {between_columns:g} x {between_rows:g} mm")
+        raise InputError(f"claims pixels of {between_columns:g} x {between_rows:g} mm")
     if any("RescaleSlope" in group for group in groups):
         (slope,), (inter,) = need("RescaleSlope", 1), need("RescaleIntercept", 1)
-    else:  # Type 1 in the standard; `require_hu` will see whether 1 and 0 were meant
+    else:  # Type 1 in the standard; `require_hu` will check whether 1 and 0 were meant
         slope, inter = 1.0, 0.0
-        remarks.append("no RescaleSlope is given: stored values were taken for HU")
+        remarks.append("there is no RescaleSlope: stored values were taken as HU")
     if not 1e-6 < abs(slope) < 1e6 or abs(inter) > 1e6:
         raise InputError(f"has a rescale slope of {slope:g} and intercept of {inter:g}")
     if text(found, "PhotometricInterpretation") == "MONOCHROME1":
-        # PS3.3 C.7.6.3.1.2: how to show grey levels, after HU; CT may say it, and HU stay as are.
-        remarks.append("MONOCHROME1 is about display: HU were not inverted")
+        # PS3.3 C.7.6.3.1.2: only affects display, after the rescale; HU are the same either way.
+        remarks.append("MONOCHROME1 only affects display: HU were not inverted")
     where = [found, *(group for group in groups if group is not found)]
-    told = {}
-    for keyword in _TOLD_APART:
+    tags = {}
+    for keyword in _DISTINGUISHING:
         values = ("/".join(texts(group, keyword)) for group in where)
-        told[keyword] = next((value for value in values if value), "")
+        tags[keyword] = next((value for value in values if value), "")
     return Plane(
         part,
         frame,
@@ -264,18 +266,20 @@ def _plane(
         size,
         slope,
         inter,
-        {keyword: value for keyword, value in told.items() if value},
+        {keyword: value for keyword, value in tags.items() if value},
     )
 
 
 def _check_values(found: Dataset, groups: list[Dataset]) -> str:
-    """The unit of values; `InputError` where stored values cannot become HU as CT's do."""
-    said = (text(group, "RescaleType").upper() for group in groups)
-    kind = next((kind for kind in said if kind), "HU")
+    """The unit of values; `InputError` if stored values cannot be converted to HU."""
+    units = (text(group, "RescaleType").upper() for group in groups)
+    kind = next((kind for kind in units if kind), "HU")
     if kind not in ("HU", "US"):
         raise InputError(f"is in units of {line(kind)}, not HU (RescaleType)")
     if any("ModalityLUTSequence" in group for group in [found, *groups]):
-        raise InputError("maps its values by a table (Modality LUT), not by slope and intercept")
+        raise InputError(
+            "maps its values through a table (Modality LUT), not by slope and intercept"
+        )
     if numbers(found, "SamplesPerPixel", 1) not in ((), (1.0,)):
-        raise InputError("has several samples a pixel; it is no CT")
+        raise InputError("has several samples per pixel, so it is not a CT")
     return kind

@@ -1,10 +1,10 @@
-"""DICOM's stored values -> HU, a plane at a time (PS3.5 8; PS3.3 C.7.5.1.1.2 for padding).
+"""DICOM stored values -> HU, plane by plane (PS3.5 8; PS3.3 C.7.5.1.1.2 for padding).
 
-pydicom's plugins unpack what is compressed; bits, signs, padding and rescale are dealt with here.
+pydicom's plugins decompress; bits, signs, padding and rescaling are handled here.
 """
 
 # mypy: allow-untyped-calls
-# (pydicom's functions carry no types)
+# (pydicom's functions are untyped)
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ _SOF = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # frame headers of JPEG 
 
 @dataclass(frozen=True)
 class Layout:
-    """How values are stored. bits: of a word, and of these the low ones used. padding: inclusive,
-    as stored values after the sign is taken; None where there is none."""
+    """How values are stored. allocated: bits per word; stored: low bits used. padding: inclusive
+    range of (signed) stored values; None if there is none."""
 
     allocated: int
     stored: int
@@ -45,17 +45,17 @@ class Layout:
     padding: tuple[int, int] | None
 
     def values(self, words: Shaped[np.ndarray, "*s"]) -> Shaped[np.ndarray, "*s"]:
-        """Words as stored -> numbers: bits above those used are nobody's (old overlays)."""
+        """Stored words -> numbers; bits above those used are ignored (old overlays)."""
         return self._numbers(words, self.stored)
 
     def padded(self, words: Shaped[np.ndarray, "*s"]) -> Shaped[np.ndarray, "*s"] | None:
-        """Where a plane says that it has no pixel."""
+        """Where a plane is marked as padding."""
         if self.padding is None:
             return None
         low, high = self.padding
         sign = 1 << (self.stored - 1)
         least, most = (-sign, sign - 1) if self.signed else (0, 2 * sign - 1)
-        # Padding that the bits used cannot hold is written in those above, too.
+        # Padding outside the range of the used bits extends into the bits above.
         within = least <= low and high <= most
         values = self._numbers(words, self.stored if within else self.allocated)
         return (values >= low) & (values <= high)
@@ -69,7 +69,7 @@ class Layout:
 def planes_hu(
     part: Part, wanted: Sequence[Plane]
 ) -> Iterator[tuple[Plane, Float[np.ndarray, "columns rows"]]]:
-    """HU of planes of one file, in the file's order; `InputError` naming the file."""
+    """HU of planes of one file, in file order; `InputError` names the file."""
     by_frame = {plane.frame: plane for plane in wanted}
     with quiet():
         try:
@@ -94,7 +94,7 @@ def planes_hu(
 def _hu(
     words: Shaped[np.ndarray, "rows columns"], layout: Layout, plane: Plane
 ) -> Float[np.ndarray, "columns rows"]:
-    """Stored values of a plane -> HU; air where it says there is no pixel."""
+    """Stored values of a plane -> HU; padding becomes air."""
     hu = (layout.values(words) * plane.slope + plane.inter).astype(np.float32)
     padded = layout.padded(words)
     if padded is not None:
@@ -103,17 +103,17 @@ def _hu(
 
 
 def _layout(found: Dataset) -> Layout:
-    """How a file stores its values; `InputError` where that is no CT's way."""
+    """How a file stores its values; `InputError` if this is not valid for CT."""
     needed = ("BitsAllocated", "BitsStored", "PixelRepresentation")
     values = [numbers(found, keyword, 1) for keyword in needed]
     if not all(values):
-        raise InputError("does not say how its pixels are stored (BitsAllocated, ...)")
+        raise InputError("does not specify how its pixels are stored (BitsAllocated, ...)")
     allocated, stored, signed = (int(value) for (value,) in values)
     high = numbers(found, "HighBit", 1)
     fine = allocated in (8, 16, 32) and 1 <= stored <= allocated and signed in (0, 1)
     if not fine or high not in ((), (stored - 1,)):
         raise InputError(
-            f"stores its values in bits as no CT does ({allocated} allocated, {stored} stored,"
+            f"has a bit layout that no CT uses ({allocated} allocated, {stored} stored,"
             f" high bit {high[0] if high else 'none'}, representation {signed})"
         )
     padding = None
@@ -125,7 +125,7 @@ def _layout(found: Dataset) -> Layout:
 
 
 def _signed(value: int, bits: int, signed: int) -> int:
-    """A value as words of so many bits hold it: files write -2000 as 63536, and the reverse."""
+    """A value wrapped to a word of `bits`: files write -2000 as 63536, and vice versa."""
     value &= (1 << bits) - 1
     return value - (1 << bits) if signed and value >> (bits - 1) else value
 
@@ -133,19 +133,19 @@ def _signed(value: int, bits: int, signed: int) -> int:
 def _words(
     found: Dataset, layout: Layout, size: tuple[int, int]
 ) -> Iterator[Shaped[np.ndarray, "rows columns"]]:
-    """Each frame's words, as stored. One of `DAMAGE`, or `InputError`."""
+    """Each frame's words, as stored. Raises one of `DAMAGE`, or `InputError`."""
     columns, rows = size
     syntax = UID(text(getattr(found, "file_meta", Dataset()), "TransferSyntaxUID"))
     frames = int((numbers(found, "NumberOfFrames", 1) or (1.0,))[0])
     pixels = found.get("PixelData")
     if not pixels:
         raise InputError("has no pixels (PixelData)")
-    if not syntax or not syntax.is_compressed:  # unnamed: older than the magic
+    if not syntax or not syntax.is_compressed:  # missing in files older than Part 10
         order = ">" if syntax == ExplicitVRBigEndian else "<"
         dtype = np.dtype(f"{order}u{layout.allocated // 8}")
         need = columns * rows * frames * dtype.itemsize
         if len(pixels) < need or len(pixels) > need + 2 * dtype.itemsize:
-            raise InputError(f"has {len(pixels)} bytes of pixels where {need} belong")
+            raise InputError(f"has {len(pixels)} bytes of pixels instead of {need}")
         whole = np.frombuffer(pixels, dtype, columns * rows * frames)
         yield from whole.reshape(frames, rows, columns)
         return
@@ -160,15 +160,15 @@ def _words(
     for frame in packed:
         claim = _claimed(frame, syntax)
         if claim not in (None, (columns, rows, 1)):
-            raise InputError(f"holds a compressed image of another size than {columns} x {rows}")
+            raise InputError(f"holds a compressed image that is not {columns} x {rows}")
         words, _ = next(unpacked)
         yield words
 
 
 def _claimed(frame: bytes, syntax: UID) -> tuple[int, int, int] | None:
-    """(columns, rows, colours) by a frame's own header, which decoders go by; None for RLE."""
+    """(columns, rows, colours) from a frame's own header, which decoders use; None for RLE."""
     if syntax in JPEG2000TransferSyntaxes:
-        at = frame.find(b"\xff\x4f\xff\x51")  # SOC SIZ; a JP2 box may come before
+        at = frame.find(b"\xff\x4f\xff\x51")  # SOC SIZ; a JP2 box may precede it
         if at < 0:
             raise ValueError("no JPEG 2000 codestream")
         x, y, x0, y0 = (int.from_bytes(frame[i : i + 4], "big") for i in range(at + 8, at + 24, 4))

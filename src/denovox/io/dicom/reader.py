@@ -1,12 +1,13 @@
-"""DICOM: the one place where slices become a CT volume, and its axes are turned.
+"""DICOM: the only place where slices become a CT volume and its axes are reoriented.
 
-One series of CT slices, or an Enhanced CT, from a folder, a ZIP or a file: sorted by place, HU by
-each slice's own rescale, LPS -> RAS, in the axes nearest to RAS. Nothing is guessed: what is not
-one upright, even stack is refused with its figures, and so are slices that do not belong together.
+One series of CT slices, or an Enhanced CT, from a folder, a ZIP or a file: sorted by position, HU
+from each slice's own rescale, LPS -> RAS, in the axes closest to RAS. Nothing is guessed: anything
+but one upright, even stack is rejected with its figures, and so are slices that do not belong
+together.
 """
 
 # mypy: allow-untyped-calls
-# (nibabel's functions carry no types)
+# (nibabel's functions are untyped)
 
 from __future__ import annotations
 
@@ -31,15 +32,15 @@ __all__ = ["DicomSource", "Series", "read", "series_in"]
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 VOLUMES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
-WIDE = 1.5  # gaps of more steps than that were not sampled as the rest was
+WIDE = 1.5  # gaps of more steps than this were not sampled like the rest
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 
 
 @dataclass(frozen=True)
 class DicomSource:
-    """What the files said. notes: what was left out, mended or believed.
+    """What the files contained. notes: what was left out, repaired or assumed.
 
-    tilt_degrees, gaps_mm (each distinct gap, and how often): as scanned, before straightening.
+    tilt_degrees, gaps_mm (each distinct gap and its count): as scanned, before straightening.
     """
 
     path: Path
@@ -53,7 +54,7 @@ class DicomSource:
 
     @property
     def patient_id(self) -> str:
-        """PatientID, by which cases are split; names are not read."""
+        """PatientID, used to split cases; names are not read."""
         return self.facts.patient_id
 
 
@@ -63,8 +64,8 @@ def series_in(path: str | Path) -> tuple[Series, ...]:
         return found_in(dicom)
 
 
-def _nothing(_: str) -> None:
-    """Says nothing."""
+def _discard(_: str) -> None:
+    """Discard a message."""
 
 
 def read(
@@ -72,14 +73,14 @@ def read(
     *,
     series: str | None = None,
     straighten: bool = False,
-    say: Callable[[str], None] = _nothing,
+    say: Callable[[str], None] = _discard,
 ) -> Volume:
-    """The CT volume in a folder, a ZIP or an Enhanced CT file, with a `DicomSource`.
+    """Read the CT volume in a folder, a ZIP or an Enhanced CT file, with a `DicomSource`.
 
-    series: which, where there are several: its SeriesInstanceUID, or an end of it. straighten:
-    resample what is tilted or uneven (`geometry.straightened`). say: told of everything
-    that was left out. `hu` is float32. `InputError` where there is not one CT volume that can be
-    read whole.
+    series: which one, if there are several: its SeriesInstanceUID, or the end of it. straighten:
+    resample a tilted or uneven stack (`geometry.straightened`). say: called with a note on anything
+    left out. `hu` is float32. Raises `InputError` if there is not exactly one CT volume that can be
+    read completely.
     """
     path = Path(path)
     with parts(path) as (dicom, others):
@@ -102,7 +103,7 @@ def read(
             known = str(error).startswith(str(path))  # it names the file
             raise error if known else InputError(_sentence(path, chosen, str(error))) from None
         except MemoryError:
-            raise InputError(_sentence(path, chosen, "is too large for this memory")) from None
+            raise InputError(_sentence(path, chosen, "does not fit into memory")) from None
     source = DicomSource(
         path,
         chosen.uid,
@@ -122,18 +123,18 @@ def read(
 
 
 def _chosen(path: Path, found: Sequence[Series], wanted: str | None) -> Series:
-    """The series to read; `InputError` where that is none, or not one."""
+    """The series to read; `InputError` unless there is exactly one."""
     usable = [one for one in found if not one.aside]
     if wanted is not None:
         named = [one for one in found if one.uid == wanted]
         named = named or [one for one in found if wanted and one.uid.endswith(wanted)]
         if len(named) == 1 and named[0].aside:
-            raise InputError(_sentence(path, named[0], f"is no CT volume: {named[0].aside}"))
+            raise InputError(_sentence(path, named[0], f"is not a CT volume: {named[0].aside}"))
         if len(named) == 1:
             return named[0]
         raise InputError(
-            f"{path} holds {len(named) or 'no'} series called {line(wanted)}: there are"
-            f" {_listed(usable or found)}; give one's whole UID"
+            f"{path} holds {len(named) or 'no'} series matching {line(wanted)}: there are"
+            f" {_listed(usable or found)}; give the whole UID of one"
         )
     if len(usable) == 1:
         return usable[0]
@@ -142,22 +143,22 @@ def _chosen(path: Path, found: Sequence[Series], wanted: str | None) -> Series:
             f"{path} holds {len(usable)} CT series; choose one with --series: {_listed(usable)}"
         )
     if not found:
-        raise InputError(f"{path} holds only a DICOMDIR; give the folder of its images")
+        raise InputError(f"{path} holds only a DICOMDIR; give the folder with its images")
     if len(found) == 1 and found[0].count == 1 and not os.path.isdir(path):
         what = found[0].aside
         single = f"{path} is one file of a series ({what}); give the folder of the whole series"
         raise InputError(single)
     held = "; ".join(f"{one.words()}: {one.aside}" for one in found[:10])
-    raise InputError(f"{path} holds no CT volume, but {held}; give the folder of a CT series")
+    raise InputError(f"{path} holds no CT volume, only {held}; give the folder of a CT series")
 
 
 def _no_dicom(path: Path, others: Sequence[Part]) -> str:
-    """A sentence for a place without DICOM, which says what can be read there."""
+    """A message for a folder without DICOM, naming what else could be read there."""
     volumes = [part.name for part in others if part.name.lower().endswith(VOLUMES)]
     if volumes:
         return (
             f"{path} holds no DICOM, but {len(volumes)} other volumes, such as {volumes[0]}; give"
-            " one of these files itself"
+            " one of these files directly"
         )
     return f"{path} holds no DICOM ({len(others)} other files); give the folder of a CT series"
 
@@ -172,7 +173,7 @@ def _sentence(path: Path, series: Series, what: str) -> str:
 
 
 def _left(found: Sequence[Series], chosen: Series, others: Sequence[Part]) -> list[str]:
-    """What else lay there, in words."""
+    """What else was there, in words."""
     notes = [
         f"left out: series {one.words()}, {one.aside or 'not chosen'}"
         for one in found
@@ -191,13 +192,13 @@ def _left(found: Sequence[Series], chosen: Series, others: Sequence[Part]) -> li
 def _volume(
     series: Series, stack: Stack, notes: list[str]
 ) -> tuple[Float[np.ndarray, "x y z"], Float[np.ndarray, "4 4"]]:
-    """HU and affine in the axes nearest to RAS; what was done is added to `notes`."""
+    """HU and affine in the axes closest to RAS; processing steps are added to `notes`."""
     shape = (*stack.size, len(stack.members))
     if series.fault:
         as_scanned = np.empty(shape, np.float32)
         _fill(series, stack, as_scanned, notes)
         upright, affine = straightened(as_scanned, stack)
-        notes += _told(stack, series.fault, upright.shape[2], spacing_of(affine)[2])
+        notes += _straightening(stack, series.fault, upright.shape[2], spacing_of(affine)[2])
         affine = _LPS_TO_RAS @ affine
         ornt = io_orientation(affine)
         hu = np.ascontiguousarray(apply_orientation(upright, ornt))
@@ -213,7 +214,7 @@ def _volume(
 def _fill(
     series: Series, stack: Stack, out: Float[np.ndarray, "columns rows slices"], notes: list[str]
 ) -> None:
-    """Decode every slice into its place; `InputError` where two differ that share one."""
+    """Decode every slice into its place; `InputError` if two at one place differ."""
     k_of = {series.planes[i]: k for k, group in enumerate(stack.members) for i in group}
     by_part: dict[Part, list[Plane]] = {}
     for plane in k_of:
@@ -226,38 +227,38 @@ def _fill(
                 out[..., k_of[plane]] = hu
             elif (
                 np.linalg.norm(plane.place - first.place) > ASIDE_MM
-                or not np.array_equal(out[..., k_of[plane]], hu)  # NaN there are none
+                or not np.array_equal(out[..., k_of[plane]], hu)  # there are no NaNs
             ):
                 raise InputError(_conflict(series, first, plane))
     if series.repeated:
-        notes.append(f"dropped: {series.repeated} x the same slice again")
+        notes.append(f"dropped: {series.repeated} x duplicate slices")
 
 
 def _conflict(series: Series, one: Plane, other: Plane) -> str:
-    """Two different images at one place: what tells them apart, if anything does."""
-    keys = [key for key in one.told if one.told[key] != other.told.get(key, one.told[key])]
+    """A message for two different images at one place: which tags distinguish them, if any."""
+    keys = [key for key in one.tags if one.tags[key] != other.tags.get(key, one.tags[key])]
     apart = []
     for key in keys[:3]:
-        values = list(dict.fromkeys(p.told.get(key, "nothing") for p in series.planes))
+        values = list(dict.fromkeys(p.tags.get(key, "nothing") for p in series.planes))
         apart.append(f"{key} {', '.join(values[:5] + ['...'] * (len(values) > 5))}")
     names = (f"{os.path.basename(p.part.name)} (frame {p.frame + 1})" for p in (one, other))
     return (
         f"holds different images at one place, such as {' and '.join(names)}: {series.repeated}"
-        f" more images than places, told apart by {'; '.join(apart) or 'nothing it says'}; export"
-        " one phase, acquisition or reconstruction as a series of its own"
+        f" more images than places, distinguished by {'; '.join(apart) or 'no tag'}; export"
+        " one phase, acquisition or reconstruction as a separate series"
     )
 
 
-def _told(stack: Stack, fault: str, slices: int, step_mm: float) -> list[str]:
+def _straightening(stack: Stack, fault: str, slices: int, step_mm: float) -> list[str]:
     """What straightening did, in words."""
     notes = [
         f"{fault.removeprefix('has ')}: straightened, {len(stack.members)} slices onto {slices}"
-        f" that are {step_mm:.4g} mm apart"
+        f" spaced {step_mm:.4g} mm apart"
     ]
     wide = [gap for gap in stack.gaps_mm if gap > WIDE * step_mm]
     if wide:
         notes.append(
-            f"{len(wide)} x a gap of up to {max(wide):.4g} mm was interpolated over: nothing was"
+            f"{len(wide)} x a gap of up to {max(wide):.4g} mm was interpolated: nothing was"
             " measured there"
         )
     return notes

@@ -1,19 +1,18 @@
-"""DICOM SEG: where lesions were put, as an object beside the CT series that they were put into.
+"""DICOM SEG: where lesions were inserted, as an object alongside the CT series.
 
-BINARY, a segment a lesion (PS3.3 A.51, C.8.20), written by highdicom. Frames lie on the grid of
-the volume, counted as the series counts its slices, rows and columns; where these are the planes
-of the series itself, each frame names the image that it lies on.
+BINARY, one segment per lesion (PS3.3 A.51, C.8.20), written by highdicom. Frames are on the grid of
+the volume, in the slice, row and column order of the series; where they are planes of the series
+itself, each frame references the image that it lies on.
 """
 
 # mypy: allow-untyped-calls
-# (pydicom's functions carry no types)
+# (pydicom's functions are untyped)
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,9 @@ from pydicom.tag import Tag
 from pydicom.valuerep import DA, TM
 
 from ...core.errors import InputError, ensure, line
+from ...core.version import __version__
 from ...core.volume import Volume
-from .. import nifti_bytes
+from .. import atomic
 from .files import DAMAGE, Part, parts
 from .header import CT, ENHANCED, Plane
 from .reader import DicomSource
@@ -33,7 +33,7 @@ from .series import Series, found_in
 from .values import dataset, quiet
 
 SYNTHETIC = "Synthetic lesions by denovox, not the patient's"
-NUMBER = 9000  # of the series; those of a scanner are smaller
+NUMBER = 9000  # SeriesNumber; scanners use smaller ones
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _MUST = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
 _MAY = (
@@ -44,8 +44,8 @@ _TAGS = [Tag(keyword) for keyword in (*_MUST, *_MAY, "SpecificCharacterSet")]
 
 
 def check_writable(path: str | Path, force: bool = False) -> None:
-    """`InputError` where `write` could not put a file there; to be asked before the computing."""
-    nifti_bytes.check_writable(path, force, (".dcm",))
+    """Raise `InputError` if `write` could not write a file; call this before the computation."""
+    atomic.check_writable(path, force, (".dcm",))
 
 
 def write(
@@ -58,41 +58,42 @@ def write(
 ) -> None:
     """Write lesions (1, 2, ...; 0: none) on the grid of a volume that was read from DICOM.
 
-    labels: of the segments, in order; "Lesion 3" and so on where there is none. description: of
-    series and content, up to 64 characters. Patient, study and frame of reference are the
-    series' own, read again from `volume.source`. All of the file is written, or nothing.
-    `InputError` as `check_writable`, where the volume did not come from DICOM or its series does
-    not say what a SEG must, where no voxel is marked, or where writing fails; `ValueError` where
-    the numbers are not on the volume's grid.
+    labels: of the segments, in order; "Lesion 3" and so on where missing. description: of series
+    and content, up to 64 characters. Patient, study and frame of reference are read again from
+    `volume.source`. The file is written in full or not at all. Raises `InputError` as
+    `check_writable` does, if the volume did not come from DICOM or its series lacks what a SEG
+    requires, if no voxel is marked, or if writing fails; `ValueError` if the numbers are not on the
+    volume's grid.
     """
     check_writable(path, force)
     source = volume.source
     if not isinstance(source, DicomSource):
         raise InputError(
-            f"{path} is not written: a DICOM SEG refers to the DICOM series of its scan, and this"
-            " scan is no DICOM; name an output that ends in .nii.gz"
+            f"{path} was not written: a DICOM SEG references the DICOM series of its scan, and this"
+            " scan is not DICOM; choose an output ending in .nii.gz"
         )
     if numbers.shape != volume.shape:
         raise ValueError(f"numbers of {numbers.shape} on a grid of {volume.shape}")
     count = int(numbers.max())
-    ensure(count, f"{path} is not written: no voxel is marked as a lesion")
+    ensure(count, f"{path} was not written: no voxel is marked as a lesion")
     names = [*labels[:count], *(f"Lesion {k + 1}" for k in range(len(labels), count))]
     with parts(source.path) as (dicom, _):
         series = next((one for one in found_in(dicom) if one.uid == source.series_uid), None)
         if series is None or not series.planes:
             raise InputError(f"{source.path} has changed since it was read; try again")
-        own = {plane.part: _said(plane.part) for plane in series.planes}
+        own = {plane.part: _patient_tags(plane.part) for plane in series.planes}
     grid = _grid(numbers, volume, series.planes[0])
-    with quiet():  # highdicom warns of names and numbers that are the source's
+    with quiet():  # highdicom warns about names and numbers taken from the source
         try:
-            made = _made(grid, series, own, names, description)
-            _refer(made, grid, series, own, source.straightened)
+            seg = _segmentation(grid, series, own, names, description)
+            _refer(seg, grid, series, own, source.straightened)
         except ValueError as error:
             raise InputError(
-                f"{path} is not written: what {source.path} says makes no DICOM SEG"
-                f" ({line(error)}); name an output that ends in .nii.gz"
+                f"{path} was not written: the headers of {source.path} make no valid DICOM SEG"
+                f" ({line(error)}); choose an output ending in .nii.gz"
             ) from error
-        _save(Path(path), made)
+        with atomic.user_output(path), atomic.open_file(path) as file:
+            seg.save_as(file, enforce_file_format=True)
 
 
 # ---- the grid -----------------------------------------------------------------------------------
@@ -106,18 +107,18 @@ class _Grid:
     affine: Float[np.ndarray, "4 4"]
 
     def places(self) -> Float[np.ndarray, "slices 3"]:
-        """Of each slice's first pixel."""
+        """Positions of each slice's first pixel."""
         steps = np.arange(len(self.numbers))[:, None] * self.affine[:3, 0]
         places: np.ndarray = self.affine[:3, 3] + steps
         return places
 
     def slice_at(self, place: Float[np.ndarray, " 3"]) -> int:
-        """The slice that a plane with this first pixel is."""
+        """The index of the slice with this first pixel."""
         return int(np.rint(np.linalg.solve(self.affine, [*place, 1.0])[0]))
 
 
 def _grid(numbers: UInt8[np.ndarray, "x y z"], volume: Volume, plane: Plane) -> _Grid:
-    """The volume's grid with its axes turned to those of the series; no voxel moves."""
+    """The volume's grid with its axes reordered to match the series; nothing is resampled."""
     affine = _LPS @ volume.affine
     ways = np.stack([np.cross(plane.row, plane.column), plane.column, plane.row])
     along = ways @ (affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
@@ -135,52 +136,52 @@ def _grid(numbers: UInt8[np.ndarray, "x y z"], volume: Volume, plane: Plane) -> 
 # ---- the object ---------------------------------------------------------------------------------
 
 
-def _said(part: Part) -> Dataset:
-    """What a file says of its patient and itself, cleaned; `InputError` if not what it must."""
+def _patient_tags(part: Part) -> Dataset:
+    """Patient, study and instance tags of a file, cleaned; `InputError` if one is missing."""
     with quiet():
         try:
             with part.open() as file:
                 found = dataset(file, _TAGS)
-            said = {keyword: str(found.get(keyword) or "") for keyword in (*_MUST, *_MAY)}
+            tags = {keyword: str(found.get(keyword) or "") for keyword in (*_MUST, *_MAY)}
         except DAMAGE as error:
             raise InputError(f"{part.name} cannot be read ({line(error)}); copy it again") from None
-        lacks = [keyword for keyword in _MUST if not said[keyword]]
+        lacks = [keyword for keyword in _MUST if not tags[keyword]]
         ensure(
             not lacks,
-            f"{part.name} does not say its {' and '.join(lacks)}, which a DICOM SEG refers to; name"
-            " an output that ends in .nii.gz",
+            f"{part.name} has no {' or '.join(lacks)}, which a DICOM SEG references; choose an"
+            " output ending in .nii.gz",
         )
         for keyword, kind in (("PatientBirthDate", DA), ("StudyDate", DA), ("StudyTime", TM)):
             try:
-                kind(said[keyword])
-            except ValueError:  # dates after anonymising can be anything
-                said[keyword] = ""
-        if said["PatientSex"] not in ("M", "F", "O"):
-            said["PatientSex"] = ""
+                kind(tags[keyword])
+            except ValueError:  # after anonymisation, dates can be anything
+                tags[keyword] = ""
+        if tags["PatientSex"] not in ("M", "F", "O"):
+            tags["PatientSex"] = ""
         clean = Dataset()
-        for keyword, value in said.items():
+        for keyword, value in tags.items():
             setattr(clean, keyword, value)
     return clean
 
 
-def _made(
+def _segmentation(
     grid: _Grid, series: Series, own: dict[Part, Dataset], names: list[str], description: str
 ) -> Any:
-    """The SEG, without references to images."""
+    """The SEG object, without references to images."""
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
     steps = np.linalg.norm(grid.affine[:3, :3], axis=0).tolist()
     across = (grid.affine[:3, [2, 1]] / [steps[2], steps[1]]).T.ravel().tolist()
     places = grid.places().tolist()
-    like = deepcopy(own[series.planes[0].part])  # what highdicom looks up in a source image
+    like = deepcopy(own[series.planes[0].part])  # the tags highdicom reads from a source image
     like.SOPClassUID, like.Modality, like.SeriesInstanceUID = CT, "CT", series.uid
     like.Rows, like.Columns = grid.numbers.shape[1:]
     like.ImagePositionPatient, like.ImageOrientationPatient = places[0], across
     like.PixelSpacing, like.SpacingBetweenSlices = steps[1:], steps[0]
     like.SliceThickness = series.facts.thickness_mm or steps[0]
     denovox = hd.AlgorithmIdentificationSequence(
-        "denovox", codes.cid7162.ArtificialIntelligence, version("denovox")
+        "denovox", codes.cid7162.ArtificialIntelligence, __version__
     )
     segments = [
         hd.seg.SegmentDescription(
@@ -206,32 +207,32 @@ def _made(
         instance_number=1,
         manufacturer="denovox",
         manufacturer_model_name="denovox",
-        software_versions=version("denovox"),
+        software_versions=__version__,
         device_serial_number="none",
         content_label="LESIONS",
         content_description=description[:64],
         series_description=description[:64],
         content_qualification=hd.ContentQualificationValues.RESEARCH,
-        specific_character_set="ISO_IR 192",  # whatever the source wrote its names in
+        specific_character_set="ISO_IR 192",  # whatever the encoding of the source
         plane_positions=[hd.PlanePositionSequence("PATIENT", place) for place in places],
     )
 
 
 def _refer(
-    made: Any, grid: _Grid, series: Series, own: dict[Part, Dataset], straightened: bool
+    seg: Any, grid: _Grid, series: Series, own: dict[Part, Dataset], straightened: bool
 ) -> None:
-    """Name the images of the series: all as a source, and each frame's, if it lies on one.
+    """Reference the images of the series: all as sources, and per frame the one it lies on.
 
-    Done here because highdicom asks every plane to lie on an image within 1e-3 mm, and a series
-    counts as even when it is so within 0.02 mm; and because an Enhanced CT may be several files.
+    Done here because highdicom requires every plane to match an image within 1e-3 mm, whereas a
+    series counts as even within 0.02 mm; and because an Enhanced CT may be several files.
     """
     from pydicom.sr.codedict import codes
 
-    made.SourceImageSequence = [_reference(said) for said in own.values()]
+    seg.SourceImageSequence = [_reference(tags) for tags in own.values()]
     listed = Dataset()
     listed.SeriesInstanceUID = series.uid
-    listed.ReferencedInstanceSequence = [_reference(said) for said in own.values()]
-    made.ReferencedSeriesSequence = [listed]
+    listed.ReferencedInstanceSequence = [_reference(tags) for tags in own.values()]
+    seg.ReferencedSeriesSequence = [listed]
     at: dict[int, list[Dataset]] = {}
     for plane in series.planes if not straightened else ():
         image = _reference(own[plane.part])
@@ -242,7 +243,7 @@ def _refer(
             _code(codes.cid7202.SourceImageForImageProcessingOperation)
         ]
         at.setdefault(grid.slice_at(plane.place), []).append(image)
-    for frame in made.PerFrameFunctionalGroupsSequence:
+    for frame in seg.PerFrameFunctionalGroupsSequence:
         place = frame.PlanePositionSequence[0].ImagePositionPatient
         images = at.get(grid.slice_at(np.array(place, float)), [])
         derived = Dataset()
@@ -251,10 +252,10 @@ def _refer(
         frame.DerivationImageSequence = [derived] if images else []  # type 2
 
 
-def _reference(said: Dataset) -> Dataset:
+def _reference(tags: Dataset) -> Dataset:
     found = Dataset()
-    found.ReferencedSOPClassUID = said.SOPClassUID
-    found.ReferencedSOPInstanceUID = said.SOPInstanceUID
+    found.ReferencedSOPClassUID = tags.SOPClassUID
+    found.ReferencedSOPInstanceUID = tags.SOPInstanceUID
     return found
 
 
@@ -263,9 +264,3 @@ def _code(concept: Any) -> Dataset:
     found.CodeValue, found.CodingSchemeDesignator = concept.value, concept.scheme_designator
     found.CodeMeaning = concept.meaning
     return found
-
-
-def _save(path: Path, made: Any) -> None:
-    """Beside the target, then renamed: readers see the old file or the new one."""
-    with nifti_bytes.whole(path, ".part") as file:  # not .dcm: no reader takes it for a slice
-        made.save_as(file, enforce_file_format=True)

@@ -1,4 +1,4 @@
-"""DICOM objects sorted into series, and what each series is: facts, without decoding pixels."""
+"""Sort DICOM objects into series and describe each series, without decoding pixels."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from .files import Part
 from .geometry import Stack, fault, stack
 from .header import Facts, Header, Plane, header
 
-FEWEST = 3  # slices of a volume; two directions of a localiser make none
-_SAME_GRID = 1e-4  # mm of spacing, and parts of a direction, that rounding may change in a series
-_OTHER_WAY = np.cos(np.radians(10))  # slices turned by more are a localiser, and no damaged member
+FEWEST = 3  # slices of a volume; two localiser views do not make one
+_SAME_GRID = 1e-4  # rounding tolerance within a series: mm of spacing, or direction cosines
+_OTHER_WAY = np.cos(np.radians(10))  # slices turned by more are a localiser, not damaged
 TILT_AGREES = 0.5  # degrees
 
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """What a series is, as its headers say.
+    """A series as described by its headers.
 
-    uid: SeriesInstanceUID. count: places of slices. repeated: slices that share a place with
-    another, to be compared when read. aside: why it is no CT volume; fault: why it cannot be read
-    as it is, and whether it `straightens`; both texts are empty where all is well. notes: what
-    was left out or taken on trust. stack: None where its slices have no order.
+    uid: SeriesInstanceUID. count: slice positions. repeated: slices that share a position with
+    another, compared when reading. aside: why it is not a CT volume; fault: why it cannot be read
+    as it is, and whether it `straightens`; both texts are empty if all is well. notes: what was
+    left out or taken on trust. stack: None if its slices have no order.
     """
 
     uid: str
@@ -56,7 +56,7 @@ class Series:
 
     @property
     def gaps_mm(self) -> tuple[tuple[float, int], ...]:
-        """Each distinct gap between slices, in mm, and how often it occurs."""
+        """Each distinct gap between slices, in mm, and its count."""
         return self.stack.distinct_gaps() if self.stack else ()
 
     def words(self) -> str:
@@ -74,7 +74,7 @@ class Series:
 
 
 def found_in(dicom: Sequence[Part]) -> tuple[Series, ...]:
-    """The series of these files; `InputError` where a file does not say which it belongs to."""
+    """The series in these files; `InputError` if a file does not state which it belongs to."""
     headers: dict[str, list[Header]] = {}
     for part in dicom:
         found = header(part)
@@ -84,7 +84,7 @@ def found_in(dicom: Sequence[Part]) -> tuple[Series, ...]:
 
 
 def _series(uid: str, headers: list[Header]) -> Series:
-    """One series: what is no part of its volume put aside, the rest stacked."""
+    """One series: set aside what is not part of the volume and stack the rest."""
     kept = [one for one in headers if not one.aside]
     start = Series(uid, (kept or headers)[0].facts, len(headers))
     if not kept:
@@ -95,13 +95,13 @@ def _series(uid: str, headers: list[Header]) -> Series:
     start = replace(start, count=sum(max(1, len(one.planes)) for one in kept), notes=tuple(notes))
     if broken := next((one for one in kept if one.fault), None):
         fault_found = f"{broken.part.name} {broken.fault}"
-        lone = len(kept) < FEWEST and not any(one.many for one in kept)  # a page of text, often
+        lone = len(kept) < FEWEST and not any(one.many for one in kept)  # often a dose report page
         return replace(start, aside=fault_found) if lone else replace(start, fault=fault_found)
     return _stacked(start, [plane for one in kept for plane in one.planes])
 
 
 def _stacked(start: Series, planes: list[Plane]) -> Series:
-    """A series with its planes put in order, or with the reason why they have none."""
+    """A series with its planes in order, or with the reason why they have none."""
     notes = list(start.notes)
     groups = _alike(planes)
     main = groups[0] if groups else []
@@ -109,8 +109,8 @@ def _stacked(start: Series, planes: list[Plane]) -> Series:
         turned = abs(float(_normal(group[0]) @ _normal(main[0]))) < _OTHER_WAY
         if len(group) >= FEWEST or not turned:
             shown = ", ".join(f"{len(some)} of {_grid_words(some[0])}" for some in groups[:4])
-            return replace(start, fault=f"mixes slices of {len(groups)} grids: {shown}")
-        notes.append(f"left out of the series: {len(group)} x slices of another direction")
+            return replace(start, fault=f"mixes slices on {len(groups)} grids: {shown}")
+        notes.append(f"left out of the series: {len(group)} x slices in another orientation")
     if len(main) < FEWEST:
         return replace(start, aside=f"only {len(main)} slices")
     head = main[0]
@@ -118,12 +118,12 @@ def _stacked(start: Series, planes: list[Plane]) -> Series:
     ordered = stack(places, head.row, head.column, head.spacing_mm, head.size)
     count = len(ordered.members)
     if count < FEWEST:
-        return replace(start, aside=f"{len(main)} images at only {count} places")
-    told = start.facts.gantry_degrees
-    if told is not None and abs(abs(told) - ordered.tilt_degrees) > TILT_AGREES:
+        return replace(start, aside=f"{len(main)} images at only {count} positions")
+    stated = start.facts.gantry_degrees
+    if stated is not None and abs(abs(stated) - ordered.tilt_degrees) > TILT_AGREES:
         notes.append(
-            f"GantryDetectorTilt says {told:g} degrees, the slices' places"
-            f" {ordered.tilt_degrees:.1f}: the places were believed"
+            f"GantryDetectorTilt is {stated:g} degrees, but slice positions give"
+            f" {ordered.tilt_degrees:.1f}: the positions were used"
         )
     crooked = fault(ordered)
     return replace(
@@ -160,7 +160,7 @@ def _normal(plane: Plane) -> np.ndarray:
 
 
 def _grid_words(plane: Plane) -> str:
-    """A plane's grid, as a sentence can say it."""
+    """A plane's grid in words, for a message."""
     directions = "/".join(f"{value:.4g}" for value in (*plane.row, *plane.column))
     (columns, rows), (dx, dy) = plane.size, plane.spacing_mm
     return f"{columns} x {rows} pixels of {dx:.4g} x {dy:.4g} mm along {directions}"

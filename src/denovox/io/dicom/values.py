@@ -1,10 +1,10 @@
-"""A DICOM object parsed, and the values of its tags; damage never becomes a surprise.
+"""Parse a DICOM object and read its tags; damage is always reported as such.
 
-pydicom parses; what a value means, and whether it will do, is decided in `header.py`.
+pydicom parses; `header.py` interprets and validates the values.
 """
 
 # mypy: allow-untyped-calls
-# (pydicom's functions carry no types)
+# (pydicom's functions are untyped)
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from ...core.errors import InputError, line
 from .files import DAMAGE, Bounded
 
 _TALKERS = ("pydicom", "pylibjpeg", "openjpeg", "libjpeg", "jpeg_ls", "PIL")
-_INFLATED = 2**28  # bytes that a deflated object of any size may have; a larger one, 64 times
+_INFLATED = 2**28  # bytes any deflated object may inflate to; a large one, 64 times its size
 
 
 @contextmanager
 def quiet() -> Iterator[list[warnings.WarningMessage]]:
-    """pydicom's warnings and logging, held back from the user; what they are about is checked."""
+    """Hide pydicom's warnings and log output; what they are about is checked here."""
     loggers = [logging.getLogger(name) for name in _TALKERS]
     levels = [logger.level for logger in loggers]
     try:
@@ -60,22 +60,22 @@ def dataset(file: Bounded, tags: Sequence[BaseTag] = ()) -> Dataset:
 
 
 def _inflated(packed: bytes, meta: Dataset, tags: list[BaseTag | int] | None) -> Dataset:
-    """A deflated object (PS3.5 A.5), up to a size: pydicom would unpack any bomb."""
+    """A deflated object (PS3.5 A.5), up to a size limit: pydicom would inflate any bomb."""
     most = max(_INFLATED, 64 * len(packed))
     machine = zlib.decompressobj(-zlib.MAX_WBITS)
     data = machine.decompress(packed, most)
     if machine.unconsumed_tail:
-        raise ValueError(f"deflated, it unpacks to more than {most >> 20} MiB")
+        raise ValueError(f"it inflates to more than {most >> 20} MiB")
     if not machine.eof:
-        raise EOFError("its deflated data are cut short")
+        raise EOFError("its deflated data are truncated")
     found = read_dataset(BytesIO(data), False, True, specific_tags=tags)
     found.file_meta = FileMetaDataset(meta)
-    found.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian  # which is what was inside
+    found.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian  # the encoding inside
     return found
 
 
 def texts(found: Dataset, keyword: str) -> tuple[str, ...]:
-    """A tag's values as printable text; none where it is absent, empty or unreadable."""
+    """A tag's values as printable text; none if it is absent, empty or unreadable."""
     try:
         value = found.get(keyword)
     except DAMAGE:
@@ -86,18 +86,18 @@ def texts(found: Dataset, keyword: str) -> tuple[str, ...]:
 
 
 def _many(value: Any) -> Iterable[Any]:
-    """The values of a tag that may have one or several."""
+    """The values of a tag that may have one or more."""
     several = hasattr(value, "__iter__") and not isinstance(value, str | bytes)
     return value if several else [value]
 
 
 def text(found: Dataset, keyword: str) -> str:
-    """A tag's first value as printable text, or nothing."""
+    """A tag's first value as printable text, or an empty string."""
     return next(iter(texts(found, keyword)), "")
 
 
 def numbers(found: Dataset, keyword: str, count: int) -> tuple[float, ...]:
-    """A tag's `count` finite numbers; none where it is absent or empty; `InputError` otherwise."""
+    """A tag's `count` finite numbers; none if it is absent or empty; `InputError` otherwise."""
     try:
         value = found.get(keyword)
         if value is None or value == "":
@@ -112,7 +112,7 @@ def numbers(found: Dataset, keyword: str, count: int) -> tuple[float, ...]:
 
 
 def number_or_none(found: Dataset, keyword: str) -> float | None:
-    """A tag's one number, or None where it has none that can be read."""
+    """A tag's single number, or None if there is none that can be read."""
     try:
         return next(iter(numbers(found, keyword, 1)), None)
     except InputError:

@@ -11,7 +11,7 @@ from torch.nn import Parameter
 
 
 class Ema:
-    """Averaged copies of named parameters. half_life: in updates; short at first, then constant."""
+    """Averaged copies of named parameters. half_life: in updates; shorter at first."""
 
     def __init__(self, parameters: dict[str, Parameter], half_life: float) -> None:
         self.parameters = parameters
@@ -20,14 +20,14 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move towards the parameters; after `step` updates at most 10/(10+step) of the way."""
+        """Move towards the parameters, by at least 10/(10+step) after `step` updates."""
         share = max(1 - self.decay, 10 / (10 + step)) if step else 1.0
         own = [parameter.detach() for parameter in self.parameters.values()]
         torch._foreach_lerp_(list(self.average.values()), own, share)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within the block the parameters hold the average; afterwards their own values again."""
+        """Within the block the parameters hold the average; their values are restored after."""
         own: dict[str, Tensor] = {n: p.detach().clone() for n, p in self.parameters.items()}
         try:
             self._copy(self.average)

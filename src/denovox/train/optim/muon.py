@@ -1,9 +1,9 @@
-"""Muon: steepest descent for convolution kernels, whose update is made orthogonal.
+"""Muon: steepest descent with orthogonalised updates, for convolution kernels.
 
 Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon), with the step size of Liu et al.
-2025 (arXiv 2502.16982, section 2.2), for which AdamW's learning rate and weight decay serve as they
-are. torch.optim.Muon takes matrices one by one; here kernels of one shape go through together,
-which is what a GPU needs, and shards of kernels are gathered first.
+2025 (arXiv 2502.16982, section 2.2), for which the learning rate and weight decay of AdamW can be
+used unchanged. torch.optim.Muon takes matrices one by one; here kernels of the same shape are
+batched, for efficiency on a GPU, and sharded kernels are gathered first.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from torch.nn import Parameter
 from ...model.denoiser import Precision, use_bfloat16
 from ..distributed import like, whole
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan's: singular values end between .68 and 1.14
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan's: singular values end up between 0.68 and 1.14
 ITERATIONS = 5
-RMS = 0.2  # of AdamW's usual update, which the step size is matched to
+RMS = 0.2  # of a typical AdamW update, which the step size matches
 
 
 def is_kernel(parameter: Tensor) -> bool:
-    """Whether Muon trains it: a 3D convolution with more than one output and two inputs."""
+    """Whether Muon trains it: a 3D convolution with more than 1 output and more than 2 inputs."""
     return parameter.dim() == 5 and parameter.shape[0] > 1 and parameter.shape[1] > 2
 
 
@@ -48,9 +48,9 @@ def orthogonal(
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised, with decoupled weight decay; for 5-dimensional kernels.
 
-    found_inf: as torch's fused optimizers have it, a number on the parameters' device; where it is
-    not 0, `step` changes nothing. None: gradients are known to be finite. precision: of the
-    iteration that makes updates orthogonal.
+    found_inf: as in torch's fused optimizers, a number on the parameters' device; unless it is 0,
+    `step` changes nothing. None: gradients are known to be finite. precision: of the
+    orthogonalisation.
     """
 
     found_inf: Tensor | None = None
@@ -78,7 +78,7 @@ class Muon(torch.optim.Optimizer):
                 self._update(kernels, group)
 
     def _update(self, kernels: list[Parameter], group: dict[str, Any]) -> None:
-        """Kernels of one shape."""
+        """Update kernels of one shape."""
         keep = 1.0 if self.found_inf is None else 1 - self.found_inf
         updates = []
         for kernel in kernels:
@@ -87,7 +87,9 @@ class Muon(torch.optim.Optimizer):
             if "momentum" not in state:
                 state["momentum"] = torch.zeros_like(kernel)
             average = state["momentum"]
-            if self.found_inf is not None:  # towards itself, the average stays what it is
+            if (
+                self.found_inf is not None
+            ):  # interpolating towards itself leaves the average unchanged
                 gradient = torch.where(self.found_inf > 0, average, gradient)
             average.lerp_(gradient, 1 - group["momentum"])
             updates.append(_flat(whole(gradient.lerp(average, group["momentum"]))))
@@ -100,7 +102,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def _flat(kernel: Float[Tensor, "out inner x y z"]) -> Float[Tensor, "out inner*x*y*z"]:
-    """As a matrix; inputs last, as channels-last kernels lie in memory."""
+    """A kernel as a matrix; inputs last, the memory order of channels-last kernels."""
     return kernel.permute(0, 2, 3, 4, 1).reshape(len(kernel), -1)
 
 

@@ -1,26 +1,34 @@
-"""Denoising without a network: the competitors of `benchmarks/denoising.py`.
+"""Methods without a network, which `run_all.py` compares with.
 
-Each is given the true sigma of the noise, and each but BM4D (which has no free parameter beyond
-it) is run at several strengths of which the one with the best PSNR *against the clean reference*
-is reported, with the seconds of that one run alone. No user could choose so well: every doubt is
-settled in the competitor's favour.
-
+Denoising: each is given the true SD of the noise, and each but BM4D (which has no other free
+parameter) is run at several strengths, of which the one with the best PSNR *against the reference*
+is reported. No user could choose so well: every doubt is settled in the competitor's favour.
 Arrays are x y z in model units: a region's window is [-1, 1] (METHOD 1).
+
+Detection: the difference from a local mean. Super-resolution: `denovox evaluate simulated slab`
+has linear, cubic and Lanczos interpolation itself.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from scipy import ndimage
+
+from denovox.core.regions import REGIONS
+from denovox.core.volume import Volume
+from denovox.scan.body_regions import RegionSpan
 
 Array = Float[np.ndarray, "x y z"]
+CUT = 1.6  # model units: air and bone far outside the window do not disturb a competitor
 
-# Wide on purpose: a sweep won at one of its ends may not have found the competitor's best, and
-# the table says so.
+# Wide on purpose: where the best strength is the first or the last one, a better one may lie
+# beyond, and the report says so.
 NLM_STRENGTHS = (0.1, 0.2, 0.4, 0.6)  # h / sigma
 TV_STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5)  # weight / sigma
 NLM_PATCH, NLM_DISTANCE = 3, 5  # voxels, along every axis
@@ -28,7 +36,7 @@ NLM_PATCH, NLM_DISTANCE = 3, 5  # voxels, along every axis
 
 @dataclass(frozen=True)
 class Denoised:
-    """What a competitor came to. `setting` names the strength that won, `seconds` is its time."""
+    """A competitor's result. `setting` names the best strength, `seconds` is its time."""
 
     unit: Array
     seconds: float
@@ -69,7 +77,7 @@ def tv(noisy: Array, sigma: float, reference: Array) -> Denoised:
 
 
 def bm4d(noisy: Array, sigma: float, reference: Array) -> Denoised:
-    """BM4D (Maggioni 2013), the authors' package and default profile, told the true sigma.
+    """BM4D (Maggioni 2013), the authors' package and default profile, given the true sigma.
 
     noisy, reference: model units. sigma: standard deviation of the noise, model units.
     """
@@ -89,17 +97,18 @@ COMPETITORS: dict[str, Callable[[Array, float, Array], Denoised]] = {
 
 
 def bm4d_coloured(noisy: Array, noise: Array, sigma: float, reference: Array) -> Denoised:
-    """BM4D for correlated noise (Makinen 2020), told the spectrum of *the very noise* it is to
-    remove: the radial mean, over frequencies and slices, of its periodogram; and its level in
-    tissue, sigma, for in the room there is less. Nobody could know as much.
+    """BM4D for correlated noise (Makinen 2020), given the spectrum of the very noise to remove.
+
+    The spectrum is the radial mean, over frequencies and slices, of the noise's periodogram; sigma
+    is its SD in tissue, since there is less of it in air. No user could know as much.
     """
     from bm4d import bm4d as package
 
-    found = np.abs(np.fft.fft2(noise, axes=(0, 1))) ** 2
+    power = np.abs(np.fft.fft2(noise, axes=(0, 1))) ** 2
     shape = noise.shape[:2]
     f = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.fftfreq(shape[1]))
     ring = np.rint(f * min(shape)).astype(int)
-    per_ring = np.bincount(ring.ravel(), found.mean(2).ravel()) / np.bincount(ring.ravel())
+    per_ring = np.bincount(ring.ravel(), power.mean(2).ravel()) / np.bincount(ring.ravel())
     # White along z. As the package scales it, a spectrum's mean is the variance times the voxels.
     plane = per_ring[ring] / per_ring[ring].mean() * sigma**2 * noise.size
     psd = np.repeat(plane[..., None], noise.shape[2], 2)
@@ -133,3 +142,47 @@ def _best(runs: Iterable[tuple[str, Callable[[], Array]]], reference: Array) -> 
     if best is None:
         raise ValueError("no run to choose from")
     return best
+
+
+def available(coloured: bool) -> list[str]:
+    """Names of the competitors in denoising that are installed here."""
+    names = [*COMPETITORS, *(["bm4d-coloured"] if coloured else [])]
+    return [name for name in names if "bm4d" not in name or importlib.util.find_spec("bm4d")]
+
+
+def denoised(
+    name: str, noisy: Volume, truth: Volume, spans: Iterable[RegionSpan]
+) -> tuple[Volume, list[str]]:
+    """The whole scan, each region in its own window; and the settings that were best."""
+    hu, settings = noisy.hu.astype(np.float32), []
+    for span in spans:
+        z, window = slice(span.start, span.stop), REGIONS[span.region].window
+        clean, noise = truth.hu[..., z], noisy.hu[..., z] - truth.hu[..., z]
+        soft = (clean > -100) & (clean < 200)
+        sigma = window.sigma(float(noise[soft].std()))
+        unit = np.clip(window.unit(noisy.hu[..., z]), -CUT, CUT).astype(np.float32)
+        if name == "bm4d-coloured":
+            in_units = (noise / (window.width_hu / 2)).astype(np.float32)
+            best = bm4d_coloured(unit, in_units, sigma, window.unit(clean))
+        else:
+            best = COMPETITORS[name](unit, sigma, window.unit(clean))
+        # What was cut off comes back, as it is.
+        hu[..., z] += window.hu(best.unit) - window.hu(unit)
+        settings.append(best.setting)
+    return noisy.with_hu(hu), settings
+
+
+def local_mean_difference(
+    volume: Volume, inside: np.ndarray, region: str, reach_mm: float, smooth_mm: float = 3.0
+) -> Array:
+    """|HU - local mean| of the voxels inside, clipped to the region's window, smoothed.
+
+    reach_mm: SD of the Gaussian that averages. What is not inside is 0.
+    """
+    window = REGIONS[region].window
+    hu = np.clip(volume.hu, window.low_hu, window.high_hu)
+    wide, narrow = ([mm / each for each in volume.spacing_mm] for mm in (reach_mm, smooth_mm))
+    weight = ndimage.gaussian_filter(inside.astype(np.float32), wide, mode="nearest")
+    mean = ndimage.gaussian_filter(hu * inside, wide, mode="nearest") / (weight + 1e-6)
+    left = ((hu - mean) * inside).astype(np.float32)
+    return np.abs(ndimage.gaussian_filter(left, narrow, mode="nearest")) * inside

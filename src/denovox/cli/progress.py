@@ -1,0 +1,58 @@
+"""What a command writes on stderr while it runs, and how it is stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+
+
+def say(line: str) -> None:
+    """Write a line on stderr."""
+    click.echo(line, err=True)
+
+
+@contextmanager
+def progress(label: str, shown: bool = True) -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr; yields its update, called with the share done and a note."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+        task = bar.add_task(label, total=1.0, note="")
+        yield lambda share, note="": bar.update(task, completed=share, note=note)
+
+
+@contextmanager
+def stoppable() -> Iterator[Callable[[], bool]]:
+    """Within the block Ctrl-C and SIGTERM are only noted, so that no step is cut short.
+
+    Yields a function: whether one of them has arrived.
+    """
+    import signal
+
+    received: list[int] = []
+    before = {
+        number: signal.signal(number, lambda signum, frame: received.append(signum))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
