@@ -329,6 +329,7 @@ def test_it_is_no_medical_device(page):
     assert "not a medical device" in (ROOT / page).read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="needs denovox[docs]")
 def test_the_site_builds(tmp_path):
     """Every page in the navigation, every anchor, every name of the API; without a network."""

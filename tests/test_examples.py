@@ -23,6 +23,7 @@ def test_all_examples_are_run_and_are_short():
         assert len(file.read_text().splitlines()) < 60, file.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_example(name, tmp_path, capsys):
     settings, words = RUNS[name]

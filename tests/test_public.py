@@ -39,6 +39,7 @@ def test_importing_denovox_imports_nothing_slow():
     assert out.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_six_tasks_from_one_model(chest, tiny, tiny_lesion):
     base, steered = denovox.load(tiny), denovox.load(tiny_lesion)
     options = denovox.RunOptions(tile=32)
@@ -72,6 +73,7 @@ def test_detection_takes_the_bundled_calibrations_of_its_weights(chest, tiny):
         denovox.load(tiny).detect(chest)
 
 
+@pytest.mark.slow
 def test_a_context_is_found_once_for_all_tasks(chest, tiny, monkeypatch):
     asked = []
     coarse = anatomy.coarse
@@ -111,6 +113,7 @@ def test_what_makes_no_sense_is_one_sentence(ask, words, chest, tiny):
         ask(denovox.load(tiny), chest)
 
 
+@pytest.mark.slow
 def test_files_and_simulations(chest, tmp_path):
     path = tmp_path / "ct.nii.gz"
     denovox.write(chest, path)

@@ -65,6 +65,7 @@ def test_denoise_keeps_everything_but_the_noise(tmp_path, scan, tiny):
     assert not np.array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_same_command_same_bits(tmp_path, scan, tiny):
     outs = [tmp_path / f"{i}.nii" for i in range(2)]
     for out in outs:
@@ -178,6 +179,7 @@ def test_info_for_people_and_programs():
 MORE = "samples = 2\nbatch = 2\nvalidate_every = 2\n"
 
 
+@pytest.mark.slow
 def test_pretrain_from_store_to_weights(tmp_path):
     make_store(tmp_path / "store")
     recipe = tmp_path / "mine.toml"
@@ -195,6 +197,7 @@ def test_pretrain_from_store_to_weights(tmp_path):
     assert "nothing left" in run("pretrain", recipe, "--out", out).stderr
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_a_while_costs_no_run(tmp_path, monkeypatch):
     make_store(tmp_path / "store")
     recipe, out = tmp_path / "mine.toml", tmp_path / "run"
@@ -218,6 +221,7 @@ def test_a_disk_that_is_full_for_a_while_costs_no_run(tmp_path, monkeypatch):
     assert weights.describe(out / "mine.safetensors")[1]["steps"] == 4  # the last good one
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_weights(tmp_path, tiny):
     make_store(tmp_path / "store")
     recipe = tmp_path / "mine.toml"
@@ -242,6 +246,7 @@ def test_training_goes_on_from_weights(tmp_path, tiny):
     refuses(run("pretrain", recipe, "--out", tmp_path / "other"), "a different network")
 
 
+@pytest.mark.slow
 def test_a_killed_pretraining_goes_on_as_if_nothing_had_happened(tmp_path):
     make_store(tmp_path / "store")
     recipe = tmp_path / "mine.toml"

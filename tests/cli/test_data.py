@@ -69,6 +69,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 # ---- prepare ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_prepare_gives_the_same_store_on_any_number_of_workers(scans, tmp_path):
     for workers in (1, 2):
         out = tmp_path / f"store{workers}"
@@ -82,6 +83,7 @@ def test_prepare_gives_the_same_store_on_any_number_of_workers(scans, tmp_path):
     assert found[2].facts.labelled == pytest.approx(100 / (40 * 36), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_prepare_survives_kills_at_any_moment(scans, tmp_path):
     out = tmp_path / "store"
     command = [sys.executable, "-c", "from denovox.cli.main import main; main()", "prepare"]
@@ -124,6 +126,7 @@ def test_prepare_refuses(scans, tmp_path):
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_pretrain_brings_its_source_into_its_store(scans, tmp_path):
     recipe = tmp_path / "mine.toml"
     recipe.write_text(f"""
@@ -192,6 +195,7 @@ def test_a_series_that_is_not_there_is_named(series, tmp_path, tiny):
 # ---- doctor -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_doctor_tells_of_good_and_bad(scans, tmp_path):
     bad = tmp_path / "bad.nii.gz"
     nibabel.Nifti1Image(np.full((40, 36, 12), 7, np.int16), AFFINE).to_filename(bad)
@@ -202,6 +206,7 @@ def test_doctor_tells_of_good_and_bad(scans, tmp_path):
     assert run("doctor", scans / "p0.nii.gz").exit_code == 0
 
 
+@pytest.mark.slow
 def test_doctor_speaks_json(scans):
     result = run("doctor", scans / "p1.nii.gz", "--json")
     (report,) = json.loads(result.stdout)
@@ -211,6 +216,7 @@ def test_doctor_speaks_json(scans):
     assert all(isinstance(cost["seconds"], int | float) for cost in report["costs"])
 
 
+@pytest.mark.slow
 def test_doctor_reports_a_file_that_is_not_there(tmp_path):
     result = run("doctor", tmp_path / "none.nii.gz")
     assert result.exit_code == 2

@@ -206,6 +206,7 @@ def test_two_scans_add_up_and_lesions_are_left_out(ready):
     assert sum(both.millilitres) == pytest.approx(2 * sum(one.millilitres), rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_store_is_read_case_by_case(ready, tmp_path):
     from denovox.cli.main import main
 

@@ -95,6 +95,7 @@ def test_a_lesion_where_a_mask_says(scan, tmp_path, tiny_lesion):
     assert not (tmp_path / "out_mask.dcm").exists()
 
 
+@pytest.mark.slow
 def test_lesions_in_an_organ_by_seed(scan, tmp_path, tiny_lesion):
     asked = (
         "--organ",
@@ -127,6 +128,7 @@ def test_lesions_in_an_organ_by_seed(scan, tmp_path, tiny_lesion):
         assert f"lesion {one['number']}: lung, 14.0 mm" in result.stderr
 
 
+@pytest.mark.slow
 def test_an_organ_may_be_a_mask_that_is_named_as_one(scan, tmp_path, tiny_lesion):
     hu = np.asarray(nibabel.load(scan).dataobj)
     block = (slice(28, 36), slice(20, 28), slice(10, 16))
@@ -143,6 +145,7 @@ def test_an_organ_may_be_a_mask_that_is_named_as_one(scan, tmp_path, tiny_lesion
     )
 
 
+@pytest.mark.slow
 def test_the_coarse_anatomy_is_computed_once(scan, tmp_path, tiny_lesion, coarse_calls):
     where = in_lung(scan)
     mask = mask_file(tmp_path / "m.nii.gz", scan, where)
@@ -161,6 +164,7 @@ def test_the_coarse_anatomy_is_computed_once(scan, tmp_path, tiny_lesion, coarse
         assert coarse_calls == [(64, 56, 40)], (name, more)
 
 
+@pytest.mark.slow
 def test_of_dicom_the_mask_is_a_dicom_seg_too(tmp_path, chest, tiny_lesion):
     hu = chest.ct.hu[:, ::-1].round()
     series(tmp_path / "dicom", hu, spacing=(5.0, 5.0, 5.0))
@@ -174,6 +178,7 @@ def test_of_dicom_the_mask_is_a_dicom_seg_too(tmp_path, chest, tiny_lesion):
     assert seg.pixel_array.sum() == mask.sum() > 0
 
 
+@pytest.mark.slow
 def test_taking_out_and_putting_back(scan, tmp_path, tiny, tiny_lesion):
     where = in_lung(scan)
     mask = mask_file(tmp_path / "m.nii.gz", scan, where)
@@ -213,6 +218,7 @@ def test_taking_out_and_putting_back(scan, tmp_path, tiny, tiny_lesion):
     assert np.array_equal(np.asarray(nibabel.load(tmp_path / "d.nii.gz").dataobj), results[0])
 
 
+@pytest.mark.slow
 def test_a_whole_scan_with_lesions(chest, tmp_path, tiny, tiny_lesion):
     anatomy, mask = tmp_path / "anatomy.nii.gz", tmp_path / "m.nii.gz"
     nifti.write_labels(chest.labels, chest.ct.affine, anatomy)
@@ -306,6 +312,7 @@ def test_a_control_of_another_base_is_refused(scan, tmp_path, tiny_lesion):
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_data_set_for_nnunet_from_a_store(tmp_path, chest, tiny_lesion):
     shelf = tmp_path / "store"
     facts = CaseFacts(

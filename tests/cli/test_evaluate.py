@@ -110,6 +110,7 @@ def test_a_group_has_its_own_options_alone(pairs, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pairs"]
 
 
+@pytest.mark.slow
 def test_lesion_protocols_get_the_control(tmp_path, tiny, tiny_lesion, monkeypatch):
     chest = phantom.chest((64, 56, 40), 5.0)
     received = {}

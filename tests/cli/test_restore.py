@@ -152,6 +152,7 @@ def test_superres_refuses(scan, tmp_path, tiny, words, says):
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_the_coarse_anatomy_is_computed_once(scan, tmp_path, tiny, coarse_calls):
     thin = (*SHAPE[:2], 2 * SHAPE[2])
     commands = (

@@ -194,7 +194,7 @@ def test_nothing_at_all_is_an_error_that_says_why(shelf, tmp_path):
         run(shelf, tmp_path, "c")
     assert not (tmp_path / "dataset.json").exists()
     for wrong, why in (
-        (lambda: augment([], tmp_path, 1, 0, ask, make), "of 0 cases: there are none"),
+        (lambda: augment([], tmp_path, 1, 0, ask, make), "from 0 cases: there are none"),
         (lambda: augment(cases(shelf), tmp_path, 0, 0, ask, make), "at least one copy"),
         (lambda: augment(cases(shelf) * 2, tmp_path, 1, 0, ask, make), "each case once"),
     ):

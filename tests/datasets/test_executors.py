@@ -29,6 +29,7 @@ def test_here_is_one_after_the_other():
     assert [line[0] for line in here(jobs.name, entries(4))] == list("0123")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_processes_do_every_job_on_one_thread_each(workers, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
@@ -41,18 +42,21 @@ def test_nothing_to_do_is_done():
     assert list(processes(2)(jobs.name, [])) == []
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_once_costs_nothing(tmp_path):
     lines = list(processes(2)(jobs.dies_once, entries(8, tmp_path / "first")))
     assert sorted(line for line in lines if len(line) == 1) == list("01234567")
     assert sum("one scan at a time" in line for line in lines) == 1
 
 
+@pytest.mark.slow
 def test_a_job_that_kills_its_worker_again_is_named_and_the_others_done():
     lines = list(processes(2)(jobs.dies, entries(6)))
     assert sorted(line for line in lines if len(line) == 1) == list("01245")
     assert [line for line in lines if line.startswith("3: its worker died again")]
 
 
+@pytest.mark.slow
 def test_an_error_of_a_job_is_the_runs():
     with pytest.raises(OSError, match="No space left"):
         list(processes(2)(jobs.fails, entries(3)))
@@ -83,6 +87,7 @@ def cluster(monkeypatch):
     nodes.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_a_ray_node_killed_half_way_loses_no_job(cluster, tmp_path):
     nodes, second = cluster
@@ -100,6 +105,7 @@ def test_a_ray_node_killed_half_way_loses_no_job(cluster, tmp_path):
     assert len(list(tmp_path.glob(f"{job.name[0]}.began.*"))) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_store_made_on_ray_with_a_node_lost_is_the_store_made_here(cluster, tmp_path):
     nodes, second = cluster

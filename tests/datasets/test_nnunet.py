@@ -69,6 +69,7 @@ def verdicts(*folders: Path) -> list[tuple[str, str]]:
     return [(said, words) for words, said in found]
 
 
+@pytest.mark.slow
 def test_nnunets_own_verifier_is_content_and_sees_what_is_broken(tmp_path):
     """The broken ones so that its being content says something."""
     kinds = ("whole", "label", "grid", "spacing", "lost", "count")

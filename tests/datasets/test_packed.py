@@ -101,6 +101,7 @@ def case_lesions(every: list[store.Case]) -> list[int]:
     return [int(case.voxels("lesion")[...].sum()) for case in every]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit_mb", [0.25, 0.18, 0.13])
 def test_a_limit_is_kept_and_it_is_listed_what_that_took(cases, tmp_path, limit_mb):
     lines = packed.pack(cases, tmp_path / "packed", CONFIG, limit_mb)

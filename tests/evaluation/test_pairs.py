@@ -103,6 +103,7 @@ def test_rplhr_takes_its_own_units(tmp_path):
     assert told["figures"][0]["value"] == pytest.approx(40, abs=1e-3)  # 20 log10(1 / .01)
 
 
+@pytest.mark.slow
 def test_bmad_pairs_maps_and_masks(tmp_path):
     rng = np.random.default_rng(1)
     for i in range(8):

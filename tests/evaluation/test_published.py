@@ -215,6 +215,7 @@ def test_figures_are_means_over_slices_or_scans() -> None:
         slice_figures([one, two], ["a"])
 
 
+@pytest.mark.slow
 def test_intervals_of_detection_are_those_of_sorting_every_draw() -> None:
     maps, masks, patients = detection(1)
     figures = {f.name: f for f in detection_figures(maps, masks, patients, seed=7)}

@@ -77,6 +77,7 @@ def arranged(sets: Path, folder: Path, made: str, training: bool = False) -> Pat
     return folder
 
 
+@pytest.mark.slow
 def test_blurred_scans_are_above_the_floor(sets, tmp_path):
     found = {}
     for made in ("alike", "blurred"):
@@ -110,6 +111,7 @@ def test_blurred_scans_are_above_the_floor(sets, tmp_path):
     assert found["blurred"]["settings"]["real"] == 8
 
 
+@pytest.mark.slow
 def test_a_copied_training_scan_is_named(sets, tmp_path):
     data = arranged(sets, tmp_path / "d", "alike", training=True)
     copied = scan(data / "test" / "m22.nii.gz", 43, lambda hu: hu + 0.01)

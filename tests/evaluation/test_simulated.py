@@ -79,6 +79,7 @@ def model(tiny):
     return replace(load(tiny, "cpu"), denoiser=smoothing)
 
 
+@pytest.mark.slow
 def test_dose_whole(scans, tiny, tmp_path):
     out, kept = tmp_path / "out", tmp_path / "kept"
     given = ["--region", "chest", "--weights", tiny, "--seed", 3, "--save", kept, "--dose", 0.5]
@@ -120,6 +121,7 @@ def test_dose_whole(scans, tiny, tmp_path):
     assert told(tmp_path / "pairs")["weights"] == describe(tiny)[2]
 
 
+@pytest.mark.slow
 def test_a_denoiser_gains_and_the_same_seed_gives_the_same(scans, model):
     scan = scans / "ann.nii.gz"
     config = SimulatedConfig(region="chest", method="mean of 3 x 3", dose=LowDoseConfig(views=90))
@@ -208,6 +210,7 @@ CALIBRATION = empty("chest", AnomalyMethod(), "tiny.safetensors")
 SMALL = Lesions(diameter_mm=(14.0, 24.0), edge_mm=1.0, texture=0.0)
 
 
+@pytest.mark.slow
 def test_planted_whole(scans, model, oracle):
     kept = {}
     said: list[str] = []

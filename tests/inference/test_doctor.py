@@ -48,6 +48,7 @@ def verdicts(report: doctor.Report) -> dict[str, str]:
     return {one.code: one.severity for one in report.findings}
 
 
+@pytest.mark.slow
 def test_a_good_scan_is_told_in_full(tmp_path: Path, chest: Volume, timing: TileTiming) -> None:
     nifti.write(chest, tmp_path / "ct.nii.gz")
     report = doctor.examine(tmp_path / "ct.nii.gz", timing=timing)
@@ -167,6 +168,7 @@ def test_another_working_grid_is_told(tmp_path: Path, chest: Volume, timing: Til
     assert "76 x 56 x 40 voxels" in said  # 24 slices of 10 mm, as 40 of 6 mm
 
 
+@pytest.mark.slow
 def test_a_tilted_series_is_refused_with_tilt_and_gaps(data_dir: Path) -> None:
     path = data_dir.parent / "dicom" / "ge-head-tilted"
     report = doctor.examine(path)
@@ -183,6 +185,7 @@ def test_a_tilted_series_is_refused_with_tilt_and_gaps(data_dir: Path) -> None:
     assert verdicts(straight)["tilt"] == "note"
 
 
+@pytest.mark.slow
 def test_a_straight_series_is_told_with_its_regions(data_dir: Path) -> None:
     report = doctor.examine(data_dir.parent / "dicom" / "kits-00072")
     assert report.verdict in ("ok", "note")
@@ -196,6 +199,7 @@ def test_a_straight_series_is_told_with_its_regions(data_dir: Path) -> None:
 SOFT = Spectrum((0.0, 0.03, 0.08, 0.16), (0.1, 1.0, 0.2, 0.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "spectra"),
     [

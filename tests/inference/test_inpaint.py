@@ -79,6 +79,7 @@ def test_without_a_lesion_what_was_there_is_gone():
     assert heard == [None] * len(heard)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "spacing", "centre", "radius_mm"),
     [
@@ -155,6 +156,7 @@ def test_where_in_the_body_it_is_told_as_in_training():
     assert told["region"] == 2
 
 
+@pytest.mark.slow
 def test_one_lesion_does_not_depend_on_another_far_away():
     volume = thorax((120, 56, 20))
     near, far = ball(volume, (20, 28, 10), 8), ball(volume, (100, 28, 10), 8)

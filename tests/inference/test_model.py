@@ -82,6 +82,7 @@ def test_same_seed_same_bits_and_the_noise_level_is_heard():
     assert heard == pytest.approx([0.1] * len(heard))  # 18 HU of a window 360 wide
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["mean", "diffpir"])
 def test_window_batch_changes_no_more_than_rounding(method):
     net = learnt()
@@ -93,6 +94,7 @@ def test_window_batch_changes_no_more_than_rounding(method):
     np.testing.assert_allclose(one, many, rtol=0, atol=0.01)  # HU
 
 
+@pytest.mark.slow
 def test_synthesis_is_the_same_whatever_the_batch_and_differs_by_seed():
     net = learnt()
     size, mm = (24, 40, 16), (2.0, 2.0, 2.0)
@@ -217,6 +219,7 @@ def test_far_outside_nothing_changes_on_a_coarser_working_grid_either():
     assert not np.array_equal(got.hu, volume.hu)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["mean", "diffpir"])
 @pytest.mark.parametrize("z_mm", [5.0, 0.5])  # 0.5 mm is worked on at 0.7
 def test_a_scan_of_one_region_is_as_if_it_had_been_named(z_mm, method, monkeypatch):

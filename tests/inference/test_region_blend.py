@@ -94,6 +94,7 @@ def test_the_identity_changes_nothing_anywhere(spanning, z_mm):
     np.testing.assert_allclose(got.hu, scan.hu, rtol=0, atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["mean", "diffpir"])
 @pytest.mark.parametrize("window", [96, 32])
 @pytest.mark.parametrize("z_mm", [4.0, 9.0])  # 9 mm is worked on at 6

@@ -422,6 +422,7 @@ def outcome(path: Path) -> str:
     return "read"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(8))
 def test_a_damaged_slice_is_read_right_or_refused(tmp_path: Path, part: int) -> None:
     syntaxes = [None, "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.90"]
@@ -448,6 +449,7 @@ def test_a_damaged_slice_is_read_right_or_refused(tmp_path: Path, part: int) -> 
     assert any(one.startswith("read") for one in outcomes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(6))
 def test_a_damaged_nrrd_or_metaimage_is_read_right_or_refused(tmp_path: Path, part: int) -> None:
     ending = ["nrrd", "mha"][part % 2]

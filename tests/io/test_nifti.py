@@ -92,6 +92,7 @@ def patch(path: Path, offset: int, form: str, *values: float) -> Path:
 # ---- there and back -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", AXES)
 def test_every_orientation_keeps_every_voxel_in_its_place(tmp_path: Path, axes: str) -> None:
     raw, affine = scene(), place(axes)
@@ -108,6 +109,7 @@ def test_every_orientation_keeps_every_voxel_in_its_place(tmp_path: Path, axes: 
     assert content(tmp_path / "back.nii") == content(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("scale", [(1, 0), (1, -1024), (0.1, -1000.7), (-2, 3)])
 @pytest.mark.parametrize(
@@ -405,6 +407,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
                 nifti.read(tmp_path / "cut")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
 def test_a_damaged_header_is_read_or_refused(tmp_path: Path, kind: type) -> None:
     codes = {"qform_code": 1, "sform_code": 0}

@@ -140,6 +140,7 @@ def plain(one: Case) -> Case:
     return Case(one.raw, one.affine, 1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("part", range(4))
 def test_what_others_write_is_read_and_what_is_written_back_others_read(
@@ -186,6 +187,7 @@ def test_a_volume_that_never_was_a_file_lies_where_it_should(tmp_path: Path, par
         check(whole, by_denovox(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(4))
 def test_label_maps_lie_where_their_ct_does(tmp_path: Path, part: int) -> None:
     for seed in range(part, COUNT, 4):

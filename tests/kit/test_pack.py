@@ -89,6 +89,7 @@ def apart(*command: object, **environment: object) -> subprocess.CompletedProces
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_kit_trains_alone_and_its_weights_are_gone_on_from(kit, bare, tmp_path):
     out = tmp_path / "out"
     done = apart(kit / "run.sh", "--state", PYTHON=bare, OUT=out, WORK=tmp_path / "work")
@@ -116,6 +117,7 @@ def test_a_kit_trains_alone_and_its_weights_are_gone_on_from(kit, bare, tmp_path
     assert "step 20: " not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_kit_goes_on_from_a_state(tmp_path, no_wheels):
     recipe = recipe_in(tmp_path, 3)
     assert run("pretrain", recipe, "--out", tmp_path / "run").exit_code == 0
@@ -137,6 +139,7 @@ def test_a_kit_goes_on_from_a_state(tmp_path, no_wheels):
     refuses(run(*arguments, "--start", tmp_path / "run", "--force"), "a different network")
 
 
+@pytest.mark.slow
 def test_training_imports_nothing_heavy(tmp_path):
     recipe = recipe_in(tmp_path, 2)
     cases = store.cases(tmp_path / "store")
@@ -169,6 +172,7 @@ def test_wheels_are_whole_and_denovox_comes_without_its_weights(kit):
     assert not [one for one in inner if one.endswith(".safetensors")]
 
 
+@pytest.mark.slow
 def test_pip_takes_the_wheels(kit, tmp_path):
     every = sorted(kit.glob("wheels/*.whl"))
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
@@ -336,6 +340,7 @@ def test_a_full_out_is_one_sentence_and_half_a_file_is_never_there(tmp_path, mon
     assert len(list(out.iterdir())) == max(0, at - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "environment", "says"),
     [((), {"OUT": ""}, "set OUT to a folder"), (("--quick",), {}, "unknown option '--quick'"),

@@ -100,6 +100,7 @@ def test_what_is_not_weights_is_named(tmp_path):
         weights.locate("nowhere")
 
 
+@pytest.mark.slow
 def test_the_sampler_never_hears_of_the_model():
     import subprocess
 

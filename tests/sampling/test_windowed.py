@@ -34,6 +34,7 @@ def blurred(x: Tensor, sigma: float, c: Condition) -> Tensor:
     return F.avg_pool3d(x, 3, stride=1, padding=1) / (1 + sigma)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tiling", [TILING, SMALLEST, Tiling(8, 0, 4)], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("batch", [1, 3])
@@ -46,6 +47,7 @@ def test_a_pointwise_function_is_reproduced(shape, tiling, batch):
         torch.testing.assert_close(got, torch.tanh(x) * sigma, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tiling", [TILING, SMALLEST], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -158,6 +160,7 @@ def volumes_held() -> dict[int, int]:
     return {storage.data_ptr(): storage.nbytes() // 4 for storage in storages}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 4])
 def test_no_more_is_held_than_the_result_and_a_batch_of_windows(batch):
     shape, sizes, peaks = (70, 50, 61), [], []

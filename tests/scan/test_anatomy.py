@@ -65,6 +65,7 @@ def labelled(request: pytest.FixtureRequest) -> tuple[Volume, np.ndarray]:
     return volume, coarse(volume)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", POINTS_MM)
 def test_every_part_gets_its_class(labelled: tuple[Volume, np.ndarray], name: str) -> None:
     point, expected = POINTS_MM[name]
@@ -102,6 +103,7 @@ def test_lung_cut_by_the_field_of_view_is_not_the_room() -> None:
     assert (coarse(crop) == LUNG).mean() == pytest.approx((crop.hu == -850).mean(), rel=0.05)
 
 
+@pytest.mark.slow
 def test_noise_does_not_change_the_picture() -> None:
     volume = made(SPACINGS[1])
     noise = np.random.default_rng(0).normal(0, 100, volume.shape)
@@ -118,6 +120,7 @@ def real(data_dir: Path, name: str) -> Volume:
     return Volume(np.asarray(image.dataobj, np.float32), image.affine)
 
 
+@pytest.mark.slow
 def test_lung_volume_of_a_full_chest(data_dir: Path) -> None:
     volume = real(data_dir, "chest_LIDC-0314")
     labels = coarse(volume)

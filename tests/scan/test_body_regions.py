@@ -51,6 +51,7 @@ def column(radii_mm: list[float], ring: bool = False, lung: bool = False) -> Vol
     return Volume(hu.astype(np.float32), np.diag([3.0, 3.0, 3.0, 1.0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_the_phantoms_borders_are_where_its_organs_are(
@@ -64,6 +65,7 @@ def test_the_phantoms_borders_are_where_its_organs_are(
     assert abs(slabs[1].stop - upper) * z_mm < NEAR_MM
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_crop_in_the_plane_and_noise_leave_the_borders(seed: int) -> None:
     body = chest((112, 96, 80), 3.0, seed)
@@ -183,6 +185,7 @@ SOME = [
 ]
 
 
+@pytest.mark.slow
 def test_real_scans_and_crops_of_them(data_dir: Path) -> None:
     regions = benchmark()
     total: dict[str, list[float]] = {}

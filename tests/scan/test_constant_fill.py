@@ -42,6 +42,7 @@ def tilted() -> np.ndarray:
 FILLS = {f.__name__: f() for f in (background, flat_cut, corners, tilted)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [-1000, -1023, 0, 3071])
 @pytest.mark.parametrize("kind", FILLS)
 def test_what_was_filled_is_found_exactly(kind, value):
@@ -53,6 +54,7 @@ def test_what_was_filled_is_found_exactly(kind, value):
     assert np.array_equal(constant_fill(hu.astype(np.float32)), fill)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FILLS)
 def test_however_it_is_turned(kind):
     hu = body() + 100

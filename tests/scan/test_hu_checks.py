@@ -41,6 +41,7 @@ def sentence(findings: tuple[Finding, ...], code: str) -> str:
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_peaks_lie_where_the_phantom_has_them(seed: int) -> None:
     volume = chest(seed)
@@ -83,6 +84,7 @@ WRONG: dict[str, tuple[Change, str, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_no_hu_is_refused_with_the_reason(name: str) -> None:
     change, code, said = WRONG[name]
@@ -147,6 +149,7 @@ def test_noise_has_no_landmarks() -> None:
     assert codes(findings)["peaks"] == "doubt"
 
 
+@pytest.mark.slow
 def test_real_ct_is_in_hu_and_shifted_ct_is_not(data_dir: Path) -> None:
     for name in ("abdomen_TSexample_sm", "limb_STS-003", "chest_RIDER-0117", "chest_TSaorta"):
         volume = nifti.read(data_dir / f"{name}_ct.nii.gz")

@@ -55,6 +55,7 @@ def unlike(found: Spectrum, true: Spectrum) -> float:
     return float((a - b).abs().mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sd_hu", [10.0, 30.0])
 @pytest.mark.parametrize("name", KERNELS)
 def test_sd_and_spectrum_in_thin_slices(name, sd_hu):

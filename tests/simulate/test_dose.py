@@ -109,6 +109,7 @@ def test_starved_rays_stay_finite():
     assert got.max() == pytest.approx(np.log(0.1 * 1e3 * np.exp(-4.0)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pixel", "slice_mm", "views", "kernel"),
     [(1, 1, 90, "soft"), (1, 1, 90, "sharp"), (0.7, 4, 180, "soft"), (2, 1, 120, "soft")],
@@ -148,6 +149,7 @@ def test_variance_goes_as_one_over_dose():
         assert variance(dose) + original == pytest.approx(original / dose, rel=0.07)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_noise_power_is_ramp_times_kernel(kernel):
     n, pixel, slices = 64, 0.8, 40

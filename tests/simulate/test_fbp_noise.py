@@ -78,6 +78,7 @@ def test_the_level_is_the_sd() -> None:
     assert float(one.std()) == pytest.approx(1, abs=0.02)
 
 
+@pytest.mark.slow
 def test_no_voxel_is_special() -> None:
     made = torch.stack([noise_of(n, (8, 8, 6)) for n in range(1500)]).numpy()
     sd = np.sqrt(np.square(made).mean(0))

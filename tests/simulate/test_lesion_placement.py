@@ -47,6 +47,7 @@ def chest():
     return phantom.chest(seed=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "organ", ["lung", "lung_lower_lobe_right", "liver", "spleen", "vertebrae", "aorta"]
 )
@@ -182,6 +183,7 @@ def test_a_seed_says_it_all_and_more_lesions_only_add_some():
     assert not np.array_equal(three, other)
 
 
+@pytest.mark.slow
 def test_every_place_is_as_likely():
     volume, labels = block((90, 9, 9), mm=(2.0, 2.0, 2.0), margin=2)
     ball = LesionRequest(organ="liver", diameter_mm=3)
@@ -208,6 +210,7 @@ def test_a_hard_place_is_found_by_looking_at_all(monkeypatch):
 # -- sizes
 
 
+@pytest.mark.slow
 def test_drawn_sizes_are_the_organs_and_fit():
     volume, labels = block()
     sizes = [

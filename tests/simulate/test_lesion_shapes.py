@@ -197,6 +197,7 @@ def real_lesions(folder):
                 yield parts[box] == number, mm
 
 
+@pytest.mark.slow
 def test_grown_shapes_are_as_round_as_real_ones(data_dir):
     real, grown = [], []
     for number, (mask, mm) in enumerate(real_lesions(data_dir)):

@@ -149,6 +149,7 @@ def test_single_slice_is_a_slice_of_the_body() -> None:
     np.testing.assert_array_equal(whole.labels[:, :, 20:21], one.labels)
 
 
+@pytest.mark.slow
 def test_thresholds_find_what_was_painted(body: Phantom) -> None:
     found = coarse(body.ct)
     painted = np.isin(body.labels, [n for name, n in ID.items() if name.startswith("lung_")])

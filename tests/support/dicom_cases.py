@@ -6,6 +6,7 @@ used to test it.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def image(
 
     HU = stored - 1024 unless `tags` say otherwise; any tag of None is left out.
     """
-    number = int(np.random.default_rng(abs(hash(np.asarray(place, float).tobytes()))).integers(1e9))
+    number = zlib.crc32(np.asarray(place, float).tobytes())  # not hash(): it is salted
     columns, rows = stored.shape
     said = {
         "SOPClassUID": str(CTImageStorage),

@@ -106,6 +106,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("minutes", "pace", "validating", "late"), CASES)
 def test_the_steps_are_those_that_there_is_time_for(
     tmp_path, clock, minutes, pace, validating, late

@@ -112,6 +112,7 @@ def real_step(again):
     return by_hand, plain, sum(size for size, _ in saved.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("again", [False, True])
 def test_a_step_is_counted_as_real_tensors_have_it(again):
     work, (by_hand, plain, saved) = counted(checkpointing=again), real_step(again)
@@ -130,6 +131,7 @@ def test_computing_again_costs_arithmetic_and_spares_memory():
     assert again.saved < again.peak < plain.peak
 
 
+@pytest.mark.slow
 def test_bfloat16_halves_much_and_a_gpu_keeps_its_norms_in_float32():
     whole, half, on_gpu = counted(), counted(bfloat16=True), counted(bfloat16=True, gpu=True)
     assert half.forward == whole.forward == on_gpu.forward

@@ -62,6 +62,7 @@ print(group.rank, group.count, float(group.sum(torch.tensor([1.0 + group.rank]))
 """
 
 
+@pytest.mark.slow
 def test_processes_of_an_mpi_meet(launched):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = {"MASTER_PORT": str(free.getsockname()[1]), "OMP_NUM_THREADS": "1"}

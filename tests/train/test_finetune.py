@@ -64,6 +64,7 @@ def recipe(tmp_path, tiny):
     return write
 
 
+@pytest.mark.slow
 def test_a_control_comes_out_and_the_base_stays_as_it_was(recipe, tmp_path, tiny):
     before = tiny.read_bytes()
     result = run("finetune", recipe(), "--out", tmp_path / "run")
@@ -82,6 +83,7 @@ def test_a_control_comes_out_and_the_base_stays_as_it_was(recipe, tmp_path, tiny
     assert any(control[n].any() for n in zeros)  # what began at zero has learnt something
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_as_if_nothing_had_happened(recipe, tmp_path):
     plan = read_recipe(recipe(6))
     list(pretrain.run(plan, tmp_path / "whole"))
@@ -97,6 +99,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(recipe, tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
 def test_with_patience_the_best_is_what_is_kept(recipe, tmp_path, monkeypatch):
     losses = iter([3.0, 1.0, 2.0, 2.0, 0.5])
     monkeypatch.setattr(pretrain, "validation", lambda *_: lambda: next(losses))
@@ -107,6 +110,7 @@ def test_with_patience_the_best_is_what_is_kept(recipe, tmp_path, monkeypatch):
     assert (card["steps"], card["validated_at_step"], card["validation_loss"]) == (4, 4, 1.0)
 
 
+@pytest.mark.slow
 def test_stopped_before_a_validation_there_is_a_file_all_the_same(recipe, tmp_path):
     steps = pretrain.run(read_recipe(recipe(9, more="patience = 2\n")), tmp_path / "run")
     for news in steps:

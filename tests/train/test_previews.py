@@ -37,6 +37,7 @@ def test_fixed_samples_are_the_same_every_time_and_even_in_noise(fixed):
     assert [s.sample.u for s in fixed] == [(n + 0.5) / 48 for n in range(48)]
 
 
+@pytest.mark.slow
 def test_a_sheet_is_drawn_from_the_weights_alone(fixed, tmp_path):
     torch.manual_seed(0)
     net, config = Net(PRESETS["tiny"]), ModelConfig(net=PRESETS["tiny"])

@@ -63,6 +63,7 @@ def same(a: list[Progress], b: list[Progress]) -> bool:
 # ---- room ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("room", "fits", "said"), [(8, 8, 0), (7, 4, 1), (4, 4, 1), (3, 2, 2), (2, 2, 2), (1, 1, 3)]
 )

@@ -83,6 +83,7 @@ def whole(tmp_path_factory):
     return go(tmp_path_factory.mktemp("whole"))[1]
 
 
+@pytest.mark.slow
 def test_fifty_kills_at_random_moments_change_nothing(tmp_path, whole):
     rng = np.random.default_rng(50)
     kills, torn, runs = 0, 0, itertools.count()
@@ -109,6 +110,7 @@ def test_fifty_kills_at_random_moments_change_nothing(tmp_path, whole):
 MOMENTS = ("opened", "half written", "written", "kept the last", "renamed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_kill_inside_a_write(tmp_path, whole, monkeypatch, moment):
     def die(*args):
@@ -186,6 +188,7 @@ def test_a_torn_state_is_passed_over(tmp_path, cut):
         checkpoint.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_last_state_and_the_run(tmp_path, whole):
     """The system itself refuses: files may not grow beyond a limit, as on a disk with a quota."""
     go(tmp_path / "full", stopped=iter([False] * 10 + [True] * 9).__next__)
@@ -250,6 +253,7 @@ def learn(cases, folder, monkeypatch, say, **more):
     return float(parameters["w"].detach())
 
 
+@pytest.mark.slow
 def test_a_store_that_vanishes_for_a_while_changes_nothing(tmp_path, monkeypatch):
     cases = make_store(tmp_path / "store")
     expected = learn(cases, tmp_path / "calm", monkeypatch, print)
@@ -273,6 +277,7 @@ def test_a_store_that_vanishes_for_a_while_changes_nothing(tmp_path, monkeypatch
     assert "\n" not in heard[0]
 
 
+@pytest.mark.slow
 def test_a_store_that_stays_away_ends_the_run_with_its_state_saved(tmp_path, monkeypatch):
     cases = make_store(tmp_path / "store")
     expected = learn(cases, tmp_path / "calm", monkeypatch, print)

@@ -86,6 +86,7 @@ def agree(a, b):
         torch.testing.assert_close(ours[name], theirs[name], rtol=2e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_second_run_in_the_same_folder_is_refused(recipe, single):
     before = {path: path.read_bytes() for path in single.rglob("*") if path.is_file()}
     with (
@@ -120,6 +121,7 @@ def children(pid):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="finds the processes in /proc")
 def test_two_processes_are_one_even_if_one_of_them_is_killed(recipe, single, tmp_path):
     out = tmp_path / "run"
@@ -136,6 +138,7 @@ def test_two_processes_are_one_even_if_one_of_them_is_killed(recipe, single, tmp
     agree(single, out)
 
 
+@pytest.mark.slow
 def test_shards_go_on_from_one_process_and_one_process_from_shards(recipe, single, tmp_path):
     out = tmp_path / "run"
     alone(recipe(3), out)
@@ -163,6 +166,7 @@ def single_muon(recipe, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", ["", "shard = true\n"])
 def test_two_processes_are_one_whose_kernels_go_by_muon(
     recipe, single, single_muon, tmp_path, more
@@ -190,5 +194,5 @@ def test_a_gpu_compiled_and_computing_again_comes_near_the_cpu(recipe, single, t
 def test_more_processes_than_samples_is_one_sentence(tmp_path):
     config = TrainConfig(steps=1, samples=3)
     session = Session(group=Group(0, 4))
-    with pytest.raises(InputError, match="4 processes cannot share 3 samples a step"):
+    with pytest.raises(InputError, match="4 processes cannot share 3 samples per step"):
         next(train(lambda samples: None, {}, lambda n: None, config, tmp_path, session=session))

@@ -185,7 +185,9 @@ def state_for(path: Path, config: ModelConfig) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     if describe(path)[0].net != config.net:
-        raise InputError(f"{path}: these weights are for another network than the one requested")
+        raise InputError(
+            f"{path}: these weights are for a different network from the one requested"
+        )
     return {name: value.float() for name, value in load_file(path).items()}
 
 

@@ -152,6 +152,7 @@ def test_a_crop_is_told_where_its_voxels_come_from(tmp_path, axis, level):
     assert len(places) > 3
 
 
+@pytest.mark.slow
 def test_crops_reach_both_ends(tmp_path):
     case(tmp_path, 2)
     draw = drawer(tmp_path, levels=(0, 0, 1))
@@ -223,6 +224,7 @@ def near(count: int, total: int, share: float) -> bool:
     return abs(count - share * total) < 4 * math.sqrt(total * share * (1 - share)) + 1e-9
 
 
+@pytest.mark.slow
 def test_levels_come_as_often_as_asked(tmp_path):
     case(tmp_path)
     draw = drawer(tmp_path, patch=4, levels=(1, 2, 5))
@@ -249,6 +251,7 @@ def test_noise_hangs_on_no_number_that_is_drawn_before_it(tmp_path):
         assert (drawn.u, drawn.level) == (of.u, of.level)
 
 
+@pytest.mark.slow
 def test_noise_has_a_grain_as_often_as_asked(tmp_path):
     case(tmp_path)
     draws = (drawer(tmp_path, patch=4, grain=share) for share in (0, 0.3))
@@ -259,6 +262,7 @@ def test_noise_has_a_grain_as_often_as_asked(tmp_path):
     assert all(torch.equal(a.x0, b.x0) and a.u == b.u for a, b in zip(plain, some, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drop", [0, 0.3, 1])
 def test_region_and_anatomy_are_withheld_each_on_its_own(tmp_path, drop):
     case(tmp_path)
@@ -272,6 +276,7 @@ def test_region_and_anatomy_are_withheld_each_on_its_own(tmp_path, drop):
     assert {int(c.region) for c in seen} <= {0, REGIONS["chest"].id}
 
 
+@pytest.mark.slow
 def test_patients_count_the_same_however_many_scans_they_have(tmp_path):
     case(tmp_path, name="lone", patient="p", spacing_mm=(0.5, 1.0, 1.0))
     for i in range(3):
@@ -422,6 +427,7 @@ def uniform_case(store: Path, hu: int) -> None:
     index(store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hu", "config", "reach"),
     [(-700, {"shift_hu": 30}, 30), (-700, {"gain": 0.1}, 70), (0, {"gain": 0.1}, 0), (-700, {}, 0)],

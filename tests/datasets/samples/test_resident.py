@@ -80,6 +80,7 @@ def same_but_for_rounding(a: Batch, b: Batch) -> None:
             torch.testing.assert_close(one, other, rtol=0, atol=5e-6)
 
 
+@pytest.mark.slow
 def test_batches_are_the_stores_own(every):
     for first in range(0, 120, 24):
         one, other = both(every, range(first, first + 24), **EVERYTHING)

@@ -129,6 +129,7 @@ def test_an_arm_is_the_recipe_with_that_part_changed(recipe):
         assert Recipe.model_validate(own.model_dump()) == own
 
 
+@pytest.mark.slow
 def test_steps_are_of_equal_compute(recipe, monkeypatch):
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -266,6 +267,7 @@ def test_dice_is_of_all_voxels_together(bench):
 # ---- the whole ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_ablation_goes_on_where_it_was_stopped(recipe, tmp_path, two_arms, monkeypatch):
     monkeypatch.setattr(ablation, "steps_of", lambda recipe: dict(zip(KEYS, (2, 3), strict=True)))
     config = Ablation(seeds=1, measures=QUICK)
@@ -353,5 +355,5 @@ def test_several_processes_do_not_ablate_into_one_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("denovox.train.distributed.joined", lambda device: Group(0, 2))
     ran = CliRunner().invoke(main, ["ablate", str(recipe), "--out", str(tmp_path / "out")])
     assert ran.exit_code == 2
-    assert "is one process" in ran.output
+    assert "is a single process" in ran.output
     assert not (tmp_path / "out").exists()

@@ -120,6 +120,7 @@ def told(results) -> dict[tuple[str, str], float]:
 # ---- the whole, with a segmenter that is right --------------------------------------------------
 
 
+@pytest.mark.slow
 def test_right_lesions_are_found_and_look_real(sick, oracle):
     config = QUICK.model_copy(update={"folds": 2, "seeds": 2})
     shares, lines = [], []
@@ -196,6 +197,7 @@ def test_the_gain_is_that_of_training_with_synthetic_lesions(sick, oracle):
     assert found.gains == {0: [after["lesion Dice"]], 1: [after["lesion Dice"]]}
 
 
+@pytest.mark.slow
 def test_lesions_synthesized_again(sick, oracle):
     config = QUICK.model_copy(update={"folds": 2})
     got = told(evaluate_lesions("lesion-inpainting", sick, paint, fill, config))
@@ -228,6 +230,7 @@ def test_what_is_not_removed_is_left(sick, oracle):
 # ---- the whole, with a segmenter that is trained ------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lesion-generation", "lesion-inpainting"])
 def test_whole_and_the_same_again(name, sick):
     one, again = (evaluate_lesions(name, sick, paint, fill, QUICK, RunOptions(1)) for _ in range(2))
@@ -235,6 +238,7 @@ def test_whole_and_the_same_again(name, sick):
     assert all(figure.method for figure in one.figures)
 
 
+@pytest.mark.slow
 def test_a_segmenter_learns_what_lesions_are(sick, tmp_path):
     config = QUICK.model_copy(
         update={"steps": 40, "batch": 4, "lr": 1e-2, "net": SegmenterConfig(channels=(8, 16))}
@@ -312,6 +316,7 @@ def test_copies_depend_on_the_seed_and_stay_away(sick, tmp_path):
     assert apart.min() >= 5  # of placing.GAP_MM
 
 
+@pytest.mark.slow
 def test_a_size_without_room_gets_smaller_then_fewer(sick, tmp_path):
     scan = read(cases_of(sick, QUICK)[0][0])
     context = hosts.StudyContext(
@@ -342,6 +347,7 @@ def test_a_hole_takes_what_is_nearest():
     assert (cut[4:] == 100).all()
 
 
+@pytest.mark.slow
 def test_healthy_scans_get_lesions_where_asked(sick, oracle):
     config = QUICK.model_copy(update={"hosts": "all", "folds": 2})
     results = evaluate_lesions("lesion-generation", sick, paint, fill, config)

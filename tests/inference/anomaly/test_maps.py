@@ -157,6 +157,25 @@ def test_seeds_are_averaged_in_opposite_pairs_and_noise_is_that_of_the_voxel(mod
     np.testing.assert_allclose(got.maps_hu[..., 1], -180 * noises[1] / 3, atol=1e-3)
 
 
+def test_the_noise_of_a_part_is_that_of_the_scans_own_voxels(model):
+    """Whatever slices are a region, and wherever its box begins."""
+
+    def echo(x, sigma, condition):
+        return x
+
+    volume = body().with_hu(np.full((48, 48, 24), 60, np.float32))
+    coarse = np.full(volume.shape, BODY, np.uint8)
+    z = slice(9, 21)
+    roi = np.zeros(volume.shape, bool)
+    roi[20:30, 22:28, 12:16] = True
+    method = METHOD.model_copy(update={"seeds": 1, "sigma_star": 0.1, "smooth_mm": 0.01})
+    got = anomaly_maps(model(echo), volume, coarse, "abdomen", roi, method, RunOptions(seed=5), z)
+    noise = 0.1 * field(5, volume.shape)(0)[0, 0].numpy()[..., z]
+    inside = roi[..., z][got.box.slices]
+    want = -180 * noise[got.box.slices][inside]
+    np.testing.assert_allclose(got.maps_hu[..., 1][inside], want, atol=1e-3)
+
+
 def test_a_fine_grid_is_worked_on_coarser(model):
     seen = []
 

@@ -76,6 +76,7 @@ SIGNED = [s * axis for axis in np.eye(3) for s in (1.0, -1.0)]
 PAIRS = [(a, b) for a, b in itertools.product(SIGNED, SIGNED) if not a @ b]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backwards", [False, True])
 def test_every_axis_order_and_flip_lands_where_it_is(tmp_path: Path, backwards: bool) -> None:
     assert len(PAIRS) == 24  # and two ways of stacking each: 48
@@ -123,6 +124,7 @@ def agrees_with_itk(volume: Volume, names: list[str]) -> None:
     assert np.array_equal(volume.hu[tuple(np.moveaxis(there, -1, 0))], values)
 
 
+@pytest.mark.slow
 def test_real_slices_agree_with_simpleitk(data_dir: Path) -> None:
     folder = data_dir.parent / "dicom" / "kits-00072"
     names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder))
@@ -495,6 +497,7 @@ def test_a_sideways_jump_is_refused_and_straightened(tmp_path: Path) -> None:
     refused(tmp_path, "shifted sideways against each other by up to 5.00 mm")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("tilt", [(0.0, 0.33), (-0.2, 0.0), (0.1, -0.3)])
 def test_straightening_keeps_what_is_linear_in_mm(

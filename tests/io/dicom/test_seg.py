@@ -72,6 +72,7 @@ def agrees(path: Path, numbers: np.ndarray, volume: Volume) -> None:
         assert apart.min(0).max() < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "directions",
     [UPRIGHT, AXIAL_FLIPPED, SAGITTAL, CORONAL, *(oblique(seed) for seed in range(4))],
@@ -146,6 +147,7 @@ def test_a_straightened_series_keeps_its_grid_and_claims_no_image_as_its_plane(t
     assert len(found.ReferencedSeriesSequence[0].ReferencedInstanceSequence) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["kits-00072", "ge-head-tilted"])
 def test_real_series(tmp_path, data_dir, case):
     folder = data_dir.parent / "dicom" / case
