@@ -14,7 +14,7 @@ A size is preset:BATCHxPATCH. Rows:
 
 All take turns, round after round, on the same machine; a round starts its loader anew and does not
 count its first step. Samples a second: batch over the median of the rounds' seconds a step. Idle:
-what was spent of that time waiting for samples. Memory at 128^3 is counted (train/cost.py);
+what was spent of that time waiting for samples. Memory at 128^3 is counted (train/cost);
 `benchmarks/training_cost.py` holds such counts against what processes take.
 """
 
@@ -40,8 +40,8 @@ from denovox.datasets.samples.choice import SampleConfig
 from denovox.datasets.samples.multilevel import sampler
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig, place
-from denovox.train import cost
 from denovox.train.config import DataConfig, Recipe, TrainConfig
+from denovox.train.cost import estimate
 from denovox.train.distributed import Group
 from denovox.train.loop import Session, train
 from denovox.train.loss import predictor
@@ -207,7 +207,7 @@ def memory() -> None:
     print("|---|---|---|---|---|")
     for precision in ("float32", "bfloat16"):
         for again in (False, True):
-            work = cost.work(Size("paper", 1, 128).recipe(precision, 1, again), gpu=True)
+            work = estimate.work(Size("paper", 1, 128).recipe(precision, 1, again), gpu=True)
             total, needs = (work.fixed + work.peak) / 1e9, work.memory(gpu=True) / 1e9
             kept = "computed again" if again else "kept"
             print(f"| {precision} | {kept} | {work.fixed / 1e9:.2f} | {total:.2f} | {needs:.2f} |")

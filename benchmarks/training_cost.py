@@ -6,7 +6,7 @@ A case is preset:BATCHxPATCH, with :float32, and :again for activations computed
 the step of train/loop.py: the loss, backward, clipping, AdamW and the average, on random samples.
 An estimate and two steps take turns, so that other programs on the machine disturb both alike; the
 median of each counts. An estimate of a small case times such a step itself; of a large case (more
-than `cost.TIMED_FLOPS`) a smaller one, which is what is tested then. --clock process: seconds of
+than `TIMED_FLOPS`) a smaller one, which is what is tested then. --clock process: seconds of
 the processor that this process had (one thread!), where others run; wall: of the clock. Memory is
 that of a process of its own at its peak, without what it had before the step.
 """
@@ -33,8 +33,8 @@ from denovox.datasets.samples.batch import Sample, collate
 from denovox.datasets.samples.choice import SampleConfig
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig
-from denovox.train import cost
 from denovox.train.config import DataConfig, Recipe, TrainConfig
+from denovox.train.cost import counting, estimate
 from denovox.train.loss import predictor
 from denovox.train.run_state import RunState
 
@@ -71,7 +71,7 @@ def recipe(case: str) -> Recipe:
 
 def step_of(of: Recipe) -> Callable[[], None]:
     """One step of training, as train/loop.py has it, without drawing its samples."""
-    net, patch = cost.network(of, fast=True), of.data.sample.patch
+    net, patch = counting.network(of, fast=True), of.data.sample.patch
     parameters = dict(net.named_parameters())
     state, predict = RunState(parameters, of.train), predictor(net, of.model, of.train)
     known = condition((patch,) * 3, (1.0, 1.0, 1.0), 1)
@@ -123,7 +123,7 @@ def timed(of: Recipe, rounds: int, clock: Callable[[], float]) -> tuple[float, f
     step()  # warms up, and allocates the optimizer's state
     estimated, measured = [], []
     for _ in range(rounds):
-        estimated.append(cost.cost(of, "cpu", clock=clock).step_s)
+        estimated.append(estimate.cost(of, "cpu", clock=clock).step_s)
         for _ in range(2):
             began = clock()
             step()
@@ -148,7 +148,9 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for case in options.cases:
         row = timed(recipe(case), options.rounds, CLOCKS[clock])
-        gb = (cost.work(recipe(case), gpu=False).memory(gpu=False) - cost.CPU_OVERHEAD) / 1e9
+        gb = (
+            estimate.work(recipe(case), gpu=False).memory(gpu=False) - counting.CPU_OVERHEAD
+        ) / 1e9
         grown = None if options.no_memory else grown_gb(case)
         memory = f"{gb:.2f} | {grown:.2f} | {gb / grown:.2f}" if grown else f"{gb:.2f} | - | -"
         print(f"| {case} | {row[0]:.3f} | {row[1]:.3f} | {row[0] / row[1]:.2f} | {memory} |")

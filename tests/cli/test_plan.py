@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from denovox.cli.main import main
 from denovox.cli.plan import plan as command
-from denovox.train.cost import GPUS, Name
+from denovox.train.cost.estimate import GPUS, Name
 
 RECIPE = """
 name = "mine"

@@ -14,9 +14,10 @@ from denovox.datasets.samples.choice import SampleConfig
 from denovox.datasets.samples.control_inputs import ControlConfig
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig
-from denovox.train import cost
 from denovox.train.config import DataConfig, Recipe, TrainConfig
-from denovox.train.cost import Cost, Work
+from denovox.train.cost import counting, estimate
+from denovox.train.cost.counting import Work
+from denovox.train.cost.estimate import Cost
 from denovox.train.run_state import RunState
 
 LESION = ControlConfig(kind="lesion")
@@ -37,12 +38,12 @@ def recipe(patch=16, control=None, **train):
 
 @functools.cache
 def counted(patch=16, batch=2, bfloat16=False, gpu=False, control=None, **train):
-    return cost.count(recipe(patch, control, **train), batch, patch, bfloat16, gpu)
+    return counting.count(recipe(patch, control, **train), batch, patch, bfloat16, gpu)
 
 
 def metered(net, x):
     """FLOPs (forward, backward)."""
-    with cost._Meter(set()) as meter:
+    with counting._Meter(set()) as meter:
         y = net(x)
         forward = meter.flops
         y.sum().backward()
@@ -71,7 +72,7 @@ def test_flops_of_attention_in_closed_form():
 
 def test_the_peak_is_of_one_moment_and_views_take_nothing():
     known = torch.zeros(9000)
-    with cost._Meter({cost._storage(known)}) as meter:
+    with counting._Meter({counting._storage(known)}) as meter:
         a = torch.zeros(1000)
         b = a + known.view(9, 1000)[0]
         b.view(10, 100).t()
@@ -85,7 +86,7 @@ def test_the_peak_is_of_one_moment_and_views_take_nothing():
 def real_step(again):
     """(convolutions and products by hand, torch's FLOPs of all, both less attention; saved)."""
     of = recipe(checkpointing=again)
-    net, data = cost.network(of, fast=True), cost.inputs(of, 2, 16)
+    net, data = counting.network(of, fast=True), counting.inputs(of, 2, 16)
     own = {t.untyped_storage().data_ptr() for t in (*net.parameters(), *net.buffers())}
     products, saved = [], {}
 
@@ -104,7 +105,7 @@ def real_step(again):
             module.register_forward_hook(weigh)
     with FlopCounterMode(display=False) as counter:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            loss = cost.loss_of(net, data, bfloat16=False)
+            loss = counting.loss_of(net, data, bfloat16=False)
         by_hand = sum(products) + 2 * net.anatomy.paths.numel() * of.model.net.anatomy_channels
         loss.backward()
     flops = counter.get_flop_counts()["Global"]
@@ -147,7 +148,7 @@ def test_a_large_step_needs_no_memory_and_leaves_the_random_numbers():
 @pytest.mark.parametrize(("control", "optimizer"), [(None, "adamw"), (LESION, "muon")])
 def test_what_is_fixed_is_what_a_real_state_holds(control, optimizer):
     of = recipe(control=control, optimizer=optimizer)
-    every = dict(cost.network(of, fast=False).named_parameters())
+    every = dict(counting.network(of, fast=False).named_parameters())
     trained = {name: p for name, p in every.items() if p.requires_grad}
     state = RunState(trained, of.train)
     for parameter in trained.values():
@@ -166,19 +167,19 @@ def test_what_is_fixed_is_what_a_real_state_holds(control, optimizer):
 
 
 def test_a_cpu_is_timed_by_a_smaller_step_if_need_be(monkeypatch):
-    monkeypatch.setattr(cost, "count", lambda *more: replace(WORK, batch=6, forward=2 * 10**12))
+    monkeypatch.setattr(estimate, "count", lambda *more: replace(WORK, batch=6, forward=2 * 10**12))
     ticks = itertools.count()
     of = recipe(control=LESION, samples=6, batch=6, precision="bfloat16", optimizer="muon")
-    timed = cost.cost(of, "cpu", clock=lambda: float(next(ticks)))
+    timed = estimate.cost(of, "cpu", clock=lambda: float(next(ticks)))
     assert timed.source.startswith("a step of 2 x 8^3 timed here")
     assert (timed.batch_s, timed.update_s) == (3 * 8, 1)
 
 
 def test_a_gpu_is_a_share_of_its_data_sheet(monkeypatch):
-    monkeypatch.setattr(cost, "count", lambda recipe, *more: replace(WORK, bfloat16=more[2]))
+    monkeypatch.setattr(estimate, "count", lambda recipe, *more: replace(WORK, bfloat16=more[2]))
     for precision, peak in (("float32", 156e12), ("bfloat16", 312e12)):
-        of = cost.cost(recipe(precision=precision), "a100-80")
-        assert of.batch_s == pytest.approx(300 / (cost.EFFICIENCY * peak))
+        of = estimate.cost(recipe(precision=precision), "a100-80")
+        assert of.batch_s == pytest.approx(300 / (estimate.EFFICIENCY * peak))
         assert "never checked" in of.source
 
 
@@ -189,7 +190,7 @@ def run_of(gpus=1, available=80e9, **train):
 def test_steps_samples_and_hours():
     assert run_of().step_s == 2 * 1.0 + 0.5
     assert run_of(gpus=3).step_s == 1.5  # one of them has two samples
-    assert cost.table(run_of())[-3:] == [
+    assert estimate.table(run_of())[-3:] == [
         "samples/s       1.60",
         "seconds a step  2.50 (4 samples on each device)",
         "hours           2.50 for 3600 steps",
@@ -200,9 +201,9 @@ def test_steps_samples_and_hours():
 
 
 def test_a_batch_is_each_devices_share(monkeypatch):
-    monkeypatch.setattr(cost, "count", lambda recipe, batch, *more: replace(WORK, batch=batch))
+    monkeypatch.setattr(estimate, "count", lambda recipe, batch, *more: replace(WORK, batch=batch))
     given = ((0, 1), (0, 2), (0, 3), (9, 1), (2, 2))
-    batches = [cost.work(recipe(samples=7, batch=b), gpu=True, gpus=n).batch for b, n in given]
+    batches = [estimate.work(recipe(samples=7, batch=b), gpu=True, gpus=n).batch for b, n in given]
     assert batches == [7, 4, 3, 7, 2]
 
 
@@ -213,11 +214,11 @@ def test_shards_share_what_is_fixed():
 
 def test_errors():
     with pytest.raises(InputError, match="5 GPUs cannot share 4 samples"):
-        cost.cost(recipe(), "h200", gpus=5)
+        estimate.cost(recipe(), "h200", gpus=5)
     with pytest.raises(InputError, match="multiple of 2"):
-        cost.cost(recipe(patch=15), "h200")
+        estimate.cost(recipe(patch=15), "h200")
     with pytest.raises(InputError, match="one process"):
-        cost.cost(recipe(), "cpu", gpus=2)
+        estimate.cost(recipe(), "cpu", gpus=2)
 
 
 def proportional(recipe, batch, patch, *more):
@@ -235,17 +236,17 @@ def changed(plan, words):
 
 
 def test_what_is_advised_fits(monkeypatch):
-    monkeypatch.setattr(cost, "count", proportional)
+    monkeypatch.setattr(estimate, "count", proportional)
     plan, seen = recipe(patch=64, samples=8, batch=8), []
     for memory in (15e9, 3e9, 1.5e9):
-        monkeypatch.setitem(cost.GPUS, "h200", (1.0, 1.0, memory))
-        ways = cost.advice(cost.cost(plan, "h200"))
-        assert cost.summary(plan, "h200")[-1].endswith("Set " + "; or ".join(ways))
+        monkeypatch.setitem(estimate.GPUS, "h200", (1.0, 1.0, memory))
+        ways = estimate.advice(estimate.cost(plan, "h200"))
+        assert estimate.summary(plan, "h200")[-1].endswith("Set " + "; or ".join(ways))
         for words in ways:
-            smaller = cost.cost(changed(plan, words), "h200")
+            smaller = estimate.cost(changed(plan, words), "h200")
             assert smaller.memory(smaller.work) <= memory, words
         seen.append(ways)
     assert seen[0] == ["train.batch = 4", "train.checkpointing = true"]
     assert "data.sample.patch = 32" in seen[2][0]
-    monkeypatch.setitem(cost.GPUS, "h200", (1.0, 1.0, 1e6))
-    assert "a smaller network" in cost.summary(plan, "h200")[-1]
+    monkeypatch.setitem(estimate.GPUS, "h200", (1.0, 1.0, 1e6))
+    assert "a smaller network" in estimate.summary(plan, "h200")[-1]

@@ -11,7 +11,7 @@ from .commands import Command, option
 from .options import FILE
 
 if TYPE_CHECKING:
-    from ..train.cost import Name
+    from ..train.cost.estimate import Name
 
 
 @click.command(cls=Command)
@@ -33,7 +33,7 @@ def plan(recipe: Path, gpu: Name, gpus: int) -> None:
     never checked on one. Drawing samples and validation are not counted.
     """
     from ..train.config import read_recipe
-    from ..train.cost import summary
+    from ..train.cost.estimate import summary
 
     for line in summary(read_recipe(recipe), gpu, gpus):
         click.echo(line)

@@ -96,7 +96,7 @@ def _run(
     plan: Recipe, out: Path | None, max_minutes: float | None, dry_run: bool, device: str | None
 ) -> None:
     if dry_run:
-        from ..train.cost import summary
+        from ..train.cost.estimate import summary
 
         click.echo(plan.model_dump_json(indent=1))
         for line in summary(plan, "cpu"):

@@ -31,7 +31,7 @@ from ...io.atomic import write_file
 from ...model import weights
 from ...model.unet import NetConfig
 from ...train.config import Recipe
-from ...train.cost import count
+from ...train.cost.counting import count
 from ...train.distributed import Group
 from ...train.loop import Progress, Session, train
 from ...train.loss import predictor
