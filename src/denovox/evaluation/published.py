@@ -1,7 +1,7 @@
 """Published evaluations: each is a small pure function that follows its convention to the letter.
 
 Their figures cannot be compared with each other: clipping, the peak, the order of averages and how
-an SSIM treats the rim of a slice all change them. METHOD 4, FACTS 5.5 to 5.7; the authors' own code
+an SSIM treats the rim of a slice all change them. Method 4, Facts 5.5 to 5.7; the authors' own code
 was read where it is public, and where it differs from a paper's summary, the code is followed,
 since it produced the published numbers.
 

@@ -1,6 +1,6 @@
-"""The loss of a batch of samples: how far the network's answer is from the truth (METHOD 1).
+"""The loss of a batch of samples: how far the network's answer is from the truth (Method 1).
 
-And where a run's loss comes from: by level of METHOD 1, and by how much noise there was.
+And where a run's loss comes from: by level of Method 1, and by how much noise there was.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .config import NoiseConfig, TrainConfig
 
 Predict = Callable[[Batch], Float[Tensor, " b"]]
 
-LEVELS = ("whole", "double", "crop")  # of METHOD 1, by Batch.level
+LEVELS = ("whole", "double", "crop")  # of Method 1, by Batch.level
 BANDS = (0.1, 0.5, 2.0)  # sigma, in model units: the edges between
 BAND_NAMES = ("sigma<.1", "sigma .1-.5", "sigma .5-2", "sigma>2")
 
@@ -67,10 +67,10 @@ def predictor(net: Answer, model: ModelConfig, config: TrainConfig, device: str 
         begun = x0 if samples.start is None else samples.start.to(device, non_blocking=True)
         x = begun + each * noise
         c_skip, c_out = coefficients(model.prediction, each)
-        told = samples.condition.to(device)
+        condition = samples.condition.to(device)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
-            said = answer(net, schedule, x, sigma, told)
-        error = said.float() - (x0 - c_skip * x) / c_out
+            output = answer(net, schedule, x, sigma, condition)
+        error = output.float() - (x0 - c_skip * x) / c_out
         size = error.abs() if config.loss == "l1" else error**2
         if samples.weight is not None:
             size = size * samples.weight.to(device, non_blocking=True)

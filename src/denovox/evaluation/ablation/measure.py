@@ -1,8 +1,8 @@
 """What an ablation measures of a model: the error of its x0, and samples made from anatomy.
 
-Training losses of different targets and weights cannot be compared. So errors are those of x0, on
-fixed boxes of the patients held back, with fixed noise at fixed levels. Samples are made from the
-label maps of fixed boxes, too, and are judged beside the scans that those boxes are of.
+Training losses with different targets and weights cannot be compared. Errors are therefore those
+of x0, on fixed boxes of held-out patients, with fixed noise at fixed levels. Samples are drawn from
+the label maps of fixed boxes as well, and are compared with the scans of those boxes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from ...train.segmentation import train_segmenter
 from .table import LEVELS, Figures
 
 WINDOWS = {region.id: region.window for region in REGIONS.values()}
-TOGETHER = 4  # boxes that a model is asked at once
+TOGETHER = 4  # boxes evaluated in one batch
 
 
 class Measures(Settings):
@@ -64,8 +64,9 @@ class Measures(Settings):
 
 @dataclass(frozen=True)
 class Bench:
-    """What every model is measured with. boxes: all levels', in order; real: figures of those
-    boxes' own scans; reference: texture of other real boxes, less what never varies, over `scale`.
+    """What every model is measured against. boxes: of all levels, in order; real: figures of those
+    boxes in the scans themselves; reference: texture of other real boxes without constant features,
+    divided by `scale`.
     """
 
     measures: Measures
@@ -85,7 +86,7 @@ def bench_of(
     folder: Path,
     device: str = "cpu",
 ) -> Bench:
-    """Fixed boxes of the cases held back, and judges trained on the others; the same every time."""
+    """Fixed boxes of the held-out cases, and segmenters trained on the others; always the same."""
     boxes = boxes_of(held, patch, measures.boxes, 0)
     judges = {group: judge(training, patch, group, measures, folder) for group in measures.groups}
     others = boxes_of(held, patch, measures.reference, 1)
@@ -120,7 +121,7 @@ def measure(model: tuple[Denoiser, ModelConfig], bench: Bench) -> Figures:
 
 
 def boxes_of(held: Sequence[Case], patch: int, count: int, stream: int) -> list[Sample]:
-    """`count` boxes of each level, of the cases in turn, half of them mirrored, conditions told."""
+    """`count` boxes of each level, of the cases in turn, half of them mirrored."""
     found = []
     for level in range(len(LEVELS)):
         whole, double, crop = (float(level == other) for other in range(len(LEVELS)))
@@ -155,8 +156,8 @@ def errors(
         for sigma in bench.measures.sigmas:
 
             def ask(x: Tensor, some: list[Sample], sigma: float = sigma) -> Tensor:
-                told = batch([s.condition for s in some]).to(bench.device)
-                return denoise(x.to(bench.device), sigma, told).clamp(-1, 1).cpu()
+                conditions = batch([s.condition for s in some]).to(bench.device)
+                return denoise(x.to(bench.device), sigma, conditions).clamp(-1, 1).cpu()
 
             wrong = _in_parts(ask, x0 + sigma * noise, mine) - x0
             l1[level][str(sigma)] = float(wrong.abs().mean())
@@ -176,7 +177,7 @@ def _in_parts(
 
 @torch.no_grad()
 def samples(denoise: Denoiser, config: ModelConfig, bench: Bench) -> Float[Tensor, "b 1 x y z"]:
-    """A sample from the conditions of each box (METHOD 4), model units, from noise of its own."""
+    """A sample from the conditions of each box (Method 4), model units, each from its own noise."""
     schedule = config.noise_schedule
     start = float(schedule.sigmas[-1]) if schedule.zero_snr else 80.0
     sigmas = schedule.descend(bench.measures.evaluations, "uniform", start=start)
@@ -184,16 +185,16 @@ def samples(denoise: Denoiser, config: ModelConfig, bench: Bench) -> Float[Tenso
     white = [field(n, (shape[0], shape[1], shape[2])) for n in range(len(bench.boxes))]
 
     def make(x: Tensor, some: list[Sample]) -> Tensor:
-        told = batch([s.condition for s in some]).to(bench.device)
+        conditions = batch([s.condition for s in some]).to(bench.device)
         task = Task(x.to(bench.device), sigmas, clip, ddim, order=2)
-        return task.run(lambda x, sigma: denoise(x, sigma, told), lambda stream: x).cpu()
+        return task.run(lambda x, sigma: denoise(x, sigma, conditions), lambda stream: x).cpu()
 
     noise = torch.cat([each(0) for each in white])
     return _in_parts(make, sigmas[0] * noise, bench.boxes).clamp(-1, 1)
 
 
 def textures(x0: Float[Tensor, "b 1 x y z"], boxes: Sequence[Sample]) -> Float[np.ndarray, "b f"]:
-    """Texture features of crops, each in its region's window and over all of its voxels."""
+    """Texture features of crops, each in its region's window, over all voxels."""
     rows = []
     for unit, box in zip(x0[:, 0].numpy(), boxes, strict=True):
         window = WINDOWS[int(box.condition.region)]
@@ -227,7 +228,7 @@ def judge(
 
 @torch.no_grad()
 def group_dice(net: torch.nn.Module, group: str, x0: Tensor, boxes: list[Sample]) -> float:
-    """Dice of a segmenter's mask of x0 with the labels of its boxes, over the voxels of all.
+    """Dice of a segmenter's mask of x0 and the labels of its boxes, over all voxels of all boxes.
 
     1 where both are empty.
     """

@@ -1,8 +1,8 @@
-"""`denovox ablate`: what each part of METHOD 1 is worth, at equal compute and over several seeds.
+"""`denovox ablate`: what each part of Method 1 is worth, at equal compute and over several seeds.
 
-An arm is a recipe with one part changed; all arms of a seed see the same samples as far as they
-reach. Equal compute: each arm is trained for as many floating-point operations (forward and
-backward, counted, not timed) as the paper's own arm is in the recipe's steps.
+An arm is a recipe with one part changed; all arms of a seed see the same samples, as far as their
+steps go. Equal compute: each arm is trained for as many floating-point operations (forward and
+backward, counted, not timed) as the paper's arm takes for the steps of the recipe.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ WEIGHTS = "weights.safetensors"
 
 
 class Arm(Settings):
-    """What a recipe becomes; what is not named is as the paper has it.
+    """What a recipe becomes in this arm; what is not named is as in the paper.
 
     key: of its folders. levels: whether training shows all levels as the recipe has them, or crops
     alone. against: the arm that it differs from by one part. zero_snr: the schedule ends there, and
@@ -61,24 +61,24 @@ class Arm(Settings):
     zero_snr: bool = False
 
     def recipe(self, base: Recipe, seed: int) -> Recipe:
-        """The recipe of this arm and seed; its steps are still those of `base`."""
+        """The recipe of this arm and seed, still with the steps of `base`."""
         sample, net, train = base.data.sample, base.model.net, base.train
         if not self.levels:
             sample = sample.model_copy(update={"levels": (0.0, 0.0, 1.0)})
         net = net.model_copy(update={"position": self.position, "stem": self.stem})
-        told = {"net": net, "prediction": self.prediction, "zero_snr": self.zero_snr}
+        changes = {"net": net, "prediction": self.prediction, "zero_snr": self.zero_snr}
         changed = {"loss": self.loss, "min_snr": self.min_snr, "seed": seed}
         return base.model_copy(
             update={
                 "name": f"{self.key}-{seed}",
                 "data": base.data.model_copy(update={"source": None, "sample": sample}),
-                "model": base.model.model_copy(update=told),
+                "model": base.model.model_copy(update=changes),
                 "train": train.model_copy(update=changed),
             }
         )
 
 
-PAPER = "embedding"  # the arm that has all the paper has, and the recipe's own steps
+PAPER = "embedding"  # the arm with all that the paper has, and the steps of the recipe
 ARMS = (
     Arm(key="patch", text="patch only", levels=False, position="none"),
     Arm(key="levels", text="+ multi-level", against="patch", position="none"),
@@ -113,7 +113,7 @@ class Ablation(Settings):
 
 
 class Plan(Settings):
-    """What a folder of an ablation was made with; another one may not be mixed in."""
+    """The plan behind a folder of results; results of another plan are not mixed in."""
 
     recipe: Recipe
     measures: Measures
@@ -131,7 +131,7 @@ def run(
 
     Yields a line for the user, or the share of all runs that is done. figures.json and figures.md
     are rewritten after each run. A run that was stopped goes on where it was. `InputError` where
-    the folder belongs to another plan, or nobody is held back.
+    the folder belongs to another plan, or no patient is held out.
     """
     config = config or Ablation()
     began = time.monotonic()
@@ -171,7 +171,7 @@ def run(
 def _train(
     recipe: Recipe, training: list[store.Case], folder: Path, max_minutes: float, device: str
 ) -> Generator[Progress, None, None]:
-    """One run, or the rest of it; its weights are there when it has had all its steps."""
+    """One run, or the rest of it; its weights file appears once all steps are done."""
     if (folder / WEIGHTS).is_file():
         return
     torch.manual_seed(recipe.train.seed)
@@ -226,11 +226,11 @@ def _recipe(plan: Plan, arm: Arm, seed: int) -> Recipe:
 
 def _claim(folder: Path, plan: Plan) -> None:
     path = folder / "plan.json"
-    told = plan.model_dump_json(indent=1)
-    if path.is_file() and json.loads(path.read_text()) != json.loads(told):
+    text = plan.model_dump_json(indent=1)
+    if path.is_file() and json.loads(path.read_text()) != json.loads(text):
         raise InputError(f"{folder} holds an ablation of another recipe; give another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    write_file(path, told)
+    write_file(path, text)
 
 
 def _bench(
@@ -245,7 +245,7 @@ def _bench(
 
 
 def _write(folder: Path, plan: Plan, real: Figures) -> None:
-    """All that is there so far, by arm."""
+    """All results so far, by arm."""
     found = []
     for arm in ARMS:
         paths = sorted(folder.glob(f"{arm.key}-*/figures.json"))
@@ -255,7 +255,7 @@ def _write(folder: Path, plan: Plan, real: Figures) -> None:
         }
         if runs:
             found.append(Measured(arm.key, arm.text, arm.against, plan.steps[arm.key], runs))
-    told = {
+    content = {
         "plan": plan.model_dump(mode="json"),
         "real": real.model_dump(mode="json"),
         "arms": {
@@ -263,5 +263,5 @@ def _write(folder: Path, plan: Plan, real: Figures) -> None:
             for one in found
         },
     }
-    write_file(folder / "figures.json", json.dumps(told, indent=1))
+    write_file(folder / "figures.json", json.dumps(content, indent=1))
     write_file(folder / "figures.md", as_markdown(found, real))

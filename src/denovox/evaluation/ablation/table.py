@@ -14,12 +14,12 @@ LEVELS = "whole", "2x crop", "crop"
 
 
 class Figures(Settings):
-    """Of one model, or of the real boxes themselves (whose errors are empty).
+    """Figures of one model, or of the real boxes (whose errors are empty).
 
     l1, l2: mean absolute and root mean square error of x0, model units, by level and sigma; x0 is
-    clipped to [-1, 1], as it is in sampling. realism: Frechet distance of texture features, each in
-    units of its SD over real boxes. dice: of what is segmented with the labels given, by group;
-    voxels of all boxes together.
+    clipped to [-1, 1], as in sampling. realism: Frechet distance of texture features, each in units
+    of its SD over real boxes. dice: of the segmentation with the labels of the boxes, by group;
+    voxels of all boxes.
     """
 
     l1: dict[str, dict[str, float]] = Field(default={})
@@ -40,7 +40,7 @@ class Figures(Settings):
 
 @dataclass(frozen=True)
 class Measured:
-    """An arm, and what its runs gave, by seed."""
+    """An arm and the figures of its runs, by seed."""
 
     key: str
     text: str
@@ -50,7 +50,7 @@ class Measured:
 
 
 def as_markdown(arms: Sequence[Measured], real: Figures) -> str:
-    """A row an arm: mean over seeds and, behind it, the lowest and the highest."""
+    """A row per arm: mean over seeds, followed by the lowest and the highest value."""
     heads = [*(f"error, {level}" for level in LEVELS), "realism"]
     heads += [f"Dice, {group}" for group in real.dice]
     lines = [
@@ -62,8 +62,8 @@ def as_markdown(arms: Sequence[Measured], real: Figures) -> str:
         cells = [_cell([run.error(level) for run in runs], 4) for level in LEVELS]
         cells.append(_cell([run.realism for run in runs], 2))
         cells += [_cell([run.dice[group] for run in runs], 3) for group in real.dice]
-        told = [arm.text, arm.against or "", str(len(runs)), str(arm.steps), *cells]
-        lines.append("| " + " | ".join(told) + " |")
+        cells_of = [arm.text, arm.against or "", str(len(runs)), str(arm.steps), *cells]
+        lines.append("| " + " | ".join(cells_of) + " |")
     own = [f"{real.realism:.2f}", *(f"{value:.3f}" for value in real.dice.values())]
     lines.append("| the scans themselves |  |  |  |" + "  |" * len(LEVELS) + " "
                  + " | ".join(own) + " |")  # fmt: skip

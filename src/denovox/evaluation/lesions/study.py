@@ -1,5 +1,5 @@
 """`denovox evaluate lesions`: how a segmenter trained on real lesions takes synthetic ones
-(METHOD 4).
+(Method 4).
 
 The segmenter is small and trained on the real lesions of other patients. Its figures on real
 lesions are the ceiling for synthetic ones; those at the same places without a lesion are the
