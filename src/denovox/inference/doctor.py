@@ -65,28 +65,8 @@ class Report(Settings):
     costs: tuple[Cost, ...] = ()
 
 
-def _report(
-    path: Path,
-    findings: list[Finding],
-    stacking: tuple[Stacking, ...] = (),
-    values: hu_checks.Values | None = None,
-    geometry: geometry_checks.Geometry | None = None,
-    view: geometry_checks.View | None = None,
-    regions: tuple[Region, ...] = (),
-    costs: tuple[Cost, ...] = (),
-) -> Report:
-    worst = max((one.severity for one in findings), key=hu_checks.ORDER.index)
-    return Report(
-        path=str(path),
-        verdict=worst,
-        findings=tuple(findings),
-        values=values,
-        geometry=geometry,
-        stacking=stacking,
-        view=view,
-        regions=regions,
-        costs=costs,
-    )
+def _worst(findings: list[Finding]) -> Severity:
+    return max((one.severity for one in findings), key=hu_checks.ORDER.index)
 
 
 def examine(
@@ -114,14 +94,23 @@ def examine(
             *_of_stacking(stacking),
             Finding(code="read", severity="refuse", sentence=str(error)),
         ]
-        return _report(path, found, stacking=stacking)
+        return Report(
+            path=str(path), verdict=_worst(found), findings=tuple(found), stacking=stacking
+        )
     found = [Finding(code="reader", severity="note", sentence=note) for note in notes]
     found += _of_stacking(stacking)
     geometry, more = geometry_checks.check_geometry(volume)
     found += more
     values, more = hu_checks.check_values(volume)
     if any(one.severity == "refuse" for one in more):
-        return _report(path, [*found, *more], stacking=stacking, values=values, geometry=geometry)
+        return Report(
+            path=str(path),
+            verdict=_worst([*found, *more]),
+            findings=(*found, *more),
+            stacking=stacking,
+            values=values,
+            geometry=geometry,
+        )
     coarse = anatomy.coarse(volume)
     values, more = hu_checks.check_values(volume, coarse)
     found += more
@@ -136,9 +125,10 @@ def examine(
         else tuple(cost(timing, volume, spans, method, coloured=coloured) for method in METHODS)
     )
     found += () if timing is None else _resampled(timing, volume)
-    return _report(
-        path,
-        found,
+    return Report(
+        path=str(path),
+        verdict=_worst(found),
+        findings=tuple(found),
         stacking=stacking,
         values=values,
         geometry=geometry,

@@ -98,7 +98,7 @@ class Coloured:
     def prox(self, x0: Vol, y: Vol, rho: float) -> Vol:
         """argmin |S^-1/2 (y - x)|^2 + rho |x - x0|^2: (y + rho S x0) / (1 + rho S), by frequency.
 
-        Where there is no noise (S = 0), it is y.
+        At frequencies without noise (S = 0), the result is y.
         """
         weight = rho * self.psd
         return y + filtered(x0 - y, weight / (1 + weight))

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 
 from ...core.box import Box, bounding_box
+from ...core.condition import Condition
 from ...core.labels import AIRWAY, BONE, LUNG, OUTSIDE
 from ...core.morphology import dilate_mm, erode_mm
 from ...core.regions import region as region_named
@@ -66,7 +67,18 @@ def anomaly_maps(
     """
     z = slice(0, volume.shape[2]) if z is None else z
     window, box = region_named(region).window, around(roi[..., z], volume.spacing_mm)
-    scan, residual = _split(engine, volume, coarse, region, roi, box, z, method, options)
+    whole = Box((*box.start[:2], box.start[2] + z.start), box.size)
+    grid = working_grid(volume, engine.config.spacing_mm)
+    frame = Frame.of_box(volume, grid, region_named(region), whole, z)
+    scan = np.clip(window.unit(volume.hu.astype(np.float32)), -1, 1)
+    condition = frame.condition(coarse if method.anatomy else np.zeros_like(coarse))
+    residual = _residual(
+        engine, frame, frame.to_grid(scan), frame.labels(roi), condition, method, options
+    )
+    if not frame.own_grid:
+        # Resample the residual, not the estimate: detail lost on a coarser grid is not an anomaly.
+        residual = frame.from_grid(residual, whole.slices)
+    scan = scan[whole.slices]
     anatomy = np.ascontiguousarray(coarse[..., z])
     inside = roi[..., z] & (anatomy != OUTSIDE)
     groups = np.where(inside, surroundings(anatomy, volume.spacing_mm), np.uint8(0))[box.slices]
@@ -80,26 +92,18 @@ def anomaly_maps(
     return AnomalyMaps(np.stack(maps, -1), estimate, box)
 
 
-def _split(
+def _residual(
     engine: Engine,
-    volume: Volume,
-    coarse: Labels,
-    region: str,
+    frame: Frame,
+    scan: Float[np.ndarray, "u v w"],
     roi: Mask,
-    box: Box,
-    z: slice,
+    condition: Condition,
     method: AnomalyMethod,
     options: RunOptions,
-) -> tuple[Float[np.ndarray, "u v w"], Float[np.ndarray, "u v w"]]:
-    """The scan in a box of slices z, and its residual to the healthy estimate; model units."""
-    grid = working_grid(volume, engine.config.spacing_mm)
-    whole = Box((*box.start[:2], box.start[2] + z.start), box.size)
-    frame = Frame.of_box(volume, grid, region_named(region), whole, z)
-    scan = np.clip(frame.region.window.unit(volume.hu.astype(np.float32)), -1, 1)
-    condition = frame.condition(coarse if method.anatomy else np.zeros_like(coarse))
-    known = tensor(~frame.labels(roi)).to(engine.device)
-    work = frame.to_grid(scan)
-    y = tensor(work).to(engine.device)
+) -> Float[np.ndarray, "u v w"]:
+    """The scan in a frame, minus its healthy estimate within the ROI; model units."""
+    known = tensor(~roi).to(engine.device)
+    y = tensor(scan).to(engine.device)
     total = torch.zeros_like(y)
     for number in range(method.seeds):
         drawn = frame.noise(options.seed + number // 2, engine.device)
@@ -110,11 +114,7 @@ def _split(
 
         task = anomaly(y, method.sigma_star, method.steps, known, noise)
         total += engine.run(task, condition, noise, options.part(number, method.seeds))
-    residual = work - (total / method.seeds)[0, 0].cpu().numpy()
-    if not frame.own_grid:
-        # Resample the residual, not the estimate: detail lost on a coarser grid is not an anomaly.
-        residual = frame.from_grid(residual, whole.slices)
-    return scan[whole.slices], residual
+    return scan - (total / method.seeds)[0, 0].cpu().numpy()
 
 
 def surroundings(coarse: Labels, spacing_mm: tuple[float, float, float]) -> Labels:
