@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Shaped
+from scipy import ndimage
 
 
 def _weights(old: int, new: int, start: float, size: float) -> Float[np.ndarray, "new old"]:
@@ -64,6 +65,22 @@ def nearest(
         else:
             array = array.take(pick, axis)
     return np.ascontiguousarray(array)
+
+
+def onto(
+    array: Float[np.ndarray, "x y z"],
+    to_array: Float[np.ndarray, "4 4"],
+    shape: Sequence[int],
+    outside: float,
+) -> Float[np.ndarray, "x2 y2 z2"]:
+    """Trilinear interpolation on another grid; to_array: voxel index there -> index in `array`.
+
+    Positions beyond the array take the value `outside`.
+    """
+    result: np.ndarray = ndimage.affine_transform(
+        array, to_array, output_shape=tuple(shape), order=1, cval=outside
+    )
+    return result
 
 
 def noise_gain(array_shape: Sequence[int], shape: Sequence[int]) -> float:
