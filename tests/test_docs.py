@@ -1,11 +1,13 @@
 """The docs say what is: commands, links, names of code, the vocabulary, fields of recipes."""
 
 import ast
+import contextlib
 import importlib
 import importlib.util
 import inspect
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -13,9 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
+from unittest.mock import create_autospec
 
 import annotated_types
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from pydantic.fields import FieldInfo
@@ -36,7 +40,9 @@ TODAY = [
     if page.name not in ("log.md", "CHANGELOG.md", "cli.md") and "benchmarks" not in page.parts
 ]
 WORDS = {str: "string", int: "integer", float: "number", bool: "boolean", Path: "path"}
-IN_EVERY_MODEL_COMMAND = {"tile", "device", "precision", "batch"}
+SHARED = {"tile", "device", "precision", "batch"} | {
+    "series", "straighten", "accept_hu", "report", "like", "force"
+}  # fmt: skip
 
 
 def name_of(page: Path) -> str:
@@ -251,10 +257,10 @@ def test_the_layers_are_those_that_are_checked():
 
 
 def test_no_command_has_more_than_ten_flags():
-    """Beside those that every command has which runs a model."""
+    """Beside those of reading, running and writing that many commands share."""
     for words, command in COMMANDS.items():
         flags = {p.name for p in command.params if isinstance(p, click.Option)}
-        assert len(flags - IN_EVERY_MODEL_COMMAND) <= 10, words
+        assert len(flags - SHARED) <= 10, words
 
 
 def shown_commands(text: str) -> Iterator[str]:
@@ -295,6 +301,86 @@ def test_shown_python_is_of_the_public_face(page):
             if isinstance(node, ast.Call) and (function := resolved(node.func)):
                 taken = inspect.signature(function).parameters
                 assert {one.arg for one in node.keywords} <= set(taken), ast.unparse(node)
+
+
+NOT_RUN = re.compile(r"<!-- not run: [^>]+ -->\s*\Z")  # above a block: it is parsed alone
+
+
+def blocks_of(text: str) -> Iterator[tuple[str, bool]]:
+    """(the code, whether it runs) of each Python block of a page or docstring."""
+    text = inspect.cleandoc(text)
+    for fence in re.finditer(r"^```python\n(.*?)^```", text, re.M | re.S):
+        yield fence[1], not NOT_RUN.search(text[: fence.start()])
+
+
+def docstrings() -> Iterator[tuple[str, str]]:
+    """(file and name, text) of every docstring of the package that has a block of code."""
+    for file in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                text = ast.get_docstring(node) or ""
+                assert ">>>" not in text, f"{file}: write the example as a ```python block"
+                if "```python" in text:
+                    yield f"{name_of(file)} {getattr(node, 'name', '')}", text
+
+
+@pytest.fixture
+def names_of_the_docs(tmp_path, monkeypatch):
+    """What the blocks take for granted: files in the working folder, and values of these names.
+
+    The model is a stand-in that takes exactly the arguments of the real one: its results are tested
+    elsewhere, and take hours with the real weights.
+    """
+    from denovox.io import nifti
+    from denovox.simulate.phantom import add_noise, chest
+
+    monkeypatch.chdir(tmp_path)
+    made = chest((48, 44, 60), (7.0, 7.0, 4.0))
+    ct, ids = add_noise(made.ct, 20, 0), made.labels
+    nifti.write(ct, "ct.nii.gz")
+    nifti.write_labels(np.minimum(ids, 2), ct.affine, "mask.nii.gz")
+    nifti.write_labels(ids, ct.affine, "labels.nii.gz")
+    model = create_autospec(denovox.Model, instance=True)
+    model.denoise.return_value = model.superres.return_value = ct
+    load = create_autospec(denovox.load, return_value=model)
+    monkeypatch.setattr(denovox, "load", load, raising=False)
+    report = create_autospec(denovox.inspect)  # it times the real model
+    monkeypatch.setattr(denovox, "inspect", report, raising=False)
+    values = {"denovox": denovox, "ct": ct, "model": model, "mask": ids > 0}
+    values |= {"image": ct.to_nibabel(), "array": ct.hu, "tensor": ct.to_metatensor()}
+    values["sitk_image"] = ct.to_sitk()
+    return values
+
+
+PYTHON = {name_of(page): page.read_text() for page in TODAY} | dict(docstrings())
+PYTHON = {name: text for name, text in PYTHON.items() if "```python\n" in text}
+
+
+@pytest.mark.parametrize("name", PYTHON)
+def test_shown_python_runs(name, names_of_the_docs):
+    for code, runs in blocks_of(PYTHON[name]):
+        compiled = compile(code, name, "exec")
+        if runs:
+            exec(compiled, names_of_the_docs)
+
+
+def block_commands(text: str) -> Iterator[str]:
+    """`denovox ...` in fenced and indented blocks, without comments."""
+    yield from shown_commands(re.sub(r"`[^`\n]+`", "", text))
+
+
+@pytest.mark.parametrize("page", TODAY, ids=name_of)
+def test_shown_commands_are_parsed(page):
+    """By click itself: each option takes its value, and no argument is missing."""
+    for line in block_commands(page.read_text()):
+        words = shlex.split(re.split(r"\s(?:\||>|&&)\s", line)[0])
+        command: click.Command = main
+        names = []
+        while isinstance(command, click.Group):
+            names.append(words.pop(0))
+            command = command.commands[names[-1]]
+        with contextlib.suppress(click.exceptions.Exit):  # --help
+            command.make_context(" ".join(names), words)
 
 
 def importable(module: str, name: str) -> bool:

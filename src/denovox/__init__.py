@@ -12,6 +12,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .core.process import watch_forks
 from .core.version import __version__
 
 if TYPE_CHECKING:
@@ -26,12 +27,12 @@ if TYPE_CHECKING:
     from .inference.posterior import Posterior
     from .inference.scan_context import ScanContext
     from .inference.superres import ThinSlices
-    from .io.formats import read
     from .io.label_maps import read_labels
     from .io.nifti import write
     from .reports.faithfulness import report
     from .reports.types import Report
     from .scan.anatomy import coarse as coarse_anatomy
+    from .scan.gate import read
 
 __all__ = [
     "Component",
@@ -71,11 +72,13 @@ _HOMES = {  # public name -> module, and the name it has there where that is ano
     "coarse_anatomy": "scan.anatomy:coarse",
     "inspect": "inference.doctor:examine",
     "load": "inference.model",
-    "read": "io.formats",
+    "read": "scan.gate",
     "read_labels": "io.label_maps",
     "report": "reports.faithfulness",
     "write": "io.nifti",
 }
+
+watch_forks()
 
 
 def __getattr__(name: str) -> Any:

@@ -14,9 +14,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from command_line import refuses, run
 
-from denovox.cli.main import main
 from denovox.datasets import manifest, store
 
 AFFINE = np.diag([-4.0, -4.0, 5.0, 1.0])
@@ -29,19 +28,6 @@ def body(seed: int, shape: tuple[int, int, int] = (40, 36, 12)) -> np.ndarray:
     hu = np.where(x**2 + y**2 < 0.7, 50.0, -1000.0)
     hu += 25 * np.random.default_rng(seed).standard_normal(shape)
     return np.maximum(hu, -1024).round().astype(np.int16)  # as scanners do
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in arguments])
-
-
-def refuses(result: Result, *says: str) -> None:
-    """Exit code 2 and one sentence on stderr."""
-    assert result.exit_code == 2, result.output
-    last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("denovox: ")
-    for word in says:
-        assert word in last
 
 
 @pytest.fixture

@@ -51,4 +51,4 @@ def test_a_folder_that_cannot_be_created(small, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     result = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "file" / "demo")])
     assert result.exit_code == 2
-    assert "cannot be created" in result.stderr
+    assert "file is a file, not a folder; choose another place" in result.stderr

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from denovox.cli.main import main
-from denovox.cli.plan import plan as command
+from denovox.cli.pack import plan as command
 from denovox.train.cost.estimate import GPUS, Name
 
 RECIPE = """

@@ -1,5 +1,7 @@
 """Shapes in millimetres: against closed forms, and against scipy where both know the answer."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -11,6 +13,7 @@ from denovox.core.morphology import (
     dilate_mm,
     erode_mm,
     largest,
+    reaching,
     within_slice,
 )
 
@@ -140,3 +143,36 @@ def test_the_largest_component():
     assert np.argwhere(found).tolist() == [[2, 0, 1], [2, 1, 1], [2, 2, 1]]
     assert largest(found) is found
     assert not largest(np.zeros((2, 2, 2), bool)).any()
+
+
+def reaching_by_numbers(mask, axes):
+    """`reaching`, from the numbers of the connected components of what is eroded."""
+    wide, inner = np.pad(mask, 1, constant_values=True), (slice(1, -1),) * 3
+    cube = np.ones((3, 3, 3))
+    core = ndimage.binary_erosion(wide, cube, border_value=1)
+    parts, _ = ndimage.label(core, cube)
+    ends = [np.take(parts[inner], (0, -1), axis) for axis in axes]
+    numbers = np.setdiff1d(np.concatenate([end.ravel() for end in ends]), [0])
+    return (ndimage.binary_dilation(np.isin(parts, numbers), cube) & wide)[inner]
+
+
+@pytest.mark.parametrize("axes", [(0, 1), (0, 1, 2), (2,)])
+@pytest.mark.parametrize("seed", range(12))
+def test_what_reaches_the_border_is_found_in_any_layout(seed, axes):
+    rng = np.random.default_rng(seed)
+    mask = blobs(seed, tuple(rng.integers(4, 26, 3)), rng.uniform(0.2, 0.7))
+    expected = reaching_by_numbers(mask, axes)
+    for order in itertools.permutations(range(3)):
+        laid = np.ascontiguousarray(mask.transpose(order)).transpose(np.argsort(order))
+        assert np.array_equal(reaching(laid, axes), expected)
+    assert np.array_equal(reaching(mask[::-1, :, ::-1], axes), expected[::-1, :, ::-1])
+
+
+def test_a_region_that_winds_is_followed_to_its_end():
+    mask = np.zeros((200, 7, 9), bool)
+    mask[:, :3] = mask[:, 4:] = True
+    for turn in range(3, 200, 8):  # walls with gaps on alternate sides, thick enough to pass
+        mask[turn : turn + 4, :, : 5 if turn % 16 == 3 else 9] = False
+        mask[turn : turn + 4, :, :4] = turn % 16 != 3
+    mask[-1] = False
+    assert np.array_equal(reaching(mask, (0,)), reaching_by_numbers(mask, (0,)))

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from denovox.core.volume import Volume, Window, spacing_of
+from denovox.core.errors import InputError
+from denovox.core.volume import Grid, Volume, Window, spacing_of
 
 ABDOMEN = Window(360, 60)
 widths, levels, values = st.floats(1, 4000), st.floats(-1000, 1000), st.floats(-2000, 4000)
@@ -112,3 +113,30 @@ def test_every_other_slice_is_no_volume_of_the_same_grid():
         with pytest.raises(ValueError, match=f"steps of {step}"):
             volume.slices(slice(None, None, step))
     assert np.array_equal(volume.affine, np.eye(4))
+
+
+def test_a_grid_is_another_if_any_corner_is_off():
+    affine = np.array([[0, -0.8, 0, 10], [0.7, 0, 0, -20], [0, 0, 2.5, 300], [0, 0, 0, 1.0]])
+    one = Grid((200, 100, 50), affine)
+    assert one.matches(Grid((200, 100, 50), affine.astype(np.float32).astype(np.float64)))
+    longer = affine @ np.diag([1 + 1e-4, 1, 1, 1])  # 0.014 mm, at the far end alone
+    assert np.allclose(longer[:3, 3], affine[:3, 3])
+    others = {
+        "shape": Grid((200, 100, 49), affine),
+        "origin": Grid(one.shape, affine + 0.1 * np.eye(4, k=3)),
+        "spacing": Grid(one.shape, longer),
+        "direction": Grid(one.shape, affine @ np.diag([-1, 1, 1, 1])),
+        "order": Grid((100, 200, 50), affine[:, [1, 0, 2, 3]]),  # the same voxels, as an array not
+    }
+    for other in others.values():
+        assert not one.matches(other)
+        with pytest.raises(InputError) as caught:
+            other.require(one, "m.nii", "ct.nii")
+        assert str(caught.value) == (
+            f"m.nii is not on the grid of ct.nii: it has {other}, and ct.nii has {one}; resample"
+            " one of them to the other"
+        )
+    assert str(one) == (
+        "200 x 100 x 50 voxels of 0.7 x 0.8 x 2.5 mm from (10.00, -20.00, 300.00) to"
+        " (-69.20, 119.30, 422.50) mm"
+    )

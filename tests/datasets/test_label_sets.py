@@ -14,11 +14,12 @@ from denovox.core.labels import (
     NAMES,
     OUTSIDE,
     TOTALSEGMENTATOR_V2,
+    overlay,
     path,
 )
 from denovox.core.volume import Volume
 from denovox.datasets import label_sets
-from denovox.datasets.label_sets import Bridge, apply, bridge, from_table, lesion, organs, overlay
+from denovox.datasets.label_sets import Bridge, apply, bridge, from_table, lesion, organs
 from denovox.io import label_maps, nifti
 
 HOW_MANY = {  # values, as published; all numbered from 1 without a gap

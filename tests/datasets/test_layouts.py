@@ -1,6 +1,7 @@
 """The catalogue, on tiny trees of the published layouts: empty files under the true names."""
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -285,7 +286,7 @@ PUBLISHED = {
 
 def test_every_layout_is_tried_here():
     assert {*PUBLISHED, "bmad_liver"} == set(LAYOUTS)
-    assert {*LAYOUTS, "index", "folder"} == set(LOOKS)
+    assert {*LAYOUTS, "index", "nnunet", "folder"} == set(LOOKS)
 
 
 @pytest.mark.parametrize("layout", PUBLISHED)
@@ -502,9 +503,44 @@ def test_a_link_is_followed_and_one_in_a_ring_ends(tmp_path):
     assert [e.id for e in find(tmp_path / "here", "folder")] == ["in_Ann_a"]
 
 
-def test_names_that_would_be_one(tmp_path):
+def test_names_that_would_be_one_stay_apart(tmp_path):
+    """Whatever else is in the folder, and in the order of any file system."""
+    tree(tmp_path, "a b.nii", "a+b.nii", "a-b.nii")
+    ids = {e.scan.name: e.id for e in survey(tmp_path, "folder").entries}
+    assert ids["a-b.nii"] == "a-b"
+    assert len(set(ids.values())) == 3
+    assert all(re.fullmatch(r"a-b(-[0-9a-f]{8})?", name) for name in ids.values())
     with pytest.raises(InputError, match="would both be case 'a-b'"):
-        survey(tree(tmp_path, "a b.nii", "a+b.nii"), "folder")
+        survey(tree(tmp_path, "a-b.nii.gz"), "folder")
+
+
+STRANGE = [b"M\xfcller.nii", b"M\xf6ller.nii", "Müller.nii".encode(), "张三.nii".encode(),
+           "李四.nii".encode(), "😀.nii".encode(), b" -x y.nii", b"a\nb\t.nii", b"con.nii",
+           b"..a.nii", b"x" * 250 + b".nii", b"y" * 250 + b".nii"]  # fmt: skip
+
+
+def test_names_of_any_kind_are_cases_with_safe_ids_and_patients_of_their_own(tmp_path):
+    for name in STRANGE:
+        (tmp_path / os.fsdecode(name)).touch()
+    entries = survey(tmp_path, "folder").entries
+    assert len(entries) == len(STRANGE) - 1  # the hidden one is left alone
+    for texts in ({e.id for e in entries}, {e.patient for e in entries}):
+        assert len(texts) == len(entries)
+        assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}", text) for text in texts)
+        assert not {"con", "nul"} & texts
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / os.fsdecode(STRANGE[0])).touch()
+    [entry] = survey(alone, "folder").entries
+    assert entry.id in {e.id for e in entries}  # which a later run recognises
+
+
+def test_a_pipe_and_a_store_in_a_folder_of_scans(tmp_path):
+    tree(tmp_path, "a.nii", "store/settings.json", "store/.lock", "store/a/abdomen/x.nii")
+    os.mkfifo(tmp_path / "pipe")
+    found = survey(tmp_path, "folder")
+    assert [e.id for e in found.entries] == ["a"]
+    assert [name for name, _ in found.left_out] == ["pipe"]
 
 
 def indexed(folder, *entries):

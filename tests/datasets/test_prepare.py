@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,6 +100,33 @@ def test_the_splits_of_an_index_are_the_stores(source, tmp_path):
     assert found == {"A": "test", "B": "validation", "C": manifest.split_of("C")}
 
 
+def test_no_name_stops_a_folder_and_all_are_in_the_manifest(source, tmp_path):
+    """Latin-1 as unpacked from a ZIP of Windows, line breaks, and one that cannot be read."""
+    folder, target = tmp_path / os.fsdecode(b"M\xfcller::x"), tmp_path / os.fsdecode(b"st\xf6re#?%")
+    folder.mkdir()
+    names = [b"M\xfcller.nii.gz", b"M\xf6ller.nii.gz", b"-a b\nc\t.nii.gz", b"x" * 248 + b".nii.gz"]
+    for name, from_ in zip(names, ("t", "c", "l", "t"), strict=True):
+        shutil.copy(source / f"{from_}.nii.gz", folder / os.fsdecode(name))
+    (folder / os.fsdecode(b"broken\xff.nii.gz")).write_bytes(b"no scan")
+    first = run(folder, target, PrepareConfig(), layout="folder")
+    rows = manifest.read(target)
+    assert {row.file for row in rows} == {
+        r"M\xfcller.nii.gz", r"M\xf6ller.nii.gz", r"-a b\nc\t.nii.gz", f"{'x' * 248}.nii.gz",
+        r"broken\xff.nii.gz",
+    }  # fmt: skip
+    (broken,) = (row for row in rows if row.file.startswith("broken"))
+    assert r"broken\xff.nii.gz" in broken.aside
+    assert len({row.id for row in rows}) == len(rows)
+    again = run(folder, target, PrepareConfig(), layout="folder")
+    assert any("5 of them already in the store" in text for text in again)
+    assert manifest.read(target) == rows
+    assert all(text.isprintable() for text in [*first, *again])
+    for path in target.glob("*/entry.json"):  # as an earlier version, which stopped here, left them
+        path.write_text(path.read_text().replace(r"M\\xfcller", r"M\udcfcller"))
+    run(folder, target, PrepareConfig(), layout="folder")
+    assert manifest.read(target) == rows
+
+
 def test_what_is_blank_is_unknown_and_noted(source, tmp_path):
     """But where a mask names it: somebody has seen it there."""
     image = nibabel.load(source / "t.nii.gz")
@@ -118,7 +146,9 @@ def test_what_is_blank_is_unknown_and_noted(source, tmp_path):
     assert np.array_equal(anatomy == ID["unknown"], blank & ~named)
     assert np.array_equal(anatomy == ID["liver"], named)
     share = (blank & ~named).mean()
-    assert torso.facts.notes == (f"{share:.0%} is blank (one constant value): labelled unknown",)
+    outside, unknown = torso.facts.notes
+    assert "exactly -777 HU and reach the border: treated as outside the scan" in outside
+    assert unknown == f"{share:.0%} is blank (one constant value): labelled unknown"
     assert chest_case.facts.notes == ()
 
 
@@ -136,7 +166,7 @@ def test_a_doubtful_scan_is_put_aside_with_the_reason(source, tmp_path):
     (source / "index.json").write_text(json.dumps(entries))
     said = run(source, tmp_path / "store")
     rows = {row.id: row.aside for row in manifest.read(tmp_path / "store")}
-    assert "not in Hounsfield units" in rows["c"]
+    assert "not in HU" in rows["c"]
     assert "not a NIfTI file" in rows["t"] or "t.nii.gz" in rows["t"]
     assert rows["ok/chest"] == ""
     assert any(line.startswith("c: set aside") for line in said)

@@ -6,21 +6,20 @@ import csv
 import hashlib
 import json
 import math
+from functools import partial
 from pathlib import Path
 
+import command_line
 import nibabel
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
-
-from denovox.cli.main import main
+from command_line import refuses
 
 SHAPE = (24, 20, 12)
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["evaluate", "pairs", *map(str, arguments)])
+run = partial(command_line.run, "evaluate", "pairs")
 
 
 def scan(path: Path, seed: int, add: float = 0.0, affine: np.ndarray = AFFINE) -> Path:
@@ -120,14 +119,6 @@ def test_bmad_pairs_maps_and_masks(tmp_path):
     assert {(f["patients"], f["scans"]) for f in told["figures"]} == {(2, 8)}
 
 
-def refuses(result: Result, *says: str) -> None:
-    assert result.exit_code == 2, result.output
-    last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("denovox: ")
-    for word in says:
-        assert word in last
-
-
 def test_scores_of_images_count_instead_of_their_maps(tmp_path):
     rows = [("patient", "map", "mask", "score")]
     for i in range(4):
@@ -160,7 +151,72 @@ def test_bad_input_is_one_sentence(folders, tmp_path):
     assert not out.exists()
 
 
+@pytest.mark.parametrize("protocol", ["mayo16-redcnn", "rplhr", "bmad-liver"])
+def test_another_place_is_refused_with_both_geometries(tmp_path, protocol):
+    names = ("maps", "masks") if protocol == "bmad-liver" else ("reference", "test")
+    hu = np.random.default_rng(0).uniform(0.1, 0.9, SHAPE).astype(np.float32)
+    if protocol == "mayo16-redcnn":  # whose files are in HU
+        hu = np.round(200 * hu - 100)
+        hu[:3] = -1000
+    aside = AFFINE + 0.5 * np.eye(4, k=3)  # a quarter of a slice: np.allclose let millimetres pass
+    for name, affine in zip(names, (AFFINE, aside), strict=True):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        nibabel.Nifti1Image(hu, affine).to_filename(tmp_path / "d" / name / "p_1.nii.gz")
+    refuses(run(protocol, tmp_path / "d", "--out", tmp_path / "out"),
+            f"{names[1]}/p_1.nii.gz is not on the grid of", f"{names[0]}/p_1.nii.gz",
+            "from (0.00, 0.00, 0.00)", "from (0.50, 0.00, 0.00)")  # fmt: skip
+
+
+def test_voxels_a_little_longer_are_another_grid_at_the_far_end(tmp_path):
+    """1 x 1 x 2.008 mm: 0.09 mm off after 12 slices, which a tolerance of the affine overlooks."""
+    scan(tmp_path / "d" / "reference" / "a.nii.gz", 0)
+    scan(tmp_path / "d" / "test" / "a.nii.gz", 0, affine=np.diag([1, 1, 2.008, 1]))
+    refuses(run("mayo16-redcnn", tmp_path / "d", "--out", tmp_path / "out"), "22.00) mm", "22.09")
+
+
 def test_earlier_figures_are_not_lost(folders, tmp_path):
     assert run("mayo16-corediff", folders, "--out", tmp_path / "out").exit_code == 0
     refuses(run("mayo16-corediff", folders, "--out", tmp_path / "out"), "--force")
     assert run("mayo16-corediff", folders, "--out", tmp_path / "out", "--force").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("protocol", "low", "high"),
+    [
+        ("mayo16-redcnn", -160, 240),
+        ("mayo16-corediff", -1000, 1000),
+        ("mayo16-founddiff", -1000, 2000),
+        ("mayo16-redcnn", -1024, 3071),
+    ],
+)
+def test_a_result_that_is_already_cut_has_the_figures_of_the_uncut_one(
+    protocol, low, high, tmp_path
+):
+    """Both files, or the result alone; cut to the window of the protocol, or to 12 bits."""
+    rng = np.random.default_rng(0)
+    x, y, _ = np.meshgrid(*(np.linspace(-1, 1, n) for n in (40, 36, 12)), indexing="ij")
+    hu = np.where(x**2 + y**2 < 0.7, np.where(x < 0, 50.0, -100.0), -1000.0)
+    hu[18:22, 16:20] = 2600  # metal, which each window cuts
+    reference = (hu + 20 * rng.standard_normal(hu.shape)).round()
+    test = reference + 10 * rng.standard_normal(hu.shape)
+    figures = []
+    for cut in ((), ("test",), ("reference", "test")):
+        data = tmp_path / f"cut{len(cut)}"
+        for name, values in (("reference", reference), ("test", test)):
+            (data / name).mkdir(parents=True)
+            kept = np.clip(values, low, high) if name in cut else values
+            image = nibabel.Nifti1Image(kept.astype(np.float32), AFFINE)
+            image.to_filename(data / name / "p.nii.gz")
+        result = run(protocol, data, "--out", tmp_path / f"out{len(cut)}")
+        assert result.exit_code == 0, result.output
+        told = json.loads((tmp_path / f"out{len(cut)}" / "figures.json").read_text())
+        figures.append([figure["value"] for figure in told["figures"]])
+    assert figures[1] == pytest.approx(figures[0], rel=1e-6)
+    assert figures[2] == pytest.approx(figures[0], rel=1e-6)
+
+
+def test_a_result_cut_elsewhere_is_refused(folders, tmp_path):
+    for path in (folders / "test").iterdir():
+        values = np.clip(np.asarray(nibabel.load(path).dataobj), -40, 80)
+        nibabel.Nifti1Image(values.astype(np.float32), AFFINE).to_filename(path)
+    refuses(run("mayo16-redcnn", folders, "--out", tmp_path / "out"), "is not in HU")

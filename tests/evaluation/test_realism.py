@@ -8,18 +8,18 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
+import command_line
 import nibabel
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from command_line import refuses
 from scipy import ndimage
 from torch import nn
 
-from denovox.cli.main import main
 from denovox.core.volume import Volume
 from denovox.metrics import set_distance
 from denovox.simulate.phantom import add_noise, chest
@@ -27,8 +27,7 @@ from denovox.simulate.phantom import add_noise, chest
 SHAPE, STEP = (36, 30, 16), 8.5
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["evaluate", "realism", *map(str, arguments)])
+run = partial(command_line.run, "evaluate", "realism")
 
 
 @cache
@@ -214,14 +213,6 @@ def test_features_of_a_network(name, view, sets, network, tmp_path, monkeypatch)
     else:
         assert "xy frechet" not in figures
         assert not [name for name in figures if "copies" in name]
-
-
-def refuses(result: Result, *says: str) -> None:
-    assert result.exit_code == 2, result.output
-    last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("denovox: ")
-    for word in says:
-        assert word in last
 
 
 def test_bad_input_is_one_sentence(sets, network, tmp_path):

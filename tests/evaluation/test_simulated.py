@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import command_line
 import nibabel
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from command_line import refuses
 
-from denovox.cli.main import main
 from denovox.core.errors import InputError
 from denovox.core.labels import OUTSIDE
 from denovox.core.volume import Volume
@@ -56,8 +57,7 @@ def scans(tmp_path):
     return tmp_path / "d"
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["evaluate", "simulated", *map(str, arguments)])
+run = partial(command_line.run, "evaluate", "simulated")
 
 
 def told(folder: Path) -> dict:
@@ -116,7 +116,7 @@ def test_dose_whole(scans, tiny, tmp_path):
         psnr.append(20 * np.log10(1800 / np.sqrt(np.mean(error[inside] ** 2))))
     assert values(found)["denovox", "chest psnr"] == pytest.approx(np.mean(psnr), abs=1e-3)
     arguments = ["mayo16-founddiff", kept, "--out", tmp_path / "pairs", "--weights", tiny]
-    pairs = CliRunner().invoke(main, ["evaluate", "pairs", *map(str, arguments)])
+    pairs = command_line.run("evaluate", "pairs", *arguments)
     assert pairs.exit_code == 0, pairs.output
     assert told(tmp_path / "pairs")["weights"] == describe(tiny)[2]
 
@@ -264,14 +264,6 @@ def test_regions_are_measured_apart(tmp_path, model, oracle, monkeypatch):
     np.testing.assert_allclose(
         fact["centre_mm"], affine[:3, :3] @ lesion.mean(0) + affine[:3, 3], atol=1e-3
     )
-
-
-def refuses(result: Result, *says: str) -> None:
-    assert result.exit_code == 2, result.output
-    last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("denovox: ")
-    for word in says:
-        assert word in last, last
 
 
 def test_bad_input_is_one_sentence_and_leaves_nothing(scans, tiny, tmp_path):

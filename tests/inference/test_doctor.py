@@ -266,3 +266,21 @@ def test_memory_is_seen_while_it_is_held() -> None:
         held = np.ones(2**24)  # 134 MB
         del held
     assert watch.highest_mb - before > 100
+
+
+@pytest.mark.slow
+def test_a_frame_of_tissue_is_reported_and_left_out(tmp_path: Path, chest: Volume) -> None:
+    reports = {}
+    for fill in (0, -1024):
+        hu = np.pad(chest.hu, ((6, 6), (9, 0), (0, 0)), constant_values=fill)
+        nifti.write(Volume(np.rint(hu), chest.affine), tmp_path / f"{fill}.nii.gz")
+        reports[fill] = doctor.examine(tmp_path / f"{fill}.nii.gz")
+    share = float((hu == -1024).mean())
+    filled, air = (reports[fill] for fill in (0, -1024))
+    (found,) = (one for one in filled.findings if one.code == "fill")
+    assert found.severity == "note"
+    assert found.sentence.startswith(f"{share:.0%} of the voxels are exactly 0 HU")
+    assert "fill" not in verdicts(air)
+    assert filled.regions == air.regions
+    assert filled.view == air.view
+    assert verdicts(filled)["hu"] == "ok"

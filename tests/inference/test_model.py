@@ -17,6 +17,7 @@ from denovox.inference.model import (
     Model,
 )
 from denovox.inference.options import RunOptions
+from denovox.inference.scan_context import ScanContext
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig
 from denovox.scan.body_regions import RegionSpan
@@ -232,3 +233,45 @@ def test_a_scan_of_one_region_is_as_if_it_had_been_named(z_mm, method, monkeypat
     assert not np.array_equal(named, scan.hu)
     if method == "mean":
         assert np.array_equal(net.denoise(scan).hu, named)
+
+
+def blurring():
+    """A model whose result depends on neighbours, as a network's does."""
+    return model(lambda x, sigma, told: torch.nn.functional.avg_pool3d(x, 5, 1, 2))
+
+
+def framed(volume, fill, width=6):
+    """The volume in a frame of one value: three sides, and whole slices at the bottom."""
+    hu = np.pad(volume.hu, ((width, width), (0, width), (4, 0)), constant_values=fill)
+    return Volume(hu, volume.affine)
+
+
+@pytest.mark.parametrize("fill", [0.0, 50.0])
+@pytest.mark.parametrize("region", ["abdomen", "chest", None])
+def test_a_frame_of_tissue_is_air_to_the_model_and_returned_unchanged(region, fill):
+    volume = framed(body(), fill)
+    got, air = (blurring().denoise(v, region, 20.0) for v in (volume, framed(body(), -1024.0)))
+    inside = framed(Volume(np.ones_like(body().hu), np.eye(4)), 0).hu > 0
+    assert np.array_equal(got.hu[inside], air.hu[inside])
+    assert not np.array_equal(got.hu[inside], volume.hu[inside])
+    assert (got.hu[~inside] == fill).all()
+
+
+def test_noise_and_regions_do_not_see_a_frame():
+    filled, air = (ScanContext(framed(body(), fill)) for fill in (0.0, -1024.0))
+    assert filled.spans == air.spans
+    assert filled.noise == air.noise
+    assert np.array_equal(filled.coarse, air.coarse)
+    assert air.filled is None
+    assert air.measured.hu is air.volume.hu
+
+
+def test_a_hole_is_filled_as_if_a_frame_were_air():
+    hole = np.zeros(framed(body(), 0.0).shape, bool)
+    hole[14:20, 10:16, 8:14] = True
+    got, air = (
+        blurring().inpaint(framed(body(), fill), hole, region="abdomen", steps=2)
+        for fill in (0.0, -1024.0)
+    )
+    assert np.array_equal(got.hu[hole], air.hu[hole])
+    assert np.array_equal(got.hu[~hole], framed(body(), 0.0).hu[~hole])

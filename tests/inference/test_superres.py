@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import dicom_cases as cases
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -15,7 +16,8 @@ from denovox.inference.model import (
     Model,
 )
 from denovox.inference.options import RunOptions
-from denovox.inference.superres import superres, thin
+from denovox.inference.superres import superres, thickness_of, thin
+from denovox.io import dicom
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig
 
@@ -196,3 +198,84 @@ def test_rounded_lengths_cost_no_slice(mm):
     fine = thin(body(slices=7, mm=(1.0, 1.0, mm)), (0.7, 6.0), factor=3)
     assert fine.count == 21
     assert len(fine.operator.matrix) == 7
+
+
+# ---- thickness of the slices --------------------------------------------------------------------
+
+CORONAL = ((1, 0, 0), (0, 0, -1))
+
+
+def thick_scan(folder, thickness, directions=cases.UPRIGHT):
+    """A DICOM series with slices 4 mm apart, whose header says this thickness."""
+    hu = np.rint(body(mm=(3.0, 3.0, 4.0)).hu).astype(np.int16)
+    tags = {"SliceThickness": thickness}
+    cases.series(folder, hu, directions=directions, spacing=(3, 3, 4), tags=tags)
+    return dicom.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("header", "used", "says"),
+    [
+        (8, 8.0, "8 mm (from the DICOM header; --thickness overrides)"),
+        (3, 3.0, "3 mm (from the DICOM header"),
+        (4, None, "4 mm (from the DICOM header"),
+        ("4.000001", None, "4 mm (from the DICOM header"),
+        (None, None, "taken as the slice spacing, 4 mm (the DICOM header has none; --thickness"),
+        (0, None, "the 0 mm of the DICOM header are less than 0.5 times that"),
+        (1.25, None, "the 1.25 mm of the DICOM header are less than 0.5 times that"),
+        (40, None, "the 40 mm of the DICOM header are over 5 times that"),
+    ],
+)
+def test_the_thickness_is_that_of_the_header_if_credible(tmp_path, header, used, says):
+    thickness, why = thickness_of(thick_scan(tmp_path / "ct", header))
+    assert thickness == used
+    assert says in why
+
+
+def test_slices_that_are_not_axial_have_no_thickness_along_z(tmp_path):
+    thickness, why = thickness_of(thick_scan(tmp_path / "ct", 8, CORONAL))
+    assert thickness is None
+    assert why.startswith("taken as the slice spacing, 3 mm (the slices of the DICOM series are")
+
+
+def test_a_file_without_a_thickness_has_that_of_its_spacing():
+    assert thickness_of(body()) == (
+        None,
+        "taken as the slice spacing, 5 mm (--thickness overrides)",
+    )
+
+
+def test_headers_thickness_is_used_and_told_and_a_given_one_wins(tmp_path):
+    volume = thick_scan(tmp_path / "ct", 8)
+    said = []
+    how = {"factor": 2, "evaluations": 0, "options": RunOptions(say=said.append)}
+    by_header = superres(model(), volume, **how)
+    assert said[0] == "slice thickness: 8 mm (from the DICOM header; --thickness overrides)"
+    given = superres(model(), volume, thickness_mm=8, **how)
+    assert np.array_equal(by_header.hu, given.hu)
+    assert by_header.shape[2] == 14  # 5 x 4 mm and 8 mm, in slices of 2 mm
+    other = superres(model(), volume, thickness_mm=4, **how)
+    assert other.shape[2] == 12
+    assert not any("overrides" in line for line in said[2:])
+    superres(model(), volume, thickness_mm=21, **how)
+    assert "slice thickness: 21 mm, as given, is over 5 times the slice spacing, 4 mm" in said
+
+
+def test_thin_slices_far_apart_are_no_reason_to_refuse(tmp_path):
+    volume = thick_scan(tmp_path / "ct", 2.5)
+    got = superres(model(), volume, factor=1.3, evaluations=0)  # slices of 3.1 mm
+    assert got.spacing_mm[2] == pytest.approx(4 / 1.3, rel=0.05)
+    with pytest.raises(InputError, match=r"2\.5 mm thick, are thinner than the requested ones"):
+        superres(model(), volume, factor=1.3, evaluations=0, thickness_mm=2.5)
+
+
+def test_a_frame_of_tissue_is_air_to_the_model_and_stays_what_it_is():
+    inner = body(8, shape=(36, 34))
+    seen = {}
+    for fill in (0.0, -1024.0):
+        hu = np.pad(inner.hu, ((5, 0), (5, 5), (0, 0)), constant_values=fill)
+        got = superres(model(), Volume(hu, inner.affine), factor=3, region="chest", evaluations=2)
+        seen[fill] = got.hu[5:, 5:-5]
+        assert fill != 0 or np.abs(got.hu[:5]).max() < 1e-3
+        assert got.consistency.max_hu < 0.1
+    np.testing.assert_allclose(seen[0.0], seen[-1024.0], rtol=0, atol=1e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -227,6 +228,113 @@ def test_a_scratch_folder_leaves_only_what_was_moved_out_of_it(tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["deep", "er", "part"]
 
 
+# ---- all or none --------------------------------------------------------------------------------
+
+
+def write_set(folder: Path) -> None:
+    """Two files and two folders, one of which holds files already."""
+    with atomic.together():
+        atomic.write_file(folder / "a", b"new")
+        atomic.write_folder(folder / "new", {"x": b"1", "y": b"2"})
+        atomic.write_folder(folder / "old", {"x": b"3", "in": b"4"}, force=True)
+        atomic.write_file(folder / "b", b"new")
+        assert content_of_set(folder) == BEFORE
+
+
+BEFORE = {"a": b"old", "old/x": b"old", "old/mine": b"my own"}
+AFTER = {"a": b"new", "b": b"new", "new/x": b"1", "new/y": b"2",
+         "old/x": b"3", "old/in": b"4", "old/mine": b"my own"}  # fmt: skip
+
+
+def content_of_set(folder: Path) -> dict[str, bytes]:
+    """What a user sees."""
+    return {name: data for name, data in content(folder).items() if not name.startswith(".")}
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Path:
+    """A folder with `BEFORE`, and an empty one in it."""
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").mkdir()
+    for name, data in BEFORE.items():
+        (tmp_path / name).write_bytes(data)
+    return tmp_path
+
+
+def test_a_set_appears_at_once(full: Path) -> None:
+    write_set(full)
+    assert content(full) == AFTER
+    assert sorted(path.name for path in full.iterdir()) == ["a", "b", "new", "old"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("fault", [FULL, KeyboardInterrupt(), SystemExit(143)])
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("at", range(1, 10))
+def test_a_set_that_fails_at_any_rename_leaves_everything_as_it_was(
+    full: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at: int,
+    late: bool,
+    fault: BaseException,
+    links: bool,
+) -> None:
+    """late: the signal arrives after the rename."""
+    real, calls = os.replace, []
+
+    def replace(source: Path, target: Path) -> None:
+        calls.append(target)
+        if len(calls) == at:
+            if late:
+                real(source, target)
+            raise fault
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    if not links:
+        monkeypatch.setattr(os, "link", fails)
+    raised = None
+    try:
+        write_set(full)
+    except (InputError, KeyboardInterrupt, SystemExit) as error:
+        raised = error
+    if raised is None:  # there were fewer renames
+        assert len(calls) < at
+        assert content(full) == AFTER
+        return
+    if isinstance(raised, InputError):
+        names = [full / name for name in ("a", "b", "new", "old/x", "old/in")]
+        said = [f"{path} could not be written (No space left on device); free" for path in names]
+        assert any(str(raised).startswith(text) for text in said)
+    assert content(full) == BEFORE
+    assert sorted(path.name for path in full.iterdir()) == ["a", "new", "old"]
+
+
+@pytest.mark.parametrize("fault", [FULL, KeyboardInterrupt()])
+def test_an_error_between_the_writes_leaves_nothing(full: Path, fault: BaseException) -> None:
+    def write() -> None:
+        with atomic.together():
+            atomic.write_file(full / "a", b"new")
+            with atomic.together():  # which joins the other
+                atomic.write_folder(full / "new", {"x": b"1"})
+            raise fault
+
+    with pytest.raises(type(fault)):
+        write()
+    assert content(full) == BEFORE
+    assert sorted(path.name for path in full.iterdir()) == ["a", "new", "old"]
+    write_set(full)  # and nothing is in the way of the next try
+    assert content(full) == AFTER
+
+
+def test_a_file_that_a_caller_does_without_is_left_out_of_the_set(full: Path) -> None:
+    with atomic.together():
+        atomic.write_file(full / "a", b"new")
+        with pytest.raises(OSError, match="No such file"):
+            atomic.write_file(full / "none" / "b", b"new")
+    assert content(full) == BEFORE | {"a": b"new"}
+
+
 # ---- asked in advance ---------------------------------------------------------------------------
 
 
@@ -240,7 +348,7 @@ def test_places_that_no_file_can_have(tmp_path: Path, monkeypatch: pytest.Monkey
         assert str(caught.value).startswith(str(tmp_path / name))
 
     refused("a.png", "the output name must end in .json or .txt")
-    refused("no/a.json", "no is not a directory; create it first")
+    refused("no/a.json", "the folder .*no does not exist; create it first")
     refused("b.json", "it is a directory", force=True)
     refused("a.json", "already exists; choose another name, or use --force")
     atomic.check_writable(tmp_path / "a.json", True, (".json",))
@@ -260,7 +368,7 @@ def test_places_that_no_folder_can_have(tmp_path: Path, monkeypatch: pytest.Monk
         ("file", "file is not a folder; name one that does not exist yet"),
         ("nowhere", "nowhere is not a folder"),
         ("full", "already contains files"),
-        ("no/out", "no does not exist; create that folder first"),
+        ("no/out", "the folder .*no does not exist; create it first"),
     ):
         for ask in (atomic.check_folder, lambda path: atomic.write_folder(path, {"a": b"1"})):
             with pytest.raises(InputError, match=what):
@@ -276,3 +384,42 @@ def test_an_error_without_words_of_the_system_keeps_its_own(tmp_path: Path) -> N
     said = r"x could not be written \(half a line\); check the disk"
     with pytest.raises(InputError, match=said), atomic.user_output("x"):
         raise OSError("half\na line.")
+
+
+def test_names_that_the_file_system_does_not_take(tmp_path: Path) -> None:
+    long = "x" * 250 + ".json"  # 255 bytes, which is the most
+    atomic.check_writable(tmp_path / long, False, (".json",))
+    atomic.check_folder(tmp_path / ("ü" * 127))
+    for path, size in ((tmp_path / f"y{long}", 256), (tmp_path / f"{'ü' * 126}.json", 257)):
+        with pytest.raises(InputError, match=rf"File name too long \({size} bytes\); choose a sh"):
+            atomic.check_writable(path, False, (".json",))
+    with pytest.raises(InputError, match=r"File name too long \(256 bytes\)"):
+        atomic.check_folder(tmp_path / ("ü" * 128))
+    (tmp_path / "file").touch()
+    for ask in (lambda path: atomic.check_writable(path, False, ("x",)), atomic.check_folder):
+        with pytest.raises(InputError, match="file is a file, not a folder; choose another place"):
+            ask(tmp_path / "file" / "x")
+        with pytest.raises(InputError, match=r"the folder .*file/in does not exist"):
+            ask(tmp_path / "file" / "in" / "x")
+    assert content(tmp_path) == {"file": b""}
+
+
+def test_folders_above_a_new_folder_may_be_missing_where_they_are_created(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    atomic.check_folder(tmp_path / "a" / "b" / "c", parents=True)
+    with pytest.raises(InputError, match="a/b does not exist"):
+        atomic.check_folder(tmp_path / "a" / "b" / "c")
+    with pytest.raises(InputError, match="file is a file, not a folder"):
+        atomic.check_folder(tmp_path / "file" / "b", parents=True)
+    assert content(tmp_path) == {"file": b""}
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.ENOSPC, "free some space"), (errno.EROFS, "choose a folder that you may write to"),
+     (errno.ENAMETOOLONG, "choose a shorter name"), (errno.EIO, "check the disk")],
+)  # fmt: skip
+def test_advice_goes_with_the_cause(number: int, advice: str) -> None:
+    with pytest.raises(InputError, match=advice) as caught, atomic.user_output("x"):
+        raise OSError(number, os.strerror(number))
+    assert os.strerror(number) in str(caught.value)

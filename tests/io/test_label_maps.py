@@ -81,7 +81,9 @@ def shifted(voxels: float) -> np.ndarray:
 def test_labels_of_another_grid_are_refused_with_both_geometries(tmp_path, moved):
     """Another spacing from the same first voxel; half a voxel aside; sticking out at either end."""
     _nifti(tmp_path / "m.nii", values(), ct().affine @ moved)
-    with pytest.raises(InputError, match=r"not on the grid of its CT: labels 7 x 6 x 5.*CT 7 x 6"):
+    with pytest.raises(
+        InputError, match=r"not on the grid of its CT: it has 7 x 6 x 5.*its CT has 7 x 6"
+    ):
         label_maps.on_grid(tmp_path / "m.nii", ct())
 
 

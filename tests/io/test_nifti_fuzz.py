@@ -133,7 +133,7 @@ def outcome(path: Path) -> str:
     """What became of a file; fails unless it is a right read or a clear sentence."""
     with watched():
         try:
-            volume = nifti.read(path, hu=False)
+            volume = nifti.read(path)
         except InputError as error:
             said = str(error)
             assert said.startswith(str(path))
@@ -220,7 +220,7 @@ def test_a_bomb_of_a_gibibyte_is_not_unpacked(tmp_path: Path, head: bytes, what:
     path.write_bytes(bomb(head, 1024))
     assert path.stat().st_size < 1.1 * MIB
     with watched(mebibytes=8), pytest.raises(InputError, match=what) as caught:
-        nifti.read(path, hu=False)
+        nifti.read(path)
     assert str(caught.value).startswith(str(path))
 
 
@@ -239,13 +239,15 @@ def test_a_header_cannot_ask_for_more_than_the_file_holds(tmp_path: Path) -> Non
 
 def test_bytes_left_over_are_nobodys_and_the_checksum_still_counts(tmp_path: Path) -> None:
     path = tmp_path / "ct.nii.gz"
-    path.write_bytes(bomb(whole(), 2))
-    assert np.array_equal(nifti.read(path, hu=False).hu, np.arange(60).reshape(SHAPE))
+    path.write_bytes(gzip.compress(whole() + bytes(16)))  # less than a layer of voxels
+    volume = nifti.read(path)
+    assert np.array_equal(volume.hu, np.arange(60).reshape(SHAPE))
+    assert volume.source.notes == ("16 bytes after the voxels were ignored",)
     data = bytearray(path.read_bytes())
     data[-6] ^= 1
     path.write_bytes(data)
     with pytest.raises(InputError, match="damaged gzip"):
-        nifti.read(path, hu=False)
+        nifti.read(path)
 
 
 def test_memory_is_the_voxels_and_their_hu(tmp_path: Path) -> None:
@@ -253,7 +255,7 @@ def test_memory_is_the_voxels_and_their_hu(tmp_path: Path) -> None:
     for name in ("ct.nii", "ct.nii.gz"):
         nib.save(image, tmp_path / name)
         with watched(mebibytes=1.1 * 128**3 * (2 + 4) / MIB):  # as stored, and float32
-            nifti.read(tmp_path / name, hu=False)
+            nifti.read(tmp_path / name)
 
 
 def test_where_there_is_no_memory_that_is_said(
@@ -266,7 +268,7 @@ def test_where_there_is_no_memory_that_is_said(
 
     monkeypatch.setattr(gzip_stream.np, "empty", full)
     with pytest.raises(InputError, match="GiB of memory"):
-        nifti.read(tmp_path / "ct.nii", hu=False)
+        nifti.read(tmp_path / "ct.nii")
 
 
 def test_a_pipe_and_a_device_are_not_waited_for(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def by_itk(path: Path) -> Find:
 
 
 def by_denovox(path: Path) -> Find:
-    volume = nifti.read(path, hu=False)
+    volume = nifti.read(path)
     assert nib.aff2axcodes(volume.affine) == ("R", "A", "S")
     return in_array(volume.hu, volume.affine)
 
@@ -151,7 +151,7 @@ def test_what_others_write_is_read_and_what_is_written_back_others_read(
         path, back = tmp_path / f"{seed}{suffix}", tmp_path / f"{seed}-back{suffix}"
         save_nibabel(one, path)
         check(one, by_denovox(path))
-        volume = nifti.read(path, hu=False)
+        volume = nifti.read(path)
         nifti.write(volume, back)
         check(one, by_nibabel(back))
         check(one, by_itk(back))
@@ -195,7 +195,7 @@ def test_label_maps_lie_where_their_ct_does(tmp_path: Path, part: int) -> None:
         ids = np.random.default_rng(seed).permutation(60).reshape(SHAPE).astype(np.uint8)
         map_of = Case(ids, one.affine, 1, 0)
         save_nibabel(one, tmp_path / "ct.nii")
-        like = nifti.read(tmp_path / "ct.nii", hu=False)
+        like = nifti.read(tmp_path / "ct.nii")
         for save in (save_nibabel, save_itk):
             save(map_of, tmp_path / "seg.nii")
             check(map_of, in_array(nifti.read_labels(tmp_path / "seg.nii", like), like.affine))
@@ -217,5 +217,5 @@ def test_a_sheared_grid_is_read_as_its_sform_says(tmp_path: Path) -> None:
     image.header.set_slope_inter(one.slope, one.inter)
     nib.save(image, tmp_path / "ct.nii")
     check(sheared, by_denovox(tmp_path / "ct.nii"))
-    nifti.write(nifti.read(tmp_path / "ct.nii", hu=False), tmp_path / "back.nii")
+    nifti.write(nifti.read(tmp_path / "ct.nii"), tmp_path / "back.nii")
     check(sheared, by_nibabel(tmp_path / "back.nii"))

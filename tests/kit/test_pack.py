@@ -17,11 +17,11 @@ import pytest
 import torch
 from bare_python import make_bare
 from click.testing import CliRunner
+from command_line import refuses, run
 from packaging.version import Version
 from skimage.io import imread
 from tiny_store import RECIPE, make_store
 
-from denovox.cli.main import main
 from denovox.core.errors import InputError
 from denovox.datasets import packed, store
 from denovox.kit import pack, train, wheels
@@ -34,19 +34,6 @@ MORE = "samples = 2\nbatch = 2\nvalidate_every = 10\n"
 # What a kit does not carry, and training must not ask for.
 HEAVY = """pyarrow ray highdicom pydicom gdcm accelerate fsspec matplotlib nibabel s3fs requests
 tensorboard diffusers""".split()
-
-
-def run(*arguments):
-    return CliRunner().invoke(main, [str(a) for a in arguments])
-
-
-def refuses(result, *says):
-    """Exit code 2, and one sentence on stderr."""
-    assert result.exit_code == 2, result.output
-    last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("denovox: ")
-    for word in says:
-        assert word in last
 
 
 def recipe_in(folder: Path, steps: int = 20, start: str = "") -> Path:
@@ -218,7 +205,7 @@ def test_wheels_that_are_given_are_taken_and_others_named(tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("text", "says"),
     [("torch\n<html>", "line 2: '<html>' is not the name"), ("numpy\nscipy\n", "has no torch"),
-     ("torch==x.y.z", "line 1"), (b"\xff\xfe\x00", "cannot be read as a list"), (None, "no such")],
+     ("torch==x.y.z", "line 1"), (b"\xff\xfe\x00", "is not a text file"), (None, "no such")],
 )  # fmt: skip
 def test_a_target_list_that_cannot_be_read_is_one_sentence(tmp_path, text, says):
     listed, recipe = tmp_path / "has.txt", recipe_in(tmp_path)

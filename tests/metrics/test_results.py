@@ -112,5 +112,5 @@ def test_places_that_cannot_be_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InputError, match="is not a folder"):
         write_folder(tmp_path / "file", {})
-    with pytest.raises(InputError, match="create that folder first"):
+    with pytest.raises(InputError, match="no does not exist; create it first"):
         write_folder(tmp_path / "no/out", {})

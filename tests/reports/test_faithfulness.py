@@ -323,7 +323,7 @@ def test_the_folder_has_json_and_one_self_contained_page(tmp_path: Path) -> None
     settings = {"region": "<abdomen>", "limit": float("nan")}
     more = given(reference=clean, sd_hu=sd, weights="ab12", settings=settings)
     done = write_report(tmp_path / "out", noisy, clean, more, "a <b> & c")
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"report.json", "report.html"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"report.json", "index.html"}
     told = json.loads((tmp_path / "out/report.json").read_text())
     assert set(told) == {
         "change", "residual", "tissues", "data_consistency_hu", "noise_hu", "noise", "spread",
@@ -335,15 +335,18 @@ def test_the_folder_has_json_and_one_self_contained_page(tmp_path: Path) -> None
     ]  # fmt: skip
     assert told["settings"] == {"region": "<abdomen>", "limit": None}
     assert told["summary"] == done.summary
-    text = (tmp_path / "out/report.html").read_text()
+    text = (tmp_path / "out/index.html").read_text()
     page = Page(text)
     assert page.open == []
-    assert len(page.fetched) == 2
-    assert all(link.startswith("data:image/png;base64,") for link in page.fetched)
-    for link in page.fetched:
-        assert base64.b64decode(link.split(",")[1], validate=True).startswith(b"\x89PNG")
-    assert "://" not in re.sub(r'src="[^"]*"', "", text)
-    assert "url(" not in text
+    (still,) = page.fetched
+    picture = still.removeprefix("data:image/png;base64,")
+    assert base64.b64decode(picture, validate=True).startswith(b"\x89PNG")
+    own = re.sub(r"<script>.*?</script>", "", text, flags=re.S)  # NiiVue's comments name sites
+    assert "://" not in own
+    assert "url(" not in own
+    (content,) = re.findall(r'id="view">(.*?)</script>', text)
+    overlays = [layer["name"] for layer in json.loads(content)["images"][1]]
+    assert overlays == ["after", "change", "reference", "error", "SD of the samples"]
     assert "a &lt;b&gt; &amp; c" in text
     assert "<abdomen>" not in text
 
@@ -364,11 +367,16 @@ def test_grids_must_agree() -> None:
     clean, _, noisy = body()
     for name, more in {
         "the SD map": given(sd_hu=np.zeros((2, 3, 4), np.float32)),
-        "the reference": given(reference=Volume(np.zeros((2, 3, 4), np.float32), clean.affine)),
     }.items():
         with pytest.raises(InputError, match=f"{name} is \\(2, 3, 4\\)"):
             report(noisy, clean, more)
+    small = Volume(np.zeros((2, 3, 4), np.float32), clean.affine)
+    with pytest.raises(InputError, match="the reference is not on the grid of the input: it has 2"):
+        report(noisy, clean, given(reference=small))
+    aside = clean.affine + 5 * np.eye(4, k=3)
+    with pytest.raises(InputError, match="restored volume is not on the grid of the input"):
+        report(noisy, Volume(clean.hu, aside), given())
     with pytest.raises(InputError, match="restored volume has voxels that are NaN"):
         report(noisy, clean.with_hu(clean.hu * np.float32(np.nan)), given())
-    with pytest.raises(InputError, match="only 0 voxels lie within the body"):
+    with pytest.raises(InputError, match="needs 500 voxels within the body, and the scan has 0"):
         report(noisy, clean, given(labels=np.full(SHAPE, OUTSIDE, np.uint8)))

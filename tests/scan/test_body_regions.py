@@ -158,6 +158,15 @@ def test_what_is_not_sure_says_so_and_nothing_is_refused() -> None:
     assert nothing == (RegionSpan("abdomen", 0, 7, "no body found"),)
 
 
+def test_blank_slices_go_with_their_neighbours() -> None:
+    lungs = column([150.0] * 40, lung=True)
+    blank = Volume(
+        np.pad(lungs.hu, ((0, 0), (0, 0), (19, 18)), constant_values=-1024),
+        np.diag([3.0] * 3 + [1]),
+    )
+    assert [(s.region, s.start, s.stop) for s in found(blank)] == [("chest", 0, 77)]
+
+
 # -- real scans
 
 

@@ -7,7 +7,13 @@ import itertools
 import numpy as np
 import pytest
 
-from denovox.scan.constant_fill import constant_fill
+from denovox.scan.constant_fill import (
+    as_air,
+    constant_fill,
+    fill_sentence,
+    outside_fill,
+    without_fill,
+)
 
 SHAPE = (30, 26, 20)
 BALL = np.indices(SHAPE) - (np.array(SHAPE) - 1).reshape(3, 1, 1, 1) / 2
@@ -131,3 +137,119 @@ NOTHING = {
 @pytest.mark.parametrize("kind", NOTHING)
 def test_what_nobody_filled_is_not_found(kind):
     assert not constant_fill(NOTHING[kind]).any()
+
+
+# ---- what counts as outside the scan ------------------------------------------------------------
+
+
+def side() -> np.ndarray:
+    """Three planes of voxels on one side: 10 %."""
+    return np.broadcast_to(np.arange(SHAPE[0])[:, None, None] < 3, SHAPE)
+
+
+def frame() -> np.ndarray:
+    filled = np.ones(SHAPE, bool)
+    filled[4:-4, 4:-4] = False
+    return filled
+
+
+def top() -> np.ndarray:
+    """Whole slices."""
+    return np.broadcast_to(np.arange(SHAPE[2]) > 15, SHAPE)
+
+
+def small() -> np.ndarray:
+    """Three wedges' worth at one corner: under 2 %."""
+    filled = np.zeros(SHAPE, bool)
+    filled[:5, :3] = True
+    assert filled.mean() < 0.02
+    return filled
+
+
+OUTSIDE_FILLS = {f.__name__: f() for f in (side, frame, top, small, corners, tilted)}
+
+
+@pytest.mark.parametrize("value", [0, 50, -300, 150])
+@pytest.mark.parametrize("kind", OUTSIDE_FILLS)
+def test_a_fill_with_a_value_of_tissue_is_outside_however_small(kind, value):
+    fill = OUTSIDE_FILLS[kind]
+    hu = measured(5)
+    hu[fill] = value
+    # A voxel of noise next to the fill may have its value.
+    touching = outside_fill(hu) & ~fill
+    assert touching.sum() <= 0.002 * fill.size
+    hu[touching] += 1
+    assert np.array_equal(outside_fill(hu), fill)
+    assert np.array_equal(outside_fill(np.asfortranarray(hu)[:, ::-1]), fill[:, ::-1])
+    assert np.array_equal(without_fill(hu), np.where(fill, -1024, hu))
+
+
+def test_two_fills_are_both_outside():
+    hu = measured(6)
+    hu[corners()], hu[top()] = 3, 0
+    filled = outside_fill(hu)
+    assert filled[corners() | top()].all()
+    assert fill_sentence(hu, filled) == (
+        f"{(filled & (hu == 0)).mean():.0%} of the voxels are exactly 0 HU and"
+        f" {(filled & (hu == 3)).mean():.0%} of the voxels are exactly 3 HU and reach the border:"
+        " treated as outside the scan"
+    )
+
+
+def test_a_fill_with_air_is_outside_and_keeps_its_value():
+    hu = measured(7)
+    hu[corners()] = -1000
+    filled = outside_fill(hu)
+    assert filled[corners()].all()
+    assert np.array_equal(as_air(hu, filled), hu)
+
+
+def windowed() -> np.ndarray:
+    return np.clip(measured(1), -160, 240)
+
+
+def window_and_padding() -> np.ndarray:
+    hu = windowed()
+    hu[corners()] = -2000
+    return hu
+
+
+def all_clipped() -> np.ndarray:
+    """Air all cut off at -1000."""
+    hu = measured(8)
+    hu[background()] = -1000
+    return hu
+
+
+def metal() -> np.ndarray:
+    """The highest value, in a few slices' worth at the border."""
+    hu = measured(9)
+    hu[:4, 6:14, :4] = 3071
+    return hu
+
+
+def noiseless() -> np.ndarray:
+    """A phantom without noise, cut off by the field of view."""
+    hu = np.full(SHAPE, -1000.0)
+    hu[:20], hu[5:10, 5:10, 5:10] = 40, 300
+    return hu
+
+
+def at_an_end() -> np.ndarray:
+    """Water that ends with the first and last slice, as a phantom does, but not at the sides."""
+    hu = measured(10)
+    hu[8:20, 8:20] = 0
+    return hu
+
+
+MEASURED = {
+    f.__name__: f()
+    for f in (clipped, all_clipped, windowed, window_and_padding, metal, noiseless, at_an_end)
+}
+
+
+@pytest.mark.parametrize("kind", [*MEASURED, *NOTHING])
+def test_what_was_measured_or_clipped_stays_what_it_was(kind):
+    hu = {**MEASURED, **NOTHING}[kind]
+    assert outside_fill(hu) is None
+    assert without_fill(hu) is hu

@@ -206,7 +206,7 @@ def test_the_files_own_axes_are_told(tmp_path: Path, axes: str) -> None:
     affine = np.linalg.inv(nib.orientations.inv_ornt_aff(ornt, (3, 4, 5)))
     assert "".join(nib.aff2axcodes(affine)) == axes
     nib.save(nib.Nifti1Image(np.zeros((3, 4, 5), np.int16), affine), tmp_path / "ct.nii")
-    facts, findings = check_geometry(nifti.read(tmp_path / "ct.nii", hu=False))
+    facts, findings = check_geometry(nifti.read(tmp_path / "ct.nii"))
     assert facts.file_axes == axes
     assert f"stored as {axes}" in sentence(findings, "grid")
     assert check_geometry(Volume(np.zeros((3, 4, 5), "f4"), np.eye(4)))[0].file_axes is None

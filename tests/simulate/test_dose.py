@@ -362,3 +362,15 @@ def test_it_is_simpleitks_bin_shrink():
 def test_thin_slabs_are_refused():
     with pytest.raises(InputError, match=r"a thickness of 0\.5 mm is less"):
         simulate_thick_slices(air(4, 5), 0.5)
+
+
+def test_a_frame_of_tissue_attenuates_nothing_and_does_not_change():
+    noise = np.random.default_rng(0).normal(0, 10, (60, 60, 3))
+    inner = water(60, 4, 180, 3)
+    config = LowDoseConfig(dose=0.25, photons=1e4, views=90)
+    got = {}
+    for fill in (0.0, -1024.0):
+        hu = np.pad(inner.hu + noise, ((8, 8), (8, 8), (0, 0)), constant_values=fill)
+        got[fill] = simulate_low_dose(Volume(hu, inner.affine), config).hu
+        assert fill != 0 or (got[fill][:8] == 0).all()
+    assert np.array_equal(got[0.0][8:-8, 8:-8], got[-1024.0][8:-8, 8:-8])

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
-from collections.abc import Callable
-from typing import Any, TypeVar
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
 
 import click
 
-from ..core.errors import InputError
+from ..core.errors import InputError, line, shown
+from ..core.process import out_of_memory
+from .progress import terminable
 
 SECTIONS = ("Options", "Input", "Output", "Model", "Running")  # of --help, in this order
+LEAST_TILE = 32  # edge in voxels
 WIDEST = 30  # columns for an option's name; a longer one has a line of its own
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
-def as_sentence(error: click.UsageError, name: str) -> InputError:
-    """A usage error as one sentence, which names the command's help. name: of the command."""
+def as_sentence(error: click.UsageError, name: str, words: Sequence[str] = ()) -> InputError:
+    """A usage error as one sentence, which names the command's help.
+
+    name: of the command. words: its arguments; a file among them that begins with a dash was taken
+    for options.
+    """
     text = " ".join(error.format_message().split()).rstrip(".")
     path = error.ctx.command_path if error.ctx else name
-    return InputError(f"{text[:1].lower()}{text[1:]}; see {path} --help")
+    file = next((word for word in words if word.startswith("-") and os.path.exists(word)), None)
+    hint = "" if file is None else f"; give the file {file} as ./{file}"
+    return InputError(f"{text[:1].lower()}{text[1:]}{hint}; see {path} --help")
 
 
 class Option(click.Option):
@@ -38,12 +50,25 @@ def option(*names: str, group: str = SECTIONS[0], **settings: Any) -> Callable[.
 class Command(click.Command):
     """A command with its options in sections; a wrong argument is an `InputError`."""
 
-    def make_context(self, *args: Any, **settings: Any) -> click.Context:
+    def make_context(
+        self, info_name: str | None, args: list[str], *more: Any, **settings: Any
+    ) -> click.Context:
         """As click's, with an `InputError` in place of a usage message of three lines."""
+        words = list(args)
         try:
-            return super().make_context(*args, **settings)
+            return super().make_context(info_name, args, *more, **settings)
         except click.UsageError as error:
-            raise as_sentence(error, str(self.name)) from None
+            raise as_sentence(error, str(self.name), words) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it; an `InputError` with what to do if memory runs out."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            memory = out_of_memory(error)
+            if memory is None:
+                raise
+            raise InputError(_shortage(memory, ctx.params)) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, section by section, with their descriptions aligned."""
@@ -102,7 +127,47 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except InputError as error:
-            rank = os.environ.get("RANK", "0")  # of several processes that train together
-            who = "denovox" if rank == "0" else f"denovox, process {rank}"
-            click.echo(f"{who}: {error}", err=True)
-            ctx.exit(2)
+            _refuse(ctx, str(error))
+        except OSError as error:  # a full disk, a folder that may not be read, ...
+            if error.errno in (None, errno.EPIPE):
+                raise
+            what = error.strerror or line(error)
+            _refuse(ctx, what if error.filename is None else f"{shown(error.filename)}: {what}")
+
+
+class Main(Group):
+    """The command line as a whole: no name can end it in an encoding error, and no signal leaves
+    anything unfinished behind."""
+
+    def main(self, *args: Any, **settings: Any) -> Any:
+        """Run it."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        with terminable():
+            return super().main(*args, **settings)
+
+
+def _shortage(memory: str, params: dict[str, Any]) -> str:
+    """The sentence for a lack of "GPU" or "main" memory in a command with these parameters."""
+    less = []
+    if (tile := params.get("tile")) is not None and tile > LEAST_TILE:
+        less.append(f"a smaller --tile (now {tile}; {LEAST_TILE} is the smallest)")
+    less += [
+        f"a smaller --{name} (now {number})"
+        for name in ("batch", "workers")
+        if isinstance(number := params.get(name), int) and number > 1
+    ]
+    if memory == "GPU" and "device" in params:
+        less.append("--device cpu")
+    where = "the GPU" if memory == "GPU" else "this machine"
+    try_this = f"use {', or '.join(less)}, or" if less else "use"
+    return f"the memory of {where} is not enough; {try_this} a smaller part of the input"
+
+
+def _refuse(ctx: click.Context, sentence: str) -> NoReturn:
+    """Print one line on stderr and exit with code 2."""
+    rank = os.environ.get("RANK", "0")  # of several processes that train together
+    who = "denovox" if rank == "0" else f"denovox, process {rank}"
+    click.echo(f"{who}: {sentence}", err=True)
+    ctx.exit(2)

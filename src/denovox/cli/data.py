@@ -8,13 +8,13 @@ from typing import Any
 import click
 
 from .commands import Command, option
-from .options import FILE, device_option, precision_option, reading_options
+from .options import FILE, accept_hu_option, device_option, dicom_options, precision_option
 from .progress import say
 
 
 @click.command(cls=Command)
 @click.argument("path", type=FILE, nargs=-1, required=True)
-@reading_options
+@dicom_options
 @option("--json", "as_json", is_flag=True, group="Output", help="Print JSON.")
 @device_option
 @precision_option
@@ -33,19 +33,22 @@ def doctor(
     """
     import json
 
+    from ..core.process import return_freed
     from ..inference import doctor as of
     from ..inference.cost import time_tile
     from ..inference.model import load
+    from ..metrics.results import finite
 
-    model = load(device=device, precision=precision)
-    timing = time_tile(model)  # before any scan is read, or its memory would count
+    # Before any scan is read, or its memory would count; the network is not needed any more.
+    timing = time_tile(load(device=device, precision=precision))
+    return_freed()
     reports = []
     for one in path:
         reports.append(of.examine(one, series=series, straighten=straighten, timing=timing))
         if not as_json:
             click.echo(of.prose(reports[-1]) + "\n")
     if as_json:
-        click.echo(json.dumps([report.model_dump(mode="json") for report in reports], indent=1))
+        click.echo(json.dumps(finite([one.model_dump(mode="json") for one in reports]), indent=1))
     if any(report.verdict == "refuse" for report in reports):
         raise SystemExit(2)
 
@@ -59,11 +62,18 @@ def doctor(
     " recognised from the file names]",
 )
 @option(
+    "--patients",
+    type=FILE,
+    group="Input",
+    help="CSV with the columns case and patient, in place of the patients of the layout.",
+)
+@option(
     "--straighten",
     is_flag=True,
     group="Input",
     help="Resample DICOM with a tilted gantry or uneven slice spacing.",
 )
+@accept_hu_option
 @option("--dry-run", is_flag=True, group="Input", help="List the scans on stdout and stop.")
 @option("--out", type=FILE, required=True, group="Output", help="Folder of the store.")
 @option(
@@ -108,20 +118,27 @@ def prepare(
     from ..datasets.executors import processes, ray_cluster
     from ..datasets.prepare import prepare as run
     from ..datasets.prepare_config import PrepareConfig
+    from ..io.atomic import check_folder
+    from ..io.outputs import check_apart
 
     spacing = given["spacing"]
     if spacing is not None and not 0.1 <= spacing <= 20:
         raise InputError(f"--spacing {spacing:g} mm is out of range; give 0.1 to 20 mm")
     if given["dry_run"]:
-        survey = layouts.survey(source, layout)
+        survey = layouts.survey(source, layout, given["patients"])
         for entry in survey.entries:
             click.echo(f"{entry.id}: patient {entry.patient}, {len(entry.masks)} masks")
         for note in survey.notes():
             say(note)
         return
+    check_apart({"--out": out}, {"SOURCE": source})
+    check_folder(out, force=True, parents=True)
     config = PrepareConfig(
-        spacing_mm=spacing, straighten=given["straighten"], segment=given["segment"]
+        spacing_mm=spacing,
+        straighten=given["straighten"],
+        accept_hu=given["accept_hu"],
+        segment=given["segment"],
     )
     work = ray_cluster() if engine == "ray" else processes(workers)
-    for line in run(source, out, config, work, layout, given["retry"]):
+    for line in run(source, out, config, work, layout, given["retry"], given["patients"]):
         say(line)

@@ -9,15 +9,17 @@ from ..core.regions import region
 from ..inference.model import Model
 from ..inference.options import RunOptions
 from ..io import nifti
-from ..io.atomic import open_folder
+from ..io.atomic import check_folder, open_folder
 from ..metrics.fidelity import fidelity, named
 from ..reports.figure_sheet import Row, sheet
+from ..reports.viewer.page import PAGE_NAME, View, page
 from ..simulate.phantom import add_noise, chest
 
 SHAPE = (104, 80, 80)  # x, y, z
 SPACING_MM = 3.5
 NOISE_HU = 90.0
 STEPS = 20
+TITLE = "denovox demo: a simulated chest, not a patient"
 FILES = (
     "phantom.nii.gz",
     "anatomy.nii.gz",
@@ -25,20 +27,16 @@ FILES = (
     "low_dose.nii.gz",
     "denoised.nii.gz",
     "sheet.png",
+    PAGE_NAME,
 )
 
 
 def check(folder: Path, force: bool) -> None:
-    """Create the folder; `InputError` where the results cannot be written to it."""
+    """`InputError` where the results cannot be written to the folder."""
     existing = [name for name in FILES if (folder / name).exists()]
     if existing and not force:
         raise InputError(f"{folder / existing[0]} already exists; use --force to overwrite it")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"the folder {folder} cannot be created ({error.strerror}); choose another --out"
-        ) from None
+    check_folder(folder, force=True, parents=True)
 
 
 def fill(folder: Path, model: Model, options: RunOptions, force: bool) -> list[str]:
@@ -88,5 +86,7 @@ def fill(folder: Path, model: Model, options: RunOptions, force: bool) -> list[s
         nifti.write(synthetic, new / FILES[2])
         nifti.write(low_dose, new / FILES[3])
         nifti.write(clean, new / FILES[4])
-        sheet(rows, new / FILES[5], "denovox demo: a procedural chest, no patient")
+        sheet(rows, new / FILES[5], TITLE)
+        view = View(low_dose, clean, window=window, names=("low dose", "denoised"))
+        (new / FILES[6]).write_text(page(view, TITLE, [f"<p>{figures}</p>"], body.labels), "utf-8")
     return [f"denoised: {figures}", *(str(folder / name) for name in FILES)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,12 @@ from .commands import Command, option
 from .options import (
     FILE,
     loaded,
+    read_ct,
     reading_options,
     region_option,
     running_options,
     seed_option,
+    write_view,
 )
 from .progress import say
 
@@ -43,7 +46,12 @@ if TYPE_CHECKING:
 )
 @region_option
 @reading_options
-@option("--report", type=FILE, group="Output", help="JSON file for the score and the components.")
+@option(
+    "--report",
+    type=FILE,
+    group="Output",
+    help="JSON file for the score and the components, or new folder for a page that shows them.",
+)
 @running_options
 @seed_option
 def detect(
@@ -53,8 +61,6 @@ def detect(
     region: str,
     calibration: tuple[Path, ...],
     report: Path | None,
-    series: str | None,
-    straighten: bool,
     **run: Any,
 ) -> None:
     """Map anomalies: where a CT scan differs from healthy ones.
@@ -67,33 +73,46 @@ def detect(
     are compared with each other. The ROI can be NIfTI, NRRD or MetaImage.
 
     --report writes the score of the scan and its components, which are connected voxels with |z|
-    above 4.
+    above 4: to a file whose name ends in .json, or to a folder, for index.html, a page that shows
+    the scan, its z-scores and a list of the components.
     """
     from ..core.version import __version__
     from ..inference.anomaly import calibration as calibrations
     from ..inference.anomaly import detection, findings
-    from ..io import formats, nifti
+    from ..inference.views import of_detection
+    from ..io import nifti
+    from ..io.atomic import check_folder, together
     from ..io.label_maps import marked
+    from ..io.outputs import check_apart, check_space, least_bytes
     from ..model.weights import describe
 
+    inputs = {"INPUT": input, "--roi": roi, **{f"--calibration {one}": one for one in calibration}}
+    check_apart({"OUTPUT": output, "--report": report}, inputs)
     nifti.check_writable(output, run["force"])
+    as_json = report is not None and report.suffix != ""
     if report is not None:
-        findings.check_json(report, run["force"])
+        (findings.check_json if as_json else check_folder)(report, run["force"])
     chosen = [calibrations.read(path) for path in calibration] or calibrations.bundled()
-    volume = formats.read(input, series=series, straighten=straighten, say=say)
+    volume = read_ct(input, run)
+    if not output.name.lower().endswith(".gz"):  # a map that is mostly 0 is packed to nothing
+        check_space({output: least_bytes(output, replace(volume, source=None), 2.0)})
     mask = None if roi is None else marked(roi, volume)
     with loaded(run, "detect") as (model, options):
         result = model.detect(volume, mask, region, chosen, options=options)
-    if report is not None:
-        about = {
-            "scan": str(input),
-            "weights": describe(model.path)[2],
-            "settings": {"region": region, "roi": roi and str(roi), "seed": run["seed"]},
-            "version": __version__,
-        }
-        content = findings.findings(result, detection.THRESHOLD, about)
-        findings.write_json(content, report, run["force"])
-    findings.write_map(result.z, output, run["force"])
+    with together():
+        if report is not None:
+            about = {
+                "scan": str(input),
+                "weights": describe(model.path)[2],
+                "settings": {"region": region, "roi": roi and str(roi), "seed": run["seed"]},
+                "version": __version__,
+            }
+            content = findings.findings(result, detection.THRESHOLD, about)
+            if as_json:
+                findings.write_json(content, report, run["force"])
+            else:
+                write_view(report, of_detection(volume, result), model, content)
+        findings.write_map(result.z, output, run["force"])
     say(findings.summary(result, detection.THRESHOLD))
 
 
@@ -119,8 +138,6 @@ def calibrate(
     out: Path,
     lesions: tuple[tuple[Path, Path], ...],
     region: str,
-    series: str | None,
-    straighten: bool,
     **run: Any,
 ) -> None:
     """Calibrate `denovox detect` on healthy SCANS.
@@ -136,13 +153,14 @@ def calibrate(
     from ..inference.anomaly import calibration as of
     from ..inference.anomaly import detection
     from ..inference.scan_context import ScanContext
+    from ..io.atomic import check_folder, open_folder
+    from ..io.outputs import check_apart
 
     unknown = ", ".join(map(str, sorted({scan for scan, _ in lesions} - set(scans))))
     ensure(not unknown, f"--lesions names {unknown}, which is not one of SCANS; give it there too")
-    ensure(not out.is_file(), f"{out} is a file; choose a folder")
-    parent = out.absolute().parent
-    ensure(parent.is_dir(), f"the folder {parent} does not exist; create it first")
-    existing = sorted(out.glob("*.json")) if out.is_dir() and not run["force"] else []
+    check_apart({"--out": out}, {f"SCANS: {path}": path for path in scans})
+    check_folder(out, force=True)
+    existing = sorted(out.glob("*.json")) if not run["force"] else []
     ensure(
         not existing,
         f"{existing and existing[0]} already exists; choose another folder or give --force",
@@ -151,33 +169,31 @@ def calibrate(
     with loaded(run, "calibrate") as (model, options):
         for path in scans:
             masks = [mask for scan, mask in lesions if scan == path]
-            for name, volume in _volumes(path, region, series, straighten):
+            for name, volume in _volumes(path, region, run):
                 healthy = ~_union(masks, volume) if masks else None
                 context = ScanContext(volume, name, say=options.say)
                 for each in detection.calibrate(
                     model, context, of.AnomalyMethod(), healthy, options
                 ):
                     by_region.setdefault(each.region, []).append(each)
-    out.mkdir(exist_ok=True)
-    for name, each_scan in sorted(by_region.items()):
-        merged = of.merge(each_scan)
-        of.write(merged, out / f"{name}.json")
-        many = f"{merged.scans} scan{'' if merged.scans == 1 else 's'}"
-        say(f"{out / name}.json: {many}, {sum(merged.millilitres) / 1000:.1f} L")
+    merged = {name: of.merge(each_scan) for name, each_scan in sorted(by_region.items())}
+    with open_folder(out, force=True) as new:
+        for name, one in merged.items():
+            of.write(one, new / f"{name}.json")
+    for name, one in merged.items():
+        many = f"{one.scans} scan{'' if one.scans == 1 else 's'}"
+        say(f"{out / name}.json: {many}, {sum(one.millilitres) / 1000:.1f} L")
 
 
-def _volumes(
-    path: Path, region: str, series: str | None, straighten: bool
-) -> Iterator[tuple[str, Volume]]:
+def _volumes(path: Path, region: str, given: dict[str, Any]) -> Iterator[tuple[str, Volume]]:
     """(region, volume) of a scan, or of every case of a store."""
     import numpy as np
 
     from ..core.volume import Volume
     from ..datasets import manifest, store
-    from ..io import formats
 
     if not (path / manifest.NAME).is_file():
-        yield region, formats.read(path, series=series, straighten=straighten, say=say)
+        yield region, read_ct(path, given)
         return
     for case in store.cases(path):
         if region in ("auto", case.facts.region):

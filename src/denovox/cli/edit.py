@@ -15,9 +15,13 @@ from .options import (
     control_options,
     loaded,
     model_options,
+    page_option,
+    read_ct,
     reading_options,
     seed_option,
+    write_view,
 )
+from .outputs import Output, like_option
 from .progress import say
 
 if TYPE_CHECKING:
@@ -45,6 +49,8 @@ diameter_option = option(
 @diameter_option
 @option("--count", type=click.IntRange(1, 255), help="Number of lesions.  [default: 1]")
 @reading_options
+@page_option
+@like_option
 @control_options("lesion")
 @seed_option
 def lesion(
@@ -54,8 +60,8 @@ def lesion(
     organ: str | None,
     diameter: str | None,
     count: int | None,
-    series: str | None,
-    straighten: bool,
+    report: Path | None,
+    like: Path | None,
     **run: Any,
 ) -> None:
     """Add synthetic lesions to a CT scan.
@@ -65,19 +71,24 @@ def lesion(
     INPUT is a CT scan in HU, in any format that `denovox denoise` reads. Each component of --mask
     (NIfTI, NRRD or MetaImage) becomes a lesion; or --organ places lesions of random shape, away
     from the border of the organ and from vessels. The model determines how bright they are. OUTPUT
-    is NIfTI; voxels more than 4 mm from the lesions are unchanged, bit for bit.
+    is NIfTI, or a DICOM series: a .zip, or a folder. Voxels more than 4 mm from the lesions are
+    unchanged, bit for bit.
 
     Also written: OUTPUT_mask.nii.gz (lesions numbered from 1), OUTPUT_lesions.json (positions,
     sizes, seed, weights) and, if INPUT is DICOM, OUTPUT_mask.dcm (DICOM SEG).
+    --report writes a page for comparing both scans, with a list of the lesions.
     """
     from ..core.errors import ensure
     from ..inference import lesions
     from ..inference.anomaly import findings
     from ..inference.scan_context import ScanContext
-    from ..io import formats, nifti
+    from ..inference.views import of_edit
+    from ..io import nifti
+    from ..io.atomic import check_folder, together
     from ..io.dicom import seg
     from ..io.dicom.reader import DicomSource
     from ..io.label_maps import marked
+    from ..io.outputs import check_apart
 
     ensure((mask is None) != (organ is None), "give either --mask or --organ, but not both")
     ensure(
@@ -85,13 +96,21 @@ def lesion(
         "--diameter and --count go with --organ; with --mask, the mask determines both",
     )
     mask_path, list_path = beside(output, "_mask.nii.gz"), beside(output, "_lesions.json")
-    for path in (output, mask_path):
-        nifti.check_writable(path, run["force"])
+    outputs = {"OUTPUT": output, "its mask": mask_path, "its list of lesions": list_path}
+    outputs |= {} if report is None else {"--report": report}
+    named = Path(organ) if organ else None
+    check_apart(outputs, {"INPUT": input, "--mask": mask, "--organ": named, "--like": like})
+    target = Output(output, run["force"], like)
+    target.check()
+    nifti.check_writable(mask_path, run["force"])
     findings.check_json(list_path, run["force"])
-    volume = formats.read(input, series=series, straighten=straighten, say=say)
+    if report is not None:
+        check_folder(report, run["force"])
+    volume = read_ct(input, run)
     seg_path = beside(output, "_mask.dcm") if isinstance(volume.source, DicomSource) else None
+    target.check_scan(volume)
     if seg_path is not None:
-        seg.check_writable(seg_path, run["force"])
+        seg.check(seg_path, volume, run["force"], say)
     context = ScanContext(volume, say=say)
     if mask is not None:
         plan = lesions.in_mask(volume, marked(mask, volume), run["seed"])
@@ -103,11 +122,15 @@ def lesion(
     with loaded(run, "lesion", "lesion") as (model, options):
         edited = lesions.add(model, context, plan, options)
     record = lesions.record(edited, model, str(input), run["seed"])
-    nifti.write_mask(edited.numbers, volume, mask_path, run["force"])
-    findings.write_json(record, list_path, run["force"])
-    if seg_path is not None:
-        seg.write(seg_path, edited.numbers, volume, lines, force=run["force"])
-    nifti.write(edited.volume, output, run["force"])
+    with together():
+        nifti.write_mask(edited.numbers, volume, mask_path, run["force"])
+        findings.write_json(record, list_path, run["force"])
+        if seg_path is not None:
+            seg.write(seg_path, edited.numbers, volume, lines, force=run["force"])
+        if report is not None:
+            view = of_edit(volume, edited.volume, edited.numbers, edited.placed)
+            write_view(report, view, model, record)
+        target.write(edited.volume, model, volume)
 
 
 def _in_organ(
@@ -164,7 +187,11 @@ def augment(
     from ..datasets import store as stores
     from ..datasets.augment import augment as fill
     from ..inference import lesions
+    from ..io.atomic import check_folder
+    from ..io.outputs import check_apart
 
+    check_apart({"--out": out}, {"STORE": store})
+    check_folder(out, force=True, parents=True)
     wanted = lesions.requests_per_case(organ, diameter, count)
     cases = stores.cases(store)
     with loaded(run, "augment", "lesion") as (model, options):
@@ -188,6 +215,8 @@ def augment(
     help="Resampling of RePaint: jump length and repeats; 1x1: none, 10x10: as published.",
 )
 @reading_options
+@page_option
+@like_option
 @control_options("lesion")
 @seed_option
 def inpaint(
@@ -196,27 +225,39 @@ def inpaint(
     mask: Path,
     with_lesion: Path | None,
     jumps: str,
-    series: str | None,
-    straighten: bool,
+    report: Path | None,
+    like: Path | None,
     **run: Any,
 ) -> None:
     """Replace part of a CT scan with healthy tissue, or with a lesion.
 
     INPUT is a CT scan in HU, in any format that `denovox denoise` reads; masks are NIfTI, NRRD or
-    MetaImage on its grid. OUTPUT is NIfTI; outside --mask it is the scan, bit for bit. To remove a
-    lesion, mask it; with --with-lesion a lesion is drawn instead.
+    MetaImage on its grid. OUTPUT is NIfTI, or a DICOM series: a .zip, or a folder; outside --mask
+    it is the scan, bit for bit. To remove a lesion, mask it; with --with-lesion a lesion is drawn
+    instead. --report writes a page for comparing both scans.
     """
-    from ..io import formats, nifti
+    from ..inference.views import of_edit
+    from ..io.atomic import check_folder, together
     from ..io.label_maps import marked
+    from ..io.outputs import check_apart
 
     pair = _jumps(jumps)
-    nifti.check_writable(output, run["force"])
-    volume = formats.read(input, series=series, straighten=straighten, say=say)
+    inputs = {"INPUT": input, "--mask": mask, "--with-lesion": with_lesion, "--like": like}
+    check_apart({"OUTPUT": output, "--report": report}, inputs)
+    target = Output(output, run["force"], like)
+    target.check()
+    if report is not None:
+        check_folder(report, run["force"])
+    volume = read_ct(input, run)
+    target.check_scan(volume)
     hole = marked(mask, volume)
     drawn = None if with_lesion is None else marked(with_lesion, volume)
     with loaded(run, "inpaint", "lesion") as (model, options):
         result = model.inpaint(volume, hole, drawn, jumps=pair, options=options)
-        nifti.write(result, output, run["force"])
+    with together():
+        if report is not None:
+            write_view(report, of_edit(volume, result, hole), model, {})
+        target.write(result, model, volume)
 
 
 def _jumps(text: str) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from .commands import Command, Group, option
 from .options import (
     FILE,
     REGION_NAMES,
+    accept_hu_option,
     force_option,
     loaded,
     model_options,
@@ -138,11 +139,12 @@ def pairs(protocol: Protocol, data: Path, out: Path, force: bool, **given: Any) 
     optionally score), or a folder with reference/ and test/ (maps/ and masks/).
     """
     from ..evaluation.pairs import evaluate_pairs
-    from ..io.atomic import check_folder
 
-    check_folder(out, force)
+    _check_out(data, out, force)
     method, seed, weights = (given[name] for name in ("method", "seed", "weights"))
-    _write(evaluate_pairs(protocol.name, data, method, seed, weights, say), out, force)
+    results = evaluate_pairs(protocol.name, data, method, seed, weights, say)
+    _write(results, out, force)
+    _show(results)
 
 
 @command("simulated", "SCANS")
@@ -153,6 +155,7 @@ def pairs(protocol: Protocol, data: Path, out: Path, force: bool, **given: Any) 
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     help="Of dose: the part of the dose that is left.  [default: 0.25]",
 )
+@accept_hu_option
 @option("--factor", type=click.IntRange(2), help="Of slab: slices averaged to one.  [default: 5]")
 @option("--save", type=FILE, group="Output", help="A new folder for the scans.")
 @model_options
@@ -170,20 +173,19 @@ def simulated(protocol: Protocol, data: Path, out: Path, force: bool, **given: A
     from ..evaluation.inputs import saved_scans
     from ..evaluation.simulated import evaluate_simulated
     from ..evaluation.simulated_tasks import SimulatedConfig
-    from ..io.atomic import check_folder
+    from ..io.atomic import together
 
     _check_options(protocol, given, "dose", "factor")
-    check_folder(out, force)
+    _check_out(data, out, force, given["save"])
     set_by_user = {name: given[name] for name in ("factor", "region") if given[name] is not None}
     config = SimulatedConfig(method=given["method"], **set_by_user)
     dose = {"seed": given["seed"], "dose": given["dose"] or config.dose.dose}
     config = config.model_copy(update={"dose": config.dose.model_copy(update=dose)})
-    with (
-        saved_scans(given["save"], force) as save,
-        loaded(given, protocol.name) as (model, options),
-    ):
-        results = evaluate_simulated(protocol.name, data, model, config, None, options, save)
+    with loaded(given, protocol.name) as (model, options), together():
+        with saved_scans(given["save"], force) as save:
+            results = evaluate_simulated(protocol.name, data, model, config, None, options, save)
         _write(results, out, force)
+    _show(results)
 
 
 @command("realism", "SETS")
@@ -194,6 +196,7 @@ def simulated(protocol: Protocol, data: Path, out: Path, force: bool, **given: A
     " it does not come with denovox.",
 )
 @region_option
+@accept_hu_option
 def realism(protocol: Protocol, data: Path, out: Path, force: bool, **given: Any) -> None:
     """Compare a set of synthetic scans with a set of real ones.
 
@@ -203,17 +206,19 @@ def realism(protocol: Protocol, data: Path, out: Path, force: bool, **given: Any
     training set, scans that may be copies are reported. --region is of radiomic.
     """
     from ..evaluation.realism import RealismConfig, evaluate_realism
-    from ..io.atomic import check_folder
 
     _check_options(protocol, given, "weights", "region")
-    check_folder(out, force)
+    _check_out(data, out, force)
     config = RealismConfig(
         method=given["method"],
         seed=given["seed"],
         network=given["weights"],
         region=given["region"],
+        accept_hu=given["accept_hu"],
     )
-    _write(evaluate_realism(protocol.name, data, config, say), out, force)
+    results = evaluate_realism(protocol.name, data, config, say)
+    _write(results, out, force)
+    _show(results)
 
 
 @command("lesions", "STORE")
@@ -230,15 +235,15 @@ def lesions(protocol: Protocol, data: Path, out: Path, force: bool, **given: Any
     from ..evaluation.lesions.hosts import LesionStudyConfig
     from ..evaluation.lesions.study import evaluate_lesions
     from ..inference import lesions
-    from ..io.atomic import check_folder
 
-    check_folder(out, force)
+    _check_out(data, out, force)
     with loaded(given, protocol.name, "lesion") as (model, options):
         config = LesionStudyConfig(method=given["method"])
         add, remove = (of(model, options) for of in (lesions.maker, lesions.remover))
         sha = lesions.provenance(model)["control"]
         results = evaluate_lesions(protocol.name, data, add, remove, config, options, sha)
-        _write(results, out, force)
+    _write(results, out, force)
+    _show(results)
 
 
 def _check_options(protocol: Protocol, given: dict[str, Any], *names: str) -> None:
@@ -248,8 +253,24 @@ def _check_options(protocol: Protocol, given: dict[str, Any], *names: str) -> No
         ensure(not unused, f"{protocol.name} does not use --{name}; leave it out")
 
 
+def _check_out(data: Path, out: Path, force: bool, save: Path | None = None) -> None:
+    """`InputError` where figures (--out) or scans (--save) could not be written."""
+    from ..io.atomic import check_folder
+    from ..io.outputs import check_apart
+
+    check_apart({"--out": out, "--save": save}, {"the data": data})
+    for folder in (out, save):
+        if folder is not None:
+            check_folder(folder, force)
+
+
 def _write(results: Any, out: Path, force: bool) -> None:
-    from ..metrics.results import as_markdown, write
+    from ..metrics.results import write
 
     write(results, out, force)
+
+
+def _show(results: Any) -> None:
+    from ..metrics.results import as_markdown
+
     click.echo(as_markdown(results))

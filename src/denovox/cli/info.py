@@ -1,4 +1,4 @@
-"""`denovox info`."""
+"""`denovox info` and `denovox view`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,69 @@ import click
 
 from ..core.version import __version__
 from .commands import Command, option
+from .options import FILE, force_option, read_ct, reading_options
+from .progress import say
+
+
+@click.command(cls=Command)
+@click.argument("scan", type=FILE)
+@click.argument("result", type=FILE, required=False)
+@option("--mask", type=FILE, group="Input", help="Mask to draw over both, on the grid of RESULT.")
+@reading_options
+@option("--out", type=FILE, group="Output", help="HTML file.  [default: a temporary one, opened]")
+@force_option
+def view(
+    scan: Path,
+    result: Path | None,
+    mask: Path | None,
+    out: Path | None,
+    force: bool,
+    **reading: Any,
+) -> None:
+    """Compare a scan with a result in a browser.
+
+    SCAN and RESULT are CT scans in HU, in any format that `denovox denoise` reads. Writes one
+    self-contained page with a before/after slider and opens it. Where RESULT has another grid, SCAN
+    is interpolated on it. --out writes the page to a file instead, to keep or to share; the page
+    contains the images, without the headers of their files.
+    """
+    import tempfile
+    import webbrowser
+    from dataclasses import replace
+
+    import numpy as np
+
+    from ..core.errors import ensure, shown
+    from ..core.resample import onto
+    from ..io.atomic import check_writable, user_output, write_file
+    from ..io.label_maps import marked
+    from ..io.outputs import check_apart
+    from ..reports.viewer.page import Overlay, View, page
+
+    check_apart({"--out": out}, {"SCAN": scan, "RESULT": result, "--mask": mask})
+    if out is not None:
+        check_writable(out, force, (".html",))
+    before = read_ct(scan, reading)
+    after = None if result is None else read_ct(result, {**reading, "series": None})
+    if after is not None and not before.grid.matches(after.grid):
+        to_scan = np.linalg.inv(before.affine) @ after.affine
+        hu = onto(before.hu, to_scan, after.shape, float(before.hu.min()))
+        ensure(
+            bool(np.ptp(hu)), f"{result} and {scan} do not overlap; check that they belong together"
+        )
+        say(f"{shown(scan)}: interpolated on the grid of {shown(result)}")
+        before = replace(after, hu=hu)
+    overlays = () if mask is None else (Overlay("mask", marked(mask, before).astype(np.uint8)),)
+    title = shown(scan) if result is None else f"{shown(scan)} and {shown(result)}"
+    text = page(View(before, after, overlays), title)
+    with user_output(out or tempfile.gettempdir()):
+        if out is not None:
+            write_file(out, text)
+            return
+        path = Path(tempfile.mkdtemp(prefix="denovox-")) / "index.html"
+        path.write_text(text, "utf-8")
+    say(f"opening {path}")
+    ensure(webbrowser.open(path.as_uri()), f"there is no browser to open {path}; use --out")
 
 
 @click.command(cls=Command)

@@ -15,16 +15,15 @@ from . import (
     evaluate,
     info,
     pack,
-    plan,
     restore,
     simulate,
     synthesize,
     train,
 )
-from .commands import Group
+from .commands import Main
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="denovox")
 def main() -> None:
     """A diffusion foundation model for CT, from head to abdomen.
@@ -39,6 +38,6 @@ main.add("Restore", restore.denoise, restore.superres)
 main.add("Detect", detect.detect, detect.calibrate)
 main.add("Generate", synthesize.synthesize, edit.lesion, edit.inpaint, edit.augment)
 main.add("Data", data.doctor, data.prepare, simulate.simulate)
-main.add("Train", train.pretrain, train.finetune, plan.plan, pack.pack)
+main.add("Train", train.pretrain, train.finetune, pack.plan, pack.pack)
 main.add("Evaluate", evaluate.evaluate, train.ablate)
-main.add("Other", synthesize.demo, info.info)
+main.add("Other", synthesize.demo, info.view, info.info)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,33 +11,28 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..core.errors import InputError, ensure
-from .commands import option
+from .commands import LEAST_TILE, option
 from .progress import progress, say
 
 if TYPE_CHECKING:
     from ..core.condition import ControlKind
+    from ..core.volume import Volume
     from ..inference.model import Model
     from ..inference.options import RunOptions
+    from ..reports.viewer.page import View
 
 REGION_NAMES = ("headneck", "chest", "abdomen")
 FILE = click.Path(path_type=Path)
-EDGE = click.IntRange(32)  # of a tile
+EDGE = click.IntRange(LEAST_TILE)  # of a tile
 WINDOW = "denovox.window"  # key of --window, the old name of --tile, in a context's meta
 
 
-def devices() -> list[str]:
-    """Names of the devices of this machine."""
-    import torch
-
-    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    mps = ["mps"] if torch.backends.mps.is_available() else []
-    return ["cpu", *(["cuda", *gpus] if gpus else []), *mps]
-
-
 def _device(ctx: click.Context, param: click.Parameter, name: str | None) -> str | None:
-    if name is not None and name not in (here := devices()):
-        raise InputError(f"there is no device '{name}' on this machine; choose {', '.join(here)}")
-    return name
+    if name is None:
+        return None
+    from ..model.devices import device_named
+
+    return device_named(name)
 
 
 def _window(ctx: click.Context, param: click.Parameter, edge: int | None) -> None:
@@ -125,7 +121,13 @@ region_option = option(
     show_default=True,
     help="Body region of the scan; auto recognises regions along z.",
 )
-reading_options = _all(
+accept_hu_option = option(
+    "--accept-hu",
+    group="Input",
+    is_flag=True,
+    help="Process the scan although its values do not look like HU.",
+)
+dicom_options = _all(
     option("--series", group="Input", help="DICOM series to read: its UID, or the end of its UID."),
     option(
         "--straighten",
@@ -134,6 +136,30 @@ reading_options = _all(
         help="Resample DICOM with a tilted gantry or uneven slice spacing.",
     ),
 )
+reading_options = _all(dicom_options, accept_hu_option)
+
+
+page_option = option(
+    "--report", type=FILE, group="Output", help="New folder for index.html, a page with the result."
+)
+
+
+def write_view(folder: Path, view: View, model: Model, figures: dict[str, Any]) -> None:
+    """Write the page of a result, with the settings of this command, to the folder of --report.
+
+    figures: about the result, ready for JSON.
+    """
+    from ..core.errors import shown
+    from ..core.version import __version__
+    from ..model.weights import describe
+    from ..reports.viewer.page import write_page
+
+    command = click.get_current_context()
+    settings = json.loads(json.dumps(command.params, default=shown))
+    about = {"settings": settings, "weights": describe(model.path)[2], "version": __version__}
+    subject = command.params.get("input", command.params["output"])
+    title = f"denovox {command.info_name}: {shown(subject)}"
+    write_page(folder, view, title, {**figures, **about}, command.params["force"])
 
 
 def control_option(default: str) -> Callable[..., Any]:
@@ -148,6 +174,14 @@ def control_option(default: str) -> Callable[..., Any]:
         help="A base, a control, or one of each: name of bundled weights, file, or folder of a"
         " run. A control alone finds its base.",
     )
+
+
+def read_ct(path: Path, given: dict[str, Any]) -> Volume:
+    """The CT in a file or folder, for the `reading_options` in `given`."""
+    from ..scan import gate
+
+    reading = {name: given[name] for name in ("series", "straighten", "accept_hu")}
+    return gate.read(path, **reading, say=say)
 
 
 def running_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -178,7 +212,7 @@ def loaded(
     if model.control not in (None, control):
         takes = f"takes one for {control}" if control else "takes none"
         raise InputError(f"{names[-1]} is a control for {model.control}; {label} {takes}")
-    chosen = {name: run[name] for name in ("seed", "tile", "batch") if name in run}
+    chosen = {name: run[name] for name in ("seed", "tile", "batch", "accept_hu") if name in run}
     with progress(label) as done:
         yield model, RunOptions(**chosen, say=say, progress=done)
 
@@ -200,6 +234,5 @@ def triple(text: str, cast: Callable[[str], Any], name: str) -> tuple[Any, Any, 
 def beside(output: Path, end: str) -> Path:
     """The path of a file that goes with OUTPUT.nii.gz: OUTPUT, then `end`."""
     name = output.name
-    for own in (".nii.gz", ".nii"):
-        name = name.removesuffix(own)
-    return output.with_name(name + end)
+    own = next((own for own in (".nii.gz", ".nii", ".zip") if name.lower().endswith(own)), "")
+    return output.with_name(name[: len(name) - len(own)] + end)

@@ -7,16 +7,19 @@ from contextlib import contextmanager
 
 import click
 
+from ..core.errors import printable
+
 
 def say(line: str) -> None:
-    """Write a line on stderr."""
-    click.echo(line, err=True)
+    """Write a line on stderr, with every name in it `shown`."""
+    click.echo(printable(line), err=True)
 
 
 @contextmanager
 def progress(label: str, shown: bool = True) -> Iterator[Callable[..., None]]:
     """A progress bar on stderr; yields its update, called with the share done and a note."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import (
         BarColumn,
         Progress,
@@ -34,8 +37,30 @@ def progress(label: str, shown: bool = True) -> Iterator[Callable[..., None]]:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
-        task = bar.add_task(label, total=1.0, note="")
+        task = bar.add_task(escape(printable(label)), total=1.0, note="")
         yield lambda share, note="": bar.update(task, completed=share, note=note)
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Within the block SIGTERM and SIGHUP end the program as an exception does, so that nothing
+    unfinished is left on disk; exit code 128 + the signal's number."""
+    import signal
+    import threading
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    every = (signal.SIGTERM, signal.SIGHUP)
+    own = threading.current_thread() is threading.main_thread()  # others may not set handlers
+    ours = [number for number in every if own and signal.getsignal(number) == signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager

@@ -14,11 +14,13 @@ from .options import (
     beside,
     control_options,
     loaded,
+    read_ct,
     reading_options,
     region_option,
     running_options,
     seed_option,
 )
+from .outputs import Output, like_option
 from .progress import say
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ report_option = option(
 @region_option
 @reading_options
 @report_option
+@like_option
 @running_options
 @seed_option
 def denoise(
@@ -48,34 +51,44 @@ def denoise(
     noise_hu: float | None,
     samples: int | None,
     report: Path | None,
-    series: str | None,
-    straighten: bool,
+    like: Path | None,
     **run: Any,
 ) -> None:
     """Remove noise from a CT scan.
 
     INPUT is a CT scan in HU: DICOM (a folder, a ZIP archive or an Enhanced CT file), NIfTI, NRRD or
-    MetaImage. OUTPUT is NIfTI on the grid of the scan: the posterior mean, from one evaluation of
-    the model per voxel, or from four where the noise is coloured.
+    MetaImage. OUTPUT is on the grid of the scan: the posterior mean, from one evaluation of the
+    model per voxel, or from four where the noise is coloured. It is NIfTI, or a DICOM series: a
+    .zip, or a folder.
 
     With --samples, OUTPUT is the mean of posterior samples, and their SD in HU is written to
-    OUTPUT_sd.nii.gz. --report writes report.html and report.json.
+    OUTPUT_sd.nii.gz. --report writes index.html, a page for comparing both scans, and report.json.
     """
     from ..inference.posterior import check_count
     from ..inference.scan_context import ScanContext
-    from ..io import formats, nifti
-    from ..io.atomic import check_folder
+    from ..io import nifti
+    from ..io.atomic import check_folder, together
+    from ..io.outputs import check_apart, check_space, least_bytes
+    from ..reports.faithfulness import require_body
     from ..reports.types import Given
 
     sd_path = beside(output, "_sd.nii.gz")
-    nifti.check_writable(output, run["force"])
+    files = {"OUTPUT": output} if samples is None else {"OUTPUT": output, "its SD map": sd_path}
     if samples is not None:
         check_count(samples)
+    check_apart({**files, "--report": report}, {"INPUT": input, "--like": like})
+    target = Output(output, run["force"], like)
+    target.check()
+    if samples is not None:
         nifti.check_writable(sd_path, run["force"])
     if report is not None:
         check_folder(report, run["force"])
-    volume = formats.read(input, series=series, straighten=straighten, say=say)
+    volume = read_ct(input, run)
+    check_space({path: least_bytes(path, volume) for path in files.values()})
+    target.check_scan(volume)
     context = ScanContext(volume, region, noise_hu, say)
+    if report is not None:
+        require_body(context.coarse)
     sd = None
     with loaded(run, "denoise") as (model, options):
         if samples is None:
@@ -83,18 +96,23 @@ def denoise(
         else:
             posterior = model.posterior(volume, samples, options=options, context=context)
             result, sd = posterior.mean, posterior.sd
-    nifti.write(result, output, run["force"])
-    if sd is not None:
-        nifti.write(sd, sd_path, run["force"])
-    if report is not None:
-        settings = {"region": region, "noise_hu": noise_hu, "samples": samples, "seed": run["seed"]}
-        given = Given(
-            sd_hu=None if sd is None else sd.hu,
-            noise=context.noise,
-            labels=context.coarse,
-            settings=settings,
-        )
-        _report(report, input, volume, result, given, model, run["force"])
+    with together():
+        if sd is not None:
+            nifti.write(sd, sd_path, run["force"])
+        if report is not None:
+            given = Given(
+                sd_hu=None if sd is None else sd.hu,
+                noise=context.noise,
+                labels=context.coarse,
+                settings={
+                    "region": region,
+                    "noise_hu": noise_hu,
+                    "samples": samples,
+                    "seed": run["seed"],
+                },
+            )
+            _report(report, input, volume, result, given, model, run["force"])
+        target.write(result, model, volume)
 
 
 def _report(
@@ -107,12 +125,13 @@ def _report(
     force: bool,
 ) -> None:
     """Write a faithfulness report, and its summary on stderr."""
+    from ..core.errors import shown
     from ..core.version import __version__
     from ..model.weights import describe
     from ..reports.faithfulness import write_report
 
     given = replace(given, weights=describe(model.path)[2], version=__version__)
-    say(write_report(folder, before, after, given, str(input), force).summary)
+    say(write_report(folder, before, after, given, shown(input), force).summary)
 
 
 @click.command(cls=Command)
@@ -124,11 +143,12 @@ def _report(
     "--thickness",
     type=float,
     group="Input",
-    help="Slice thickness of INPUT in mm.  [default: its slice spacing]",
+    help="Slice thickness of INPUT in mm.  [default: from its DICOM header, or its slice spacing]",
 )
 @region_option
 @reading_options
 @report_option
+@like_option
 @control_options("base")
 def superres(
     input: Path,
@@ -138,45 +158,53 @@ def superres(
     thickness: float | None,
     region: str,
     report: Path | None,
-    series: str | None,
-    straighten: bool,
+    like: Path | None,
     **run: Any,
 ) -> None:
     """Reconstruct thin slices from thick ones.
 
-    INPUT is a CT scan in HU, in any format that `denovox denoise` reads. OUTPUT is NIfTI with more
-    slices. Averaged back to the thickness of INPUT they reproduce it; detail beyond that is the
-    model's estimate. --control superres, trained for this task, adds better detail than the base
-    alone. --report writes report.html and report.json.
+    INPUT is a CT scan in HU, in any format that `denovox denoise` reads. OUTPUT has more slices; it
+    is NIfTI, or a DICOM series: a .zip, or a folder. Averaged back to the thickness of INPUT they
+    reproduce it; detail beyond that is the model's estimate. --control superres, trained for this
+    task, adds better detail than the base alone. --report writes index.html, a page for comparing
+    both scans, and report.json.
     """
-    from ..io import formats, nifti
-    from ..io.atomic import check_folder
+    from ..io.atomic import check_folder, together
+    from ..io.outputs import check_apart, check_space, least_bytes
+    from ..reports.faithfulness import require_body
     from ..reports.types import Given
     from ..scan.anatomy import coarse
 
-    nifti.check_writable(output, run["force"])
+    check_apart({"OUTPUT": output, "--report": report}, {"INPUT": input, "--like": like})
+    target = Output(output, run["force"], like)
+    target.check()
     if report is not None:
         check_folder(report, run["force"])
-    volume = formats.read(input, series=series, straighten=straighten, say=say)
+    volume = read_ct(input, run)
+    times = volume.spacing_mm[2] / spacing_z if spacing_z else factor or 1.0
+    check_space({output: least_bytes(output, volume, times)})
+    target.check_scan(volume)
     grid: dict[str, Any] = {"factor": factor, "spacing_z_mm": spacing_z, "thickness_mm": thickness}
     base = anatomy = None
     with loaded(run, "superres", "low-resolution") as (model, options):
         if report is not None:  # which compares with the interpolation
             base = model.superres(volume, **grid, evaluations=0)
             anatomy = coarse(base)
+            require_body(anatomy)
         result = model.superres(volume, **grid, region=region, anatomy=anatomy, options=options)
     say(str(result.consistency))
-    nifti.write(result, output, run["force"])
-    if report is not None and base is not None:
-        given = Given(
-            data_consistency_hu=result.consistency.rms_hu,
-            adds_detail=True,
-            labels=anatomy,
-            settings={
-                "region": region,
-                "factor": factor,
-                "spacing_z": spacing_z,
-                "thickness": thickness,
-            },
-        )
-        _report(report, input, base, result, given, model, run["force"])
+    with together():
+        if report is not None and base is not None:
+            given = Given(
+                data_consistency_hu=result.consistency.rms_hu,
+                adds_detail=True,
+                labels=anatomy,
+                settings={
+                    "region": region,
+                    "factor": factor,
+                    "spacing_z": spacing_z,
+                    "thickness": thickness,
+                },
+            )
+            _report(report, input, base, result, given, model, run["force"])
+        target.write(result, model, volume)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .commands import Group, option
-from .options import FILE, force_option, seed_option
+from .options import FILE, force_option, read_ct, reading_options, seed_option
 from .progress import progress, say
 
 
@@ -52,6 +52,7 @@ def simulate() -> None:
     type=click.IntRange(90),
     help="Simulated views over half a turn.",
 )
+@reading_options
 @force_option
 @seed_option
 def low_dose(
@@ -69,20 +70,24 @@ def low_dose(
     same grid. Each slice is projected as a parallel beam.
     """
     from ..core.errors import ensure
-    from ..io import formats, nifti
+    from ..io import nifti
+    from ..io.outputs import check_apart, check_space, least_bytes
     from ..simulate.dose import LowDoseConfig, photons_of, simulate_low_dose
 
+    check_apart({"OUTPUT": output}, {"INPUT": input})
     nifti.check_writable(output, force)
     ensure(
         photons is None or noise_hu is None,
         "--photons and --noise-hu both set the noise of INPUT; give one of them",
     )
-    config = LowDoseConfig(**given) if photons is None else LowDoseConfig(photons=photons, **given)
+    asked = {name: given[name] for name in ("dose", "kernel", "views", "seed")}
+    config = LowDoseConfig(**asked) if photons is None else LowDoseConfig(photons=photons, **asked)
     if electronic is None:
         # --noise-hu includes the electronic noise, which would otherwise count twice.
         electronic = config.electronic if noise_hu is None else 0.0
     config = config.model_copy(update={"electronic": electronic})
-    volume = formats.read(input, say=say)
+    volume = read_ct(input, given)
+    check_space({output: least_bytes(output, volume)})
     if noise_hu is not None:
         config = config.model_copy(update={"photons": photons_of(volume, noise_hu, config)})
         say(f"photons: {config.photons:.3g}, from a noise of {noise_hu:g} HU")
@@ -103,18 +108,27 @@ def low_dose(
     show_default=True,
     help="Slice sensitivity profile.",
 )
+@reading_options
 @force_option
 def thick_slices(
-    input: Path, output: Path, thickness: float, spacing: float | None, profile: Any, force: bool
+    input: Path,
+    output: Path,
+    thickness: float,
+    spacing: float | None,
+    profile: Any,
+    force: bool,
+    **reading: Any,
 ) -> None:
     """Average thin slices into thick ones.
 
     INPUT is a CT scan in HU, in any format that `denovox denoise` reads. OUTPUT is NIfTI on a grid
     with fewer slices. Where --spacing is larger than --thickness there are gaps between slices.
     """
-    from ..io import formats, nifti
+    from ..io import nifti
+    from ..io.outputs import check_apart
     from ..simulate.slabs import simulate_thick_slices
 
+    check_apart({"OUTPUT": output}, {"INPUT": input})
     nifti.check_writable(output, force)
-    volume = formats.read(input, say=say)
+    volume = read_ct(input, reading)
     nifti.write(simulate_thick_slices(volume, thickness, spacing, profile), output, force)

@@ -14,10 +14,13 @@ from .options import (
     control_options,
     loaded,
     model_options,
+    page_option,
     seed_option,
     triple,
     weights_option,
+    write_view,
 )
+from .outputs import Output
 
 
 @click.command(cls=Command)
@@ -36,9 +39,10 @@ from .options import (
     "--anatomy",
     type=FILE,
     group="Input",
-    help="NIfTI label map (docs/reference/labels.md), which also sets the grid.",
+    help="Label map (docs/reference/labels.md), which also sets the grid.",
 )
 @option("--lesions", type=FILE, group="Input", help="Mask of lesions, on the grid of --anatomy.")
+@page_option
 @control_options("base")
 @seed_option
 def synthesize(
@@ -49,22 +53,33 @@ def synthesize(
     anatomy: Path | None,
     lesions: Path | None,
     steps: int,
+    report: Path | None,
     **run: Any,
 ) -> None:
     """Generate a CT scan, unconditionally or from a label map.
 
-    OUTPUT is NIfTI in HU, on the grid of --anatomy or on one of --shape and --spacing. --lesions
-    (NIfTI, NRRD or MetaImage) needs --control lesion.
+    OUTPUT is in HU, on the grid of --anatomy or on one of --shape and --spacing: NIfTI, or a DICOM
+    series, which is a .zip or a folder, and a study of its own without a patient. --lesions
+    (NIfTI, NRRD or MetaImage) needs --control lesion. --report writes a page that shows the scan.
     """
+    import math
     from dataclasses import replace
 
     import numpy as np
 
     from ..core.errors import ensure
     from ..core.volume import Volume, spacing_of
-    from ..io import label_maps, nifti
+    from ..inference.views import of_synthesis
+    from ..io import label_maps
+    from ..io.atomic import check_folder, together
+    from ..io.outputs import check_apart, check_space, packed_bytes
 
-    nifti.check_writable(output, run["force"])
+    inputs = {"--anatomy": anatomy, "--lesions": lesions}
+    check_apart({"OUTPUT": output, "--report": report}, inputs)
+    target = Output(output, run["force"])
+    target.check()
+    if report is not None:
+        check_folder(report, run["force"])
     if anatomy is None:
         ensure(shape and spacing, "give --shape and --spacing, or --anatomy, which sets the grid")
         ensure(lesions is None, "--lesions lie in an anatomy; give --anatomy as well")
@@ -73,16 +88,21 @@ def synthesize(
         ensure(not (shape or spacing), fixed)
     labels = affine = drawn = None
     if anatomy is not None:
-        labels, affine = nifti.read_label_map(anatomy)
+        labels, affine = label_maps.vocabulary(anatomy)
         size, mm = labels.shape, spacing_of(affine)
         like = Volume(np.zeros(size, np.float32), affine)
         drawn = None if lesions is None else label_maps.marked(lesions, like)
     else:
         size = triple(shape or "", int, "--shape")[::-1]
         mm = triple(spacing or "", float, "--spacing")[::-1]
+    check_space({output: packed_bytes(output, 2 * math.prod(size))})
     with loaded(run, "synthesize", "lesion") as (model, options):
         result = model.synthesize(region, size, mm, labels, drawn, steps, options=options)
-    nifti.write(result if affine is None else replace(result, affine=affine), output, run["force"])
+    result = result if affine is None else replace(result, affine=affine)
+    with together():
+        if report is not None:
+            write_view(report, of_synthesis(result, drawn), model, {})
+        target.write(result, model)
 
 
 @click.command(cls=Command)
@@ -102,8 +122,8 @@ def demo(out: Path, force: bool, **run: Any) -> None:
     """Try the model on a simulated chest: synthesis and denoising.
 
     Draws a chest phantom, generates a CT scan from its label map, and denoises a noisy copy of it.
-    --out holds the volumes as NIfTI and a page of pictures, sheet.png; file names and PSNR go to
-    stdout.
+    --out holds the volumes as NIfTI, sheet.png with their middle slices, and index.html, a page for
+    comparing the noisy and the denoised scan; file names and PSNR go to stdout.
     """
     from .demo import check, fill
 

@@ -102,12 +102,14 @@ def _run(
         for line in summary(plan, "cpu"):
             say(line)
         return
+    from ..io.atomic import check_folder
     from ..train.distributed import joined
     from ..train.loop import Session
     from ..train.run import run
 
     group = joined(device)
     folder = out or Path("runs") / plan.name
+    check_folder(folder, force=True, parents=True)
     tell: Callable[[str], None] = say if group.main else (lambda text: None)
     began = time.monotonic()
     with progress(plan.name, group.main) as done, stoppable() as stopped:
@@ -154,12 +156,14 @@ def ablate(
     figures.md in --out after every run, and to stdout.
     """
     from ..evaluation.ablation.run import Ablation, run
+    from ..io.atomic import check_folder
     from ..train.config import read_recipe
     from ..train.distributed import joined
 
     plan = read_recipe(recipe)
     group = joined(device)
     ensure(group.count == 1, "`denovox ablate` is a single process; start it without torchrun")
+    check_folder(out, force=True, parents=True)
     minutes = max_minutes or float("inf")
     with progress(plan.name) as done, stoppable() as stopped:
         for news in run(plan, out, Ablation(seeds=seeds), minutes, group.device):

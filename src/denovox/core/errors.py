@@ -3,12 +3,43 @@
 import difflib
 from collections.abc import Sequence
 
+_BREAK = "\n  "
+
 
 class InputError(Exception):
-    """The input cannot be processed; the message is one clear sentence.
+    """The input cannot be processed; the message is one clear sentence, printable (`shown`).
 
-    The command line prints it on stderr and exits with code 2.
+    The command line prints it on stderr and exits with code 2. A line break followed by two spaces
+    begins a list and is kept.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
+
+
+def printable(message: str) -> str:
+    """A message with every name in it `shown`; a list in it keeps its lines."""
+    return _BREAK.join(map(shown, str(message).split(_BREAK)))
+
+
+def encodable(text: str) -> str:
+    """A text that is valid Unicode: undecodable bytes of a file name become escapes, `\\xfc`."""
+    return "".join(_escaped(c) if "\ud800" <= c <= "\udfff" else c for c in text)
+
+
+def shown(text: object) -> str:
+    """A text, such as a file name, that any file and terminal can take.
+
+    Undecodable bytes of a name, control characters and invisible ones become escapes: `\\xfc`,
+    `\\n`, `\\u202e`. Everything else stays, so that showing a text twice changes nothing.
+    """
+    return "".join(c if c.isprintable() else _escaped(c) for c in str(text))
+
+
+def _escaped(c: str) -> str:
+    if "\udc80" <= c <= "\udcff":  # a byte that is not of the file system's encoding
+        return f"\\x{ord(c) - 0xDC00:02x}"
+    return c.encode("unicode_escape").decode("ascii")
 
 
 def ensure(condition: object, message: str) -> None:
@@ -28,3 +59,10 @@ def did_you_mean(name: object, among: Sequence[str]) -> str:
     """ " (did you mean 'liver'?)" with the closest of the known names; "" if none is close."""
     close = difflib.get_close_matches(str(name).lower().replace(" ", "_"), among, 1)
     return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def one_of(value: object, among: Sequence[str], what: str) -> None:
+    """Raise `InputError` unless a value is one of the names of a `what`."""
+    known = isinstance(value, str) and value in among
+    hint = did_you_mean(value, among)
+    ensure(known, f"there is no {what} '{value}'{hint}; choose one of {', '.join(among)}")

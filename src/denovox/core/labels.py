@@ -8,7 +8,9 @@ lobes or vertebrae: a class's embedding is the sum along its path to the root (`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -96,6 +98,48 @@ def path(name: str) -> tuple[str, ...]:
     """The classes from `name` up to its root, `name` first."""
     above = parent(name)
     return (name,) if above is None else (name, *path(above))
+
+
+_SAME = {  # other words for those of the vocabulary
+    **dict.fromkeys(("vertebra", "spine"), "vertebrae"),
+    **{"lungs": "lung", "kidneys": "kidney", "bones": "bone", "vessels": "vessel"},
+    **{"muscles": "muscle", "glands": "gland", "airways": "airway", "clavicle": "clavicula"},
+    **{"oesophagus": "esophagus", "bladder": "urinary_bladder", "l": "left", "r": "right"},
+}
+_SIDES = {"left", "right"}
+
+
+@cache
+def _by_words() -> dict[frozenset[str], str]:
+    return {frozenset(name.lower().split("_")): name for name in NAMES[1:]}
+
+
+def named(*texts: str) -> str | None:
+    """The class that one of these names means, whatever its case and the order of its words.
+
+    "Right kidney" is kidney_right, "L1 vertebra" vertebrae_L1. A side that the vocabulary does not
+    have is dropped: "left lung" is lung. None where no name is certain.
+    """
+    for text in texts:
+        words = re.findall(r"[a-z]+\d*|\d+", text.lower())
+        words = [part for word in words for part in _SAME.get(word, word).split("_")]
+        whole = frozenset(words) - {"of", "the"}
+        for found in (whole, whole - _SIDES):
+            if found in _by_words():
+                return _by_words()[found]
+    return None
+
+
+def overlay(
+    under: UInt8[np.ndarray, "x y z"], over: UInt8[np.ndarray, "x y z"]
+) -> UInt8[np.ndarray, "x y z"]:
+    """Merge two label maps of one scan: the finer class wins, `over` if both are equally fine.
+
+    So the order of overlapping masks does not matter: "bone" is kept if "body" comes after it.
+    """
+    fine = np.array([len(path(name)) for name in NAMES], np.uint8)
+    fine[UNKNOWN] = 0
+    return np.where(fine[over] >= fine[under], over, under)
 
 
 def path_matrix() -> Float[np.ndarray, "labels labels"]:

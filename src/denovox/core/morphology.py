@@ -7,15 +7,21 @@ continue beyond the array's ends, so that nothing is eroded from outside.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float, Integer, Shaped, UInt8
 from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from .box import bounding_box
 
 Mask = Bool[np.ndarray, "x y z"]
 Spacing = tuple[float, float, float]  # voxel size along x, y, z, mm
+Bits = UInt8[np.ndarray, "u v w"]  # a mask, eight voxels a byte along the last axis
+
+SWEEPS = 50  # before a winding region is followed voxel by voxel
 
 
 def within_slice() -> Bool[np.ndarray, "3 3 3"]:
@@ -83,3 +89,88 @@ def largest(mask: Mask) -> Mask:
     """The largest face-connected component; the first of several of equal size."""
     parts, count = ndimage.label(mask)
     return parts == component_sizes(parts).argmax() if count > 1 else mask
+
+
+def reaching(mask: Mask, axes: tuple[int, ...]) -> Mask:
+    """What of a mask is at least three voxels thick and reaches the first or last plane of `axes`.
+
+    On packed bits, the axis that is contiguous in memory last: an eighth of the time and memory.
+    """
+    order = np.argsort(np.abs(mask.strides), kind="stable")[::-1]
+    # It continues beyond the border: wedges there are as thick as in a larger scan.
+    wide = np.pad(mask.transpose(order), 1, constant_values=True)
+    inner = (slice(1, -1),) * 3
+    border = np.zeros(wide.shape, bool)
+    for axis in (k for k in range(3) if order[k] in axes):
+        for end in (1, -2):
+            border[(*inner[:axis], end, *inner[axis + 1 :])] = True
+    core = ~_grown(_packed(~wide)) & _packed(wide)
+    reach = _connected(_packed(border) & core, core)
+    found: Mask = np.unpackbits(reach, axis=-1, count=wide.shape[-1]).view(bool) & wide
+    return found[inner].transpose(np.argsort(order))
+
+
+def _packed(mask: Mask) -> Bits:
+    return np.packbits(mask, axis=-1)
+
+
+def _connected(kept: Bits, core: Bits) -> Bits:
+    """What of `core` is connected to `kept` by faces, edges or corners, grown by one voxel.
+
+    Most of it extends straight from the border: sweeping along the first two axes finds it.
+    """
+    for _ in range(SWEEPS):
+        grown = _grown(kept)
+        more = grown & core
+        if np.array_equal(more, kept):
+            return grown
+        kept = more
+        for axis in (0, 1):
+            out, into = np.moveaxis(kept, axis, 0), np.moveaxis(core, axis, 0)
+            for i in range(1, len(out)):
+                out[i] |= out[i - 1] & into[i]
+            for i in range(len(out) - 1, 0, -1):
+                out[i - 1] |= out[i] & into[i - 1]
+    masks = (np.unpackbits(bits, axis=-1).view(bool) for bits in (kept, core))
+    winding = ndimage.binary_propagation(next(masks), np.ones((3, 3, 3)), mask=next(masks))
+    return _grown(_packed(winding))
+
+
+def _grown(bits: Bits) -> Bits:
+    """Dilated by a cube of 3 x 3 x 3 voxels."""
+    wider = bits | bits >> 1 | bits << 1
+    wider[..., 1:] |= bits[..., :-1] << 7
+    wider[..., :-1] |= bits[..., 1:] >> 7
+    for axis in (0, 1):
+        bits, wider = wider, wider.copy()
+        out, old = np.moveaxis(wider, axis, 0), np.moveaxis(bits, axis, 0)
+        out[:-1] |= old[1:]
+        out[1:] |= old[:-1]
+    return wider
+
+
+def components_at(
+    mask: Shaped[np.ndarray, "x y z"], slab: int = 32, above: int = 0
+) -> tuple[Integer[np.ndarray, " n"], Integer[np.ndarray, " n"]]:
+    """Face-connected components at the voxels of a mask: (number from 0, flat index, C order).
+
+    The same as `scipy.ndimage.label` finds, with memory for the mask's voxels only: planes are
+    labelled `slab` at a time, and components joined where two slabs touch. above: the mask is where
+    the values exceed this.
+    """
+    numbers, places, links, before = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)], [], 0
+    last: Any = None
+    for first in range(0, len(mask), slab):
+        parts, count = ndimage.label(mask[first : first + slab] > above)
+        at = np.flatnonzero(parts)
+        numbers.append(parts.ravel()[at] + np.int32(before - 1))
+        places.append(at + first * mask[0].size)
+        if last is not None:
+            touch = (last[0] > 0) & (parts[0] > 0)
+            pairs = np.stack([last[0][touch] + last[1] - 1, parts[0][touch] + before - 1])
+            links.append(np.unique(pairs, axis=1))
+        last, before = (parts[-1], before), before + count
+    i, j = np.concatenate(links, axis=1) if links else np.zeros((2, 0), int)
+    graph = coo_array((np.ones(len(i), bool), (i, j)), shape=(before, before))
+    joined = connected_components(graph, directed=False)[1] if before else np.zeros(0, int)
+    return joined[np.concatenate(numbers)], np.concatenate(places)

@@ -13,11 +13,55 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from .errors import ensure
+
+# Corners of one grid may differ by this much. float32 headers and decimals in text round to less
+# (about 1e-3 mm), and a real misplacement is at least a large part of a voxel (0.1 mm or more).
+GRID_TOLERANCE_MM = 0.01
+
 
 def spacing_of(affine: Float[np.ndarray, "4 4"]) -> tuple[float, float, float]:
     """Distance in mm between voxel centres along the three axes of an affine."""
     x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
     return float(x), float(y), float(z)
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Where voxels are. affine: 4x4, voxel index -> millimetres in RAS+."""
+
+    shape: tuple[int, ...]
+    affine: Float[np.ndarray, "4 4"]
+
+    @property
+    def corners(self) -> Float[np.ndarray, "8 3"]:
+        """Positions of the 8 corner voxels, mm."""
+        index = np.indices((2, 2, 2)).reshape(3, 8).T * (np.array(self.shape) - 1)
+        corners: np.ndarray = index @ self.affine[:3, :3].T + self.affine[:3, 3]
+        return corners
+
+    def __str__(self) -> str:
+        """In words, for messages that compare two."""
+        first, last = (", ".join(f"{mm:.2f}" for mm in at) for at in self.corners[[0, 7]])
+        mm = " x ".join(f"{step:.4g}" for step in spacing_of(self.affine))
+        voxels = " x ".join(map(str, self.shape))
+        return f"{voxels} voxels of {mm} mm from ({first}) to ({last}) mm"
+
+    def matches(self, other: Grid) -> bool:
+        """Whether these are the same voxels: no corner is off by more than the tolerance."""
+        if self.shape != other.shape:
+            return False
+        apart = np.linalg.norm(self.corners - other.corners, axis=1)
+        return bool(apart.max() <= GRID_TOLERANCE_MM)
+
+    def require(self, like: Grid, name: object, other: object = "its CT") -> None:
+        """`InputError`, with both geometries, unless the voxels of `name` are those of `other`."""
+        ensure(self.matches(like), self.unlike(like, name, other))
+
+    def unlike(self, like: Grid, name: object, other: object = "its CT") -> str:
+        """The sentence for two grids that differ."""
+        both = f"it has {self}, and {other} has {like}"
+        return f"{name} is not on the grid of {other}: {both}; resample one of them to the other"
 
 
 @dataclass(frozen=True)
@@ -44,6 +88,11 @@ class Volume:
     def spacing_mm(self) -> tuple[float, float, float]:
         """Distance between voxel centres along x, y, z."""
         return spacing_of(self.affine)
+
+    @property
+    def grid(self) -> Grid:
+        """Where its voxels are."""
+        return Grid(self.shape, self.affine)
 
     @classmethod
     def from_numpy(

@@ -7,18 +7,22 @@ classes a bridge covers are those it can label at all.
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
 from ..core import labels
-from ..core.errors import InputError, did_you_mean
+from ..core.errors import InputError, did_you_mean, ensure, line
+from ..core.volume import Volume
+from ..io import label_maps
 
 MOST = 65535  # no published label map has larger values; keeps the lookup table small
 _STRANGE = 255  # not an id of the vocabulary, which is stored in a byte
@@ -46,6 +50,12 @@ class Bridge:
         return tuple(labels.NAMES[number] for number in sorted(ids))
 
 
+# The words that name disease, at the beginning of a word.
+LESIONS = (
+    *("lesion", "tumour", "tumor", "cancer", "carcinoma", "nodule", "metasta", "lymphoma"),
+    *("lymph_node", "lymph node", "haemorrhage", "hemorrhage", "hematoma", "haematoma"),
+)
+_LESION = re.compile(rf"(?:^|[^a-z])(?:{'|'.join(LESIONS)})", re.IGNORECASE)
 # A lesion mask: any value above 0; it says nothing about the anatomy.
 LESION = Bridge("lesion", {}, every=labels.UNKNOWN, all_lesions=True)
 
@@ -113,6 +123,46 @@ def from_table(table: Mapping[int, str] | Mapping[str, str], name: str = "your t
     return Bridge(name, values)
 
 
+def by_names(names: Mapping[int, Iterable[str]]) -> Bridge:
+    """A bridge from what each value is called, in anybody's words: value -> all its names.
+
+    Of several classes that a value is part of (regions of nnU-Net) the finest counts. Names that
+    are not in the vocabulary stay unknown, and those of `LESIONS` mark disease.
+    """
+    values = {}
+    for value, texts in names.items():
+        found = [name for text in texts if (name := labels.named(text))]
+        finest = max(found, key=lambda name: len(labels.path(name)), default="unknown")
+        values[value] = labels.ID[finest]
+    lesions = tuple(v for v, texts in names.items() if any(map(_LESION.search, texts)))
+    return Bridge("names", values, lesions=lesions)
+
+
+def read(
+    path: Path, by: Bridge, like: Volume
+) -> tuple[UInt8[np.ndarray, "x y z"], Bool[np.ndarray, "x y z"], tuple[str, ...]]:
+    """A mask of a scan: (ids, 0 where unlabelled; where it marks disease; classes it can label).
+
+    A file that names its values (Slicer's .seg.nrrd, TotalSegmentator's NIfTI) is understood by
+    these names in place of the vocabulary's numbers. `InputError` as in `label_maps.layers` and
+    `apply`.
+    """
+    ids, marks, covers = np.zeros(like.shape, np.uint8), np.zeros(like.shape, bool), set[str]()
+    for layer in label_maps.layers(path, like):
+        own = layer.names and by.name == "denovox"
+        use = by_names(layer.names) if own else by
+        shown = line(", ".join(texts[0] for texts in layer.names.values()))
+        ensure(
+            use.covers or use.lesions or not own,
+            f"{path} names no class of the vocabulary and no lesion ({shown}); rename its segments,"
+            " see docs/reference/labels.md",
+        )
+        ids = labels.overlay(ids, apply(layer.values, use, str(path)))
+        marks |= lesion(layer.values, use)
+        covers |= set(use.covers)
+    return ids, marks, tuple(covers)
+
+
 def apply(
     raw: Integer[np.ndarray, "x y z"], by: Bridge, where: str = "the label map"
 ) -> UInt8[np.ndarray, "x y z"]:
@@ -144,18 +194,6 @@ def apply(
 def lesion(raw: Integer[np.ndarray, "x y z"], by: Bridge) -> Bool[np.ndarray, "x y z"]:
     """Where a label map marks disease (tumour, haemorrhage, lymph node)."""
     return raw > 0 if by.all_lesions else np.isin(raw, by.lesions)
-
-
-def overlay(
-    under: UInt8[np.ndarray, "x y z"], over: UInt8[np.ndarray, "x y z"]
-) -> UInt8[np.ndarray, "x y z"]:
-    """Merge two label maps of one scan: the finer class wins, `over` if both are equally fine.
-
-    So the order of overlapping masks does not matter: "bone" is kept if "body" comes after it.
-    """
-    fine = np.array([len(labels.path(name)) for name in labels.NAMES], np.uint8)
-    fine[labels.UNKNOWN] = 0
-    return np.where(fine[over] >= fine[under], over, under)
 
 
 def combine(

@@ -1,9 +1,10 @@
 """Published data sets and your own folders on disk -> cases: scan, masks, patient, region.
 
-A layout is one or more rows of `label_sets.toml` (path patterns; no class per data set). Two
-layouts are not rows: "index" (a folder with an index.json) and "folder" (your own scans). Only
-paths are inspected; no voxels are read. Files that a layout does not recognise are listed in
-`Survey.left_out`; files whose names begin with a dot are ignored.
+A layout is one or more rows of `label_sets.toml` (path patterns; no class per data set). Three
+layouts are not rows: "index" (a folder with an index.json), "nnunet" (nnU-Net's raw folders, see
+`nnunet_raw`) and "folder" (your own scans). Only paths are inspected; no voxels are read. Files
+that a layout does not recognise are listed in `Survey.left_out`; files whose names begin with a dot
+are ignored.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from pathlib import Path
 from posixpath import normpath
 
 from ..core.config import Settings
-from ..core.errors import InputError
-from . import label_sets
-from .source_scans import PAPERS, Entry, LeftOut, Mask, indexed, own, walk
+from ..core.errors import InputError, ensure
+from ..io.tables import rows_of
+from . import label_sets, nnunet_raw
+from .source_scans import PAPERS, Entry, LeftOut, Mask, indexed, named, own, safe, walk
 
 __all__ = ["LAYOUTS", "LOOKS", "Entry", "Mask", "Survey", "find", "survey"]
 
@@ -83,6 +85,7 @@ LAYOUTS: dict[str, tuple[Row, ...]] = {
 LOOKS = {  # layout -> the files it expects
     **{name: rows[0].look for name, rows in LAYOUTS.items()},
     "index": "index.json, a list of cases",
+    nnunet_raw.NAME: nnunet_raw.LOOK,
     "folder": "any CT (NIfTI, or a folder with a DICOM series); only used if requested",
 }
 
@@ -92,11 +95,13 @@ def find(source: Path, layout: str | None = None) -> list[Entry]:
     return list(survey(source, layout).entries)
 
 
-def survey(source: Path, layout: str | None = None) -> Survey:
+def survey(source: Path, layout: str | None = None, patients: Path | None = None) -> Survey:
     """The cases in a folder, and everything else; if None, `layout` is recognised from file names.
 
+    patients: a table with the columns case and patient, which replaces the patients of the layout.
     Raises `InputError` if the folder or the layout does not exist, if no layout or several match,
-    if two scans would be the same case, or if the data set cannot be used at all.
+    if two scans would be the same case, if the data set cannot be used at all, or if the table
+    lacks a case.
     """
     source = Path(source)
     if not source.is_dir():
@@ -110,17 +115,19 @@ def survey(source: Path, layout: str | None = None) -> Survey:
         found = indexed(source)
     elif layout == "folder":
         found, left = own(source, files, series)
+    elif layout == nnunet_raw.NAME:
+        found, left = nnunet_raw.cases(source, files)
     else:
         found, left = _published(source, LAYOUTS[layout], files, series)
     if not found:
         raise InputError(f"{source} has no cases of layout '{layout}': expected {LOOKS[layout]}")
-    entries: dict[str, Entry] = {}
-    for entry in found:
-        entry = replace(entry, id=_safe(entry.id), patient=_safe(entry.patient))
-        if entry.id in entries:
-            both = f"{entries[entry.id].scan} and {entry.scan}"
-            raise InputError(f"{both} would both be case '{entry.id}'; leave one of them out")
-        entries[entry.id] = entry
+    entries = named(found)
+    if patients is not None:
+        entries = _of_patients(entries, patients)
+    tests = {one.patient for one in entries.values() if one.split == "test"}
+    for name, one in entries.items():
+        if one.patient in tests:  # whatever else there is of the patient
+            entries[name] = replace(one, split="test")
     return Survey(layout, tuple(entries[name] for name in sorted(entries)), tuple(sorted(left)))
 
 
@@ -130,9 +137,28 @@ def _recognised(source: Path, files: list[str], series: dict[str, int]) -> str:
         fits.insert(0, "index")
     if len(fits) == 1:
         return fits[0]
+    if not fits and nnunet_raw.roots(files):  # published sets in this layout have rows of their own
+        return nnunet_raw.NAME
     what = f"several layouts match ({', '.join(fits)})" if fits else "no known layout matches"
     looks = "".join(f"\n  {name}: {look}" for name, look in LOOKS.items())
     raise InputError(f"{source}: {what}; choose one with --layout. Expected:{looks}")
+
+
+def _of_patients(entries: dict[str, Entry], table: Path) -> dict[str, Entry]:
+    """The cases with the patients of a table; `InputError` if it lacks one, or names two."""
+    of: dict[str, str] = {}
+    for row in rows_of(table, ("case", "patient")):
+        case, patient = row.cells["case"], row.cells["patient"]
+        same = of.setdefault(case, patient) == patient
+        ensure(same, f"{row.where}: case '{case}' has another patient, {of[case]}, further up")
+    lacks = [name for name in entries if name not in of]
+    more = f" and {len(lacks) - 5} more" if len(lacks) > 5 else ""
+    ensure(
+        not lacks,
+        f"{table} has no patient for case {', '.join(lacks[:5])}{more}; `denovox prepare --dry-run`"
+        " lists the cases",
+    )
+    return {name: replace(one, patient=safe(of[name])) for name, one in entries.items()}
 
 
 def _scans(row: Row, files: list[str], series: dict[str, int]) -> dict[str, Mapping[str, str]]:
@@ -219,8 +245,3 @@ def _masks(
         if good := {path: by[stem] for path, stem in stems.items() if stem in by}:
             return good, [path for path in fits if path not in good]
     return {}, []
-
-
-def _safe(text: str) -> str:
-    """A name that is valid as a file name on every system, and not hidden."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace("/", "_")).strip("-.") or "case"

@@ -12,9 +12,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import model_validator
+
 from ..core.box import Shape
 from ..core.config import Settings
-from ..core.errors import InputError, line
+from ..core.errors import InputError, encodable, line
 from ..io.atomic import open_file, write_file
 
 if TYPE_CHECKING:
@@ -55,6 +57,22 @@ class CaseFacts(Settings):
     settings: str = ""
     notes: tuple[str, ...] = ()
     aside: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _encodable(cls, fields: Any) -> Any:
+        """Names of files that are not valid Unicode are escaped: no format here can store them."""
+        if not isinstance(fields, dict):
+            return fields
+        return {key: _escaped(value) for key, value in fields.items()}
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return encodable(value)
+    if isinstance(value, list | tuple):
+        return type(value)(map(_escaped, value))
+    return value
 
 
 def split_of(patient: str) -> Split:
@@ -127,7 +145,8 @@ def _parquet(url: str, store: str | Path) -> list[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     try:
-        with fsspec.open(url, "rb") as file:
+        # Not fsspec for a folder, to which "::" and other names of files are orders.
+        with fsspec.open(url, "rb") if "://" in url else open(url, "rb") as file:
             table = pq.read_table(file)
     except FileNotFoundError:
         raise InputError(

@@ -18,13 +18,12 @@ from filelock import FileLock, Timeout
 from jaxtyping import Float, UInt8
 
 from ..core import labels
-from ..core.errors import InputError
+from ..core.errors import InputError, printable, shown
 from ..core.regions import REGIONS
 from ..core.resample import nearest, resize
 from ..core.volume import Volume, spacing_of
-from ..io import formats, label_maps
 from ..io.atomic import write_file
-from ..scan import anatomy, totalsegmentator
+from ..scan import anatomy, gate, totalsegmentator
 from ..scan.body_regions import RegionSpan, region_spans
 from ..scan.constant_fill import constant_fill
 from . import label_sets, layouts, store
@@ -43,16 +42,18 @@ def prepare(
     engine: Engine,
     layout: str | None = None,
     retry: bool = False,
+    patients: Path | None = None,
 ) -> Iterator[str]:
     """Add every scan in `source` to the store `target`; yields a line per scan, and a summary.
 
-    layout: a name from datasets/layouts.py; recognised if None. Complete entries are left alone;
+    layout: a name from datasets/layouts.py; recognised if None. patients: see `layouts.survey`.
+    Complete entries are left alone;
     with `retry`, those set aside are tried again. Raises `InputError` if the store was made with
     other settings, if another run is writing to it, or if scans are missing at the end.
     """
     if config.segment:
         totalsegmentator.require()
-    survey = layouts.survey(source, layout)
+    survey = layouts.survey(source, layout, patients)
     entries = list(survey.entries)
     yield from survey.notes()
     try:
@@ -105,7 +106,7 @@ def _cases(entry: Entry, source: Path, folder: Path, config: PrepareConfig) -> I
         split=entry.split or split_of(entry.patient),
         source=entry.source,
         licence=entry.licence,
-        file=entry.scan.relative_to(source).as_posix(),
+        file=shown(entry.scan.relative_to(source).as_posix()),
         settings=config.model_dump_json(),
     )
 
@@ -123,8 +124,12 @@ def _cases(entry: Entry, source: Path, folder: Path, config: PrepareConfig) -> I
             OSError
         ) as error:  # from the source: any other means that the store cannot be written
             raise InputError(f"{entry.scan} cannot be read ({error.strerror or error})") from error
-        volume = formats.read(
-            entry.scan, series=entry.series, straighten=config.straighten, say=notes.append
+        volume = gate.read(
+            entry.scan,
+            series=entry.series,
+            straighten=config.straighten,
+            accept_hu=config.accept_hu,
+            say=lambda note: notes.append(printable(note)),
         )
         volume = replace(volume, source=None)  # the stored values are no longer needed, and large
         coarse = anatomy.coarse(volume)
@@ -181,10 +186,10 @@ def _masks(
     ids, lesion = np.zeros((2, *volume.shape), np.uint8)
     covers: set[str] = set()
     for mask in entry.masks:
-        values = label_maps.on_grid(mask.path, volume)
-        ids = label_sets.overlay(ids, label_sets.apply(values, mask.bridge, str(mask.path)))
-        lesion |= label_sets.lesion(values, mask.bridge)
-        covers |= set(mask.bridge.covers)
+        own, marks, classes = label_sets.read(mask.path, mask.bridge, volume)
+        ids = labels.overlay(ids, own)
+        lesion |= marks
+        covers |= set(classes)
     if config.segment and not entry.masks:
         ids = totalsegmentator.segment(volume)
         covers = set(labels.TOTALSEGMENTATOR_V2)
@@ -253,7 +258,7 @@ def _same_settings(target: Path, config: PrepareConfig) -> None:
     """`InputError` if the store was made with other settings; otherwise record them."""
     path = target / "settings.json"
     settings = config.model_dump_json()
-    if path.is_file() and path.read_text() != settings:
+    if path.is_file() and PrepareConfig.model_validate_json(path.read_text()) != config:
         raise InputError(
             f"{target} was prepared with {path.read_text()}, not {settings}; choose another --out"
         )

@@ -5,17 +5,22 @@ Only paths are inspected; no voxels are read. `layouts.py` handles the published
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import InputError
+from ..core.errors import InputError, shown
 from ..core.labels import ID, UNKNOWN
 from ..io import dicom
+from ..io.dicom.files import SNIFFED, is_dicom
+from ..io.tables import path_in, text_of
 from . import label_sets
 from .label_sets import Bridge
 from .manifest import Split
@@ -23,15 +28,17 @@ from .manifest import Split
 # The use of a case in an index.json -> its part of the split; "evaluate" is never trained on.
 USES: dict[str, Split] = {"train": "train", "validate": "validation", "evaluate": "test"}
 LeftOut = tuple[str, str]  # (path below SOURCE or id, why)
+LONGEST = 120  # characters of an id, which becomes part of file names
+_RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)  # by Windows
 SPANNING = ("torso", "whole body")  # not regions of the model: scans that show several
-_SCAN = re.compile(r"(?P<stem>.+)\.(?:nii(?:\.gz)?|nrrd|nhdr|mha|mhd|zip)", re.IGNORECASE)
+_SCAN = re.compile(r"(?P<stem>.+)\.(?:nii(?:\.gz)?|nrrd|nhdr|mha|mhd|zip)", re.I | re.S)
 _MASK_ENDS = ("_seg", "_labels", ".seg")
-LESION_ENDS = ("_lesion", "_lesions")
-LESIONS = ("lesion", "tumour", "tumor", "nodule", "metastas", "lymph_node")
+LESION_ENDS = ("_lesion", "_lesions", "_lesion.seg", "_lesions.seg")
+_INDEX_LESIONS = ("lesion", "tumour", "tumor", "nodule", "metastas", "lymph_node")
 PAPERS = re.compile(  # files that accompany scans
     r"(?:.*/)?(?:[^/]+\.(?:json|csv|tsv|xlsx?|md|txt|pdf|html|py|toml|ya?ml|pkl)"
     r"|(?:LICEN[CS]E|README|DICOMDIR)[^/]*)",
-    re.IGNORECASE,
+    re.I | re.S,
 )
 
 
@@ -78,8 +85,8 @@ def indexed(source: Path) -> list[Entry]:
     evaluate; the same for all scans of a patient)."""
     index = source / "index.json"
     try:
-        rows = json.loads(index.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        rows = json.loads(text_of(index))
+    except ValueError as error:
         raise InputError(f"{index} cannot be read as JSON ({error}); check it") from error
     entries: list[Entry] = []
     use_of: dict[str, str | None] = {}
@@ -89,13 +96,13 @@ def indexed(source: Path) -> list[Entry]:
         region = row.get("region")
         regions = (region,) if region and region not in SPANNING else None
         masks = tuple(
-            Mask(source / f"{stem}.nii.gz", _index_bridge(table, f"{index}, {stem}"))
+            Mask(path_in(source, f"{stem}.nii.gz"), _index_bridge(table, f"{index}, {stem}"))
             for stem, table in row.get("masks", {}).items()
         )
-        paths = (source / row["file"], *(mask.path for mask in masks))
+        paths = (path_in(source, row["file"]), *(mask.path for mask in masks))
         if gone := [path for path in paths if not path.exists()]:
             raise InputError(f"{index}: {gone[0]} of case '{row['id']}' does not exist")
-        texts = row.get("source", ""), row.get("licence", "")
+        texts = shown(row.get("source", "")), shown(row.get("licence", ""))
         who, use = (str(row["id"]), str(row["patient"])), row.get("use")
         if use is not None and use not in USES:
             raise InputError(
@@ -110,7 +117,7 @@ def indexed(source: Path) -> list[Entry]:
 
 def _index_bridge(table: Any, where: str) -> Bridge:
     """A label table from an index; classes outside the vocabulary deliberately stay unknown, and
-    those whose names start as in `LESIONS` are lesions."""
+    those whose names start as in `_INDEX_LESIONS` are lesions."""
     if isinstance(table, str):
         if table != "TotalSegmentator v2 total ids":
             return label_sets.bridge(table)
@@ -118,7 +125,7 @@ def _index_bridge(table: Any, where: str) -> Bridge:
         # One published map contains 118, which TotalSegmentator's final list does not use.
         return replace(own, values={**own.values, 118: UNKNOWN})
     of_values = {v: of if of in ID else "unknown" for v, of in table.items()}
-    lesions = tuple(int(v) for v, of in table.items() if str(of).lower().startswith(LESIONS))
+    lesions = tuple(int(v) for v, of in table.items() if str(of).lower().startswith(_INDEX_LESIONS))
     return replace(label_sets.from_table(of_values, where), lesions=lesions)
 
 
@@ -172,6 +179,43 @@ def _several(folder: Path) -> list[dicom.Series]:
     return found if len(found) > 1 else []
 
 
+def named(found: Iterable[Entry]) -> dict[str, Entry]:
+    """The cases by id, with ids and patients made `safe`.
+
+    Where different names would become one id, those that had to be changed get a hash. `InputError`
+    if two scans have the same name.
+    """
+    every = list(found)
+    ids = [safe(entry.id) for entry in every]
+    uses = Counter(ids)
+    entries: dict[str, Entry] = {}
+    for name, entry in zip(ids, every, strict=True):
+        if uses[name] > 1 and name != entry.id:
+            name = hashed(name, entry.id)
+        if name in entries:
+            both = f"{entries[name].scan} and {entry.scan}"
+            raise InputError(f"{both} would both be case '{name}'; leave one of them out")
+        entries[name] = replace(entry, id=name, patient=safe(entry.patient))
+    return entries
+
+
+def safe(text: str) -> str:
+    """A name that is valid as a file name on every system, and not hidden.
+
+    Characters outside ASCII, long names and those that Windows reserves are replaced, with a hash
+    of the name behind: different names stay different, in any order and in every run.
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text.replace("/", "_")).strip("-.") or "case"
+    plain = text.isascii() and len(name) <= LONGEST and not _RESERVED.fullmatch(name)
+    return name if plain else hashed(name, text)
+
+
+def hashed(name: str, text: str) -> str:
+    """A name with a hash of the text that it stands for."""
+    whole = unicodedata.normalize("NFC", text).encode("utf-8", "surrogatepass")
+    return f"{name[: LONGEST - 9]}-{hashlib.sha256(whole).hexdigest()[:8]}"
+
+
 def _is_mask(stem: str) -> bool:
     return "labels" in stem.split("/")[:-1] or stem.endswith((*_MASK_ENDS, *LESION_ENDS))
 
@@ -190,6 +234,9 @@ def walk(source: Path) -> tuple[list[str], dict[str, int]]:
         dicom = [n for n in sorted(names) if n[0] != "." and _is_dicom(Path(at, n))]
         if dicom:
             series[below.as_posix()] = len(dicom)
+        if {"settings.json", ".lock"} <= set(names):  # a store of `denovox prepare`
+            folders.clear()
+            continue
         files += [(below / n).as_posix() for n in sorted(set(names) - set(dicom)) if n[0] != "."]
     return files, series
 
@@ -202,7 +249,9 @@ def _is_dicom(path: Path) -> bool:
     if suffix and not suffix[1:].isdigit():  # a UID ends in digits
         return False
     try:
+        if not path.is_file():  # a pipe would block
+            return False
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            return is_dicom(file.read(SNIFFED))
     except OSError:
         return False

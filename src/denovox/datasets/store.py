@@ -204,7 +204,7 @@ def _write(group: zarr.Group, name: str, array: np.ndarray, fill: int) -> None:
 def finish(folder: Path, rows: Sequence[CaseFacts]) -> None:
     """Write the rows of an entry, after everything else in it."""
     text = json.dumps([row.model_dump(mode="json") for row in rows], indent=1)
-    (folder / "entry.json").write_text(text)
+    (folder / "entry.json").write_text(text, "utf-8")
 
 
 def is_done(store: Path, name: str) -> bool:

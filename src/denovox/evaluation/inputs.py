@@ -1,17 +1,13 @@
-"""What a protocol reads and where it leaves scans: one reader of CSVs and folders for all of them.
+"""What a protocol reads and where it leaves scans: the same lists and folders for all of them.
 
-A CSV may come from any spreadsheet: commas, semicolons or tabs; UTF-8 (with or without a byte
-order mark), UTF-16 or Latin-1; any line ends; quotes where a value has a comma. Paths in it are
-relative to the CSV.
+Lists are CSVs of any spreadsheet (io/tables.py); paths in them are relative to the CSV.
 """
 
 from __future__ import annotations
 
-import codecs
-import csv
 import hashlib
-import io
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,28 +16,22 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.errors import InputError, ensure, line
+from ..core.errors import InputError, ensure, shown
 from ..core.regions import REGIONS
 from ..core.regions import region as region_named
 from ..core.volume import Volume
 from ..datasets import layouts, prepare
-from ..io import formats
+from ..datasets.source_scans import LONGEST, hashed, safe
 from ..io.atomic import open_folder
 from ..io.nifti_bytes import save_new
+from ..io.tables import Row, is_table, path_in, rows_of
+from ..scan import gate
 
 Say = Callable[[str], None]
 Save = Callable[[str, str, Volume], None]  # (folder, name of the scan, what to write there)
 SETS = {"real": "reference", "synthetic": "test", "training": "training"}  # set -> its folder
 FOLDERS = {"map": "maps", "mask": "masks"}  # column -> its folder, where the name differs
 _ENDS = re.compile(r"\.(?:nii(?:\.gz)?|nrrd|nhdr|mha|mhd|npy|png|tiff?|zip|dcm)$", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of a CSV. where: the file and the line's number. cells: by the column's name."""
-
-    where: str
-    cells: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -54,9 +44,9 @@ class Scan:
     region: str | None = None
     series: str | None = None
 
-    def read(self, say: Say = lambda text: None) -> Volume:
-        """Its HU; `InputError` names the file."""
-        return formats.read(self.path, series=self.series, say=say)
+    def read(self, say: Say = lambda text: None, accept_hu: bool = False) -> Volume:
+        """Its HU, see `gate.read`; `InputError` names the file."""
+        return gate.read(self.path, series=self.series, accept_hu=accept_hu, say=say)
 
 
 @dataclass(frozen=True)
@@ -67,76 +57,6 @@ class Pair:
     first: Path
     second: Path
     score: float | None = None
-
-
-# -- CSV ------------------------------------------------------------------------------------------
-
-
-def rows_of(path: Path, columns: Sequence[str]) -> list[Row]:
-    """The lines of a CSV below its header; empty ones are skipped.
-
-    columns: those that every line must fill; others may be there. `InputError` names the line.
-    """
-    text = _text(path)
-    first = next((one for one in text.splitlines() if one.strip()), "")
-    delimiter = max(",;\t", key=lambda mark: len(set(columns) & set(_names(first, mark))))
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-    header: list[str] = []
-    rows: list[Row] = []
-    end = 0
-    try:
-        for cells in reader:
-            where, end = f"{path}, line {end + 1}", reader.line_num
-            cells = [cell.strip() for cell in cells]
-            if not any(cells):
-                continue
-            ensure(not any("\n" in cell or "\r" in cell for cell in cells),
-                   f'{where}: a value goes on in the next line; is a " missing?')  # fmt: skip
-            if not header:
-                header = _header(cells, columns, where)
-                continue
-            ensure(not any(cells[len(header) :]),
-                   f"{where}: {len(cells)} values for {len(header)} columns; put a value that has"
-                   f" a '{delimiter}' in quotes")  # fmt: skip
-            named = {name: cell for name, cell in zip(header, cells, strict=False) if name}
-            lacks = [name for name in columns if not named.get(name)]
-            ensure(not lacks, f"{where}: no {' and no '.join(lacks)}")
-            rows.append(Row(where, named))
-    except csv.Error as error:
-        raise InputError(f"{path}, line {end + 1}: not a line of a CSV ({line(error)})") from None
-    ensure(rows, f"{path} has no rows; it needs a line '{','.join(columns)}' and one for each scan")
-    return rows
-
-
-def _text(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be read as a CSV ({error.strerror or line(error)})"
-        ) from None
-    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        text = content.decode("utf-16" if utf16 else "utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("latin-1")
-    ensure("\0" not in text, f"{path} is not a text file; give a CSV or a folder")
-    return text
-
-
-def _names(header: str, delimiter: str) -> list[str]:
-    cells = next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), [])
-    return [cell.strip().lower() for cell in cells]
-
-
-def _header(cells: Sequence[str], columns: Sequence[str], where: str) -> list[str]:
-    names = [cell.lower() for cell in cells]
-    lacks = [f"'{name}'" for name in columns if name not in names]
-    shown = line(", ".join(cells))
-    ensure(not lacks, f"{where}: no column {' and no '.join(lacks)} among {shown}")
-    twice = [f"'{name}'" for name in dict.fromkeys(names) if name and names.count(name) > 1]
-    ensure(not twice, f"{where}: two columns are called {' and '.join(twice)}")
-    return names
 
 
 # -- scans, sets and pairs ------------------------------------------------------------------------
@@ -150,12 +70,13 @@ def scans_of(data: Path, region: str | None = None, say: Say = lambda text: None
     scans whose line or index names none. `InputError` where there is no scan, or a line is wrong.
     """
     region = None if region in (None, "auto") else region_named(str(region)).name
-    if data.suffix.lower() == ".csv":
+    if is_table(data) and not data.is_dir():
         return _listed(rows_of(data, ("patient", "scan")), data, region)
     if not data.is_dir():
         ensure(data.exists(), f"{data} does not exist; give a scan, a folder of scans, or a CSV")
         stem = _ENDS.sub("", data.name)
-        return [Scan(stem, stem, data, region)]
+        name = stem if shown(stem) == stem and len(stem) <= LONGEST else safe(stem)
+        return [Scan(name, name, data, region)]
     survey = layouts.survey(data, "index" if (data / "index.json").is_file() else "folder")
     for note in survey.notes():
         say(note)
@@ -173,11 +94,19 @@ def _listed(rows: Sequence[Row], data: Path, region: str | None) -> list[Scan]:
         path, own = row.cells["scan"], row.cells.get("region") or region
         if own not in (None, "auto", *REGIONS):
             raise InputError(f"{row.where}: region '{own}' is none of {', '.join(REGIONS)}")
+        file = path_in(data.parent, path)
         name = re.sub(r"[^\w.-]+", "_", _ENDS.sub("", path)).strip("._")
+        if len(name) > LONGEST or (name in scans and not _one(scans[name].path, file)):
+            name = hashed(name, path)
         ensure(name not in scans, f"{row.where}: there is a scan '{name}' already; list each once")
         own = None if own == "auto" else own
-        scans[name] = Scan(name, row.cells["patient"], data.parent / path, own)
+        scans[name] = Scan(name, row.cells["patient"], file, own)
     return list(scans.values())
+
+
+def _one(first: Path, second: Path) -> bool:
+    """Whether two paths are one scan: the same, but for a suffix."""
+    return _ENDS.sub("", os.path.normpath(first)) == _ENDS.sub("", os.path.normpath(second))
 
 
 def sets_of(data: Path, region: str | None, say: Say) -> dict[str, list[Scan]]:
@@ -221,7 +150,7 @@ def pairs_of(data: Path, columns: tuple[str, str]) -> list[Pair]:
     for row in rows:
         score = _score(row)
         ensure(scored == (score is not None), f"{row.where}: give a score in all lines or in none")
-        first, second = (data.parent / row.cells[name] for name in columns)
+        first, second = (path_in(data.parent, row.cells[name]) for name in columns)
         ensure((first, second) not in pairs, f"{row.where}: this pair is there already")
         pairs[first, second] = Pair(row.cells["patient"], first, second, score)
     return list(pairs.values())

@@ -14,9 +14,11 @@ import numpy as np
 
 from ..core.errors import InputError, line
 from ..core.version import __version__
-from ..io import formats, nifti
+from ..core.volume import Grid, Volume
+from ..io import formats
 from ..metrics.results import Figure, Results
 from ..model.weights import describe, locate
+from ..scan import gate
 from . import published
 from .inputs import Pair, Say, pairs_of, sha256
 from .protocols import protocol
@@ -56,6 +58,7 @@ def evaluate_pairs(
 
 def _by_slice(
     measure: Callable[..., published.SliceScores],
+    window: tuple[float, float],
     pairs: Sequence[Pair],
     method: str,
     seed: int,
@@ -63,32 +66,46 @@ def _by_slice(
 ) -> tuple[Figure, ...]:
     scores = []
     for pair in pairs:
-        reference, test = (formats.read(path, say=say) for path in (pair.first, pair.second))
-        same = reference.shape == test.shape
-        if not same or not np.allclose(reference.affine, test.affine, atol=0.01):
-            raise InputError(f"{pair.second} is not on the grid of {pair.first}")
+        reference, test = (_in_hu(path, window, say) for path in (pair.first, pair.second))
+        test.grid.require(reference.grid, pair.second, pair.first)
         scores.append(measure(reference.hu, test.hu))
         say(f"{pair.second.name}: PSNR {scores[-1].psnr_db.mean():.2f} dB")
     return slice_figures(scores, [pair.patient for pair in pairs], method, seed)
 
 
-redcnn = partial(_by_slice, published.mayo16_redcnn)
-corediff = partial(_by_slice, published.mayo16_corediff)
-founddiff = partial(_by_slice, published.mayo16_founddiff)
+def _in_hu(path: Path, window: tuple[float, float], say: Say) -> Volume:
+    """A CT in HU, or one that was already cut to the window where the protocol cuts."""
+    volume = formats.read(path, say=say)
+    gate.require_ct(volume, str(path), published.cut_to(volume.hu, *window), say)
+    return volume
+
+
+redcnn = partial(_by_slice, published.mayo16_redcnn, published.REDCNN_HU)
+corediff = partial(_by_slice, published.mayo16_corediff, published.COREDIFF_HU)
+founddiff = partial(_by_slice, published.mayo16_founddiff, published.FOUNDDIFF_HU)
 
 
 def rplhr(pairs: Sequence[Pair], method: str, seed: int, say: Say) -> tuple[Figure, ...]:
     """Figures of volumes whose values are [0, 1], not HU."""
-    scores = [
-        published.rplhr(*(nifti.read(path, hu=False).hu for path in (pair.first, pair.second)))
-        for pair in pairs
-    ]
+    scores = []
+    for pair in pairs:
+        reference, test = (formats.read(path, say=say) for path in (pair.first, pair.second))
+        test.grid.require(reference.grid, pair.second, pair.first)
+        scores.append(published.rplhr(reference.hu, test.hu))
     return volume_figures(scores, [pair.patient for pair in pairs], method, seed)
 
 
 def bmad(pairs: Sequence[Pair], method: str, seed: int, say: Say) -> tuple[Figure, ...]:
     """Figures of anomaly maps and masks; scores of images count where the CSV has them."""
-    maps, masks = [_image(pair.first) for pair in pairs], [_image(pair.second) for pair in pairs]
+    maps, masks = [], []
+    for pair in pairs:
+        (found, found_grid), (mask, grid) = (
+            _image(path, say) for path in (pair.first, pair.second)
+        )
+        if found_grid is not None and grid is not None:  # pictures and arrays have shapes alone
+            grid.require(found_grid, pair.second, pair.first)
+        maps.append(found)
+        masks.append(mask)
     scores = [pair.score for pair in pairs if pair.score is not None]
     patients = [pair.patient for pair in pairs]
     return detection_figures(maps, masks, patients, method, seed, scores or None)
@@ -102,18 +119,19 @@ def _facts(pair: Pair, columns: tuple[str, str]) -> dict[str, Any]:
     return facts
 
 
-def _image(path: Path) -> np.ndarray:
-    """A map or mask: .npy, a volume, or a picture of one channel."""
+def _image(path: Path, say: Say) -> tuple[np.ndarray, Grid | None]:
+    """A map or mask: .npy, a volume with its grid, or a picture of one channel."""
     try:
         if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
+            return np.load(path, allow_pickle=False), None
         if path.suffix.lower() in (".png", ".tif", ".tiff"):
             from skimage.io import imread
 
             image = imread(path)
             if image.ndim != 2:
                 raise InputError(f"{path} has colours; give one channel")
-            return np.asarray(image)
+            return np.asarray(image), None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({line(error)})") from None
-    return formats.read(path, hu=False).hu
+    volume = formats.read(path, say=say)
+    return volume.hu, volume.grid

@@ -28,6 +28,7 @@ Hu = Num[np.ndarray, "_ _ _"]  # x y z; that two have one shape is checked by `_
 
 REDCNN = CONVENTIONS["mayo16-redcnn"]
 FOUNDDIFF = Convention("mayo16-founddiff", -1000, 2000, 3000)
+REDCNN_HU, FOUNDDIFF_HU = ((of.low_hu or 0.0, of.high_hu or 0.0) for of in (REDCNN, FOUNDDIFF))
 STORED_HU = (-1024.0, 3072.0)  # what the RED-CNN line of code keeps of a slice
 COREDIFF_HU, COREDIFF_LEVELS = (-1000.0, 1000.0), 255.0
 RPLHR_END, RPLHR_SAME_DB = 5, 40.0  # slices left out at each end; the PSNR of equal volumes
@@ -61,6 +62,17 @@ class DetectionScore:
 
 
 # -- denoising ------------------------------------------------------------------------------------
+
+
+def cut_to(hu: Hu, low: float, high: float) -> bool:
+    """Whether a volume was cut to this window of HU before it was saved, as many scripts do.
+
+    Its lowest value is the window's lower end, and nothing is above its upper end, within 5 % of
+    the width: networks overshoot. Cutting it again then changes no figure beyond that.
+    """
+    slack = 0.05 * (high - low)
+    least, most = float(hu.min()), float(hu.max())
+    return abs(least - low) <= slack and low < most <= high + slack
 
 
 def mayo16_redcnn(reference_hu: Hu, test_hu: Hu) -> SliceScores:

@@ -34,12 +34,16 @@ Sets = dict[str, dict[str, Features]]  # view -> set -> features
 
 
 class RealismConfig(Settings):
-    """network: whose features are compared, see `feature_network.load`. region: of all scans."""
+    """network: whose features are compared, see `feature_network.load`. region: of all scans.
+
+    accept_hu: as in `gate.read`.
+    """
 
     method: str = "denovox"
     seed: int = 0
     network: str | None = None
     region: str | None = None
+    accept_hu: bool = False
 
 
 def evaluate_realism(
@@ -54,7 +58,7 @@ def evaluate_realism(
     sets = sets_of(data, config.region, say)
     extract, network_sha = row.run(config.network, say)
     copied, files = _facts(sets)
-    features = _features(sets, extract, files, say)
+    features = _features(sets, extract, files, say, config.accept_hu)
     views, skipped = _views(features)
     ensure(views, f"no view has two real and two synthetic scans ({'; '.join(skipped)})")
     notes = [f"convention: {row.convention}", f"source: {row.source}", *NOTES, *skipped]
@@ -142,14 +146,18 @@ fid3d = partial(
 
 
 def _features(
-    sets: Mapping[str, Sequence[Scan]], extract: Extract, files: Sequence[dict[str, Any]], say: Say
+    sets: Mapping[str, Sequence[Scan]],
+    extract: Extract,
+    files: Sequence[dict[str, Any]],
+    say: Say,
+    accept_hu: bool,
 ) -> Sets:
     """The features of every scan, one after the other; its file's row records grid and views."""
     rows: dict[str, dict[str, list[tuple[Scan, Rows]]]] = {}
     every = [(kind, scan) for kind, scans in sets.items() for scan in scans]
     for number, ((kind, scan), facts) in enumerate(zip(every, files, strict=True), 1):
         say(f"{kind} {scan.id}: {number} of {len(every)}")
-        volume = scan.read(say)
+        volume = scan.read(say, accept_hu)
         try:
             views = extract(scan, volume)
         except InputError as error:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import InputError, ensure
+from ..core.errors import InputError, ensure, shown
 from ..core.version import __version__
 from ..inference.anomaly.calibration import Calibration, bundled
 from ..inference.model import Model
@@ -76,7 +76,7 @@ def evaluate_simulated(
         options.say(f"{scan.id}: {number + 1} of {len(scans)}")
         of_scan = replace(context, options=options.part(number, len(scans)))
         with _naming(scan):
-            result = row.run(scan, scan.read(), of_scan)
+            result = row.run(scan, scan.read(accept_hu=options.accept_hu), of_scan)
         measured += result.measured
         scored += result.scored
         facts[number] |= result.facts
@@ -114,7 +114,7 @@ def _settings(name: str, context: RunContext) -> dict[str, Any]:
 
 def _checked(name: str, scan: Scan, context: RunContext) -> dict[str, Any]:
     """The record of a scan that can be used; `InputError` of one that cannot."""
-    volume = scan.read(context.options.say)
+    volume = scan.read(context.options.say, context.options.accept_hu)
     least = 3 * context.config.factor if name == "simulated-slab" else 2
     count, edge = volume.shape[2], 2 * SSIM_RADIUS + 1
     ensure(count >= least, f"the scan has {count} slices, and {name} needs {least} or more")
@@ -141,6 +141,6 @@ def _naming(scan: Scan) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        if str(scan.path) in str(error):
+        if shown(scan.path) in str(error):
             raise
         raise InputError(f"{scan.path}: {error}") from None

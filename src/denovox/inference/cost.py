@@ -12,16 +12,16 @@ import math
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
 
 from ..core.box import Shape
-from ..core.condition import condition
+from ..core.condition import Condition, condition
 from ..core.config import Settings
-from ..core.memory import resident_mb
+from ..core.process import resident_mb
 from ..core.regions import region as region_named
 from ..core.volume import Volume
 from ..io.nifti_bytes import NiftiSource
@@ -36,9 +36,10 @@ from .region_blend import blend_parts
 Method = Literal["mean", "diffpir"]
 METHODS: tuple[Method, ...] = ("mean", "diffpir")
 # Bytes per voxel, besides HU and stored values. Of the scan: labels, the change to be added, and
-# the part of one region; finding the anatomy takes far more, but before anything else is allocated.
-SCAN_BYTES, ANATOMY_BYTES = 17, 40
-# Of the working grid: the measurement, its noise, the start, the state, the sum over tiles.
+# the part of one region; finding the anatomy happens before anything else is allocated.
+SCAN_BYTES, ANATOMY_BYTES = 17, 6
+# Of the largest part, on the working grid: the measurement, its noise, the start, the state, the
+# sum over tiles.
 GRID_BYTES = {"mean": 24, "coloured": 48, "diffpir": 40}
 # On a CPU, each further tile shape leaves behind this fraction of a tile's memory: it is freed, but
 # glibc keeps it, since it fits no other shape (with MALLOC_MMAP_THRESHOLD_=1000000 in the
@@ -81,6 +82,7 @@ class TileTiming:
 @dataclass(frozen=True)
 class TilePlan:
     """The tiles to evaluate. count, voxels: over all tiles and evaluations. shapes: distinct ones.
+    part: voxels of the largest part of the scan that is processed at once.
 
     Seams and shapes change from one evaluation to the next, but count and voxels do not.
     """
@@ -89,6 +91,7 @@ class TilePlan:
     count: int
     voxels: int
     shapes: frozenset[Shape]
+    part: int
 
     @property
     def largest(self) -> Shape:
@@ -116,11 +119,12 @@ def plan(
         else denoising_diffpir(start, 0.1, model.config.noise_schedule)
     )
     tiling = model.tiling(edge, task.blend)
-    count, voxels, shapes = 0, 0, set[Shape]()
+    count, voxels, largest, shapes = 0, 0, 0, set[Shape]()
     parts = blend_parts(spans, volume.spacing_mm[2])
     coloured_parts = [method == "mean" and each for each in coloured or (False,) * len(parts)]
     for part, is_coloured in zip(parts, coloured_parts, strict=True):
         size = Frame.of_slices(volume, grid, region_named(part.span.region), part.z).box.size
+        largest = max(largest, math.prod(size))
         whole = [(size, call) for call in range(task.evaluations)]
         for shape, call in [(each, 0) for each in _coloured_calls(size)] if is_coloured else whole:
             shifts = np.random.default_rng([0, call]).uniform(-1, 1, 3)
@@ -132,7 +136,11 @@ def plan(
             voxels += math.prod(sum(sizes) for sizes in axes)
             shapes |= {(x, y, z) for x, y, z in itertools.product(*axes)}
     return TilePlan(
-        COLOURED if any(coloured_parts) else task.evaluations, count, voxels, frozenset(shapes)
+        COLOURED if any(coloured_parts) else task.evaluations,
+        count,
+        voxels,
+        frozenset(shapes),
+        largest,
     )
 
 
@@ -172,7 +180,12 @@ def time_tile(model: Engine, edge: int = RunOptions.tile, seconds: float = 1.0) 
     grown = watch.highest_mb - resident
     if model.device.startswith("cuda"):
         grown = torch.cuda.max_memory_allocated(model.device) / 1e6
-    return TileTiming(model, tile, sorted(times)[len(times) // 2], resident, max(0.0, grown))
+    without = replace(model, denoiser=_timed)  # the caller may drop the network
+    return TileTiming(without, tile, sorted(times)[len(times) // 2], resident, max(0.0, grown))
+
+
+def _timed(x: torch.Tensor, sigma: float, condition: Condition) -> torch.Tensor:
+    raise ValueError("a timing has no network; use the model that was timed")
 
 
 def cost(
@@ -182,20 +195,22 @@ def cost(
     method: Method,
     edge: int = RunOptions.tile,
     coloured: tuple[bool, ...] = (),
+    stored_mb: float | None = None,
 ) -> Cost:
-    """What denoising `volume` would cost in a process that holds only the model and the scan."""
+    """What denoising `volume` would cost in a process that holds only the model and the scan.
+
+    stored_mb: from `stored_in`, for a volume without its source.
+    """
     model, timed = timing.model, math.prod(timing.tile)
     work = plan(model, volume, spans, method, edge, coloured)
     largest = math.prod(work.largest)
     others = sum(math.prod(shape) for shape in work.shapes) - largest
     grown = timing.grown_mb * (largest + (0 if timing.on_gpu else RETAINED * others)) / timed
     scan = math.prod(volume.shape)
-    grid = math.prod(working_grid(volume, model.config.spacing_mm))
-    held = volume.hu.nbytes
-    if isinstance(volume.source, NiftiSource):
-        held += volume.source.raw.nbytes
+    stored = stored_in(volume) if stored_mb is None else stored_mb
+    held = volume.hu.nbytes / 1e6 + stored
     kind = "coloured" if work.evaluations == COLOURED else method
-    on_grid = grid * GRID_BYTES[kind] / 1e6
+    on_grid = work.part * GRID_BYTES[kind] / 1e6
     options = SCAN_BYTES * scan / 1e6 + (0 if timing.on_gpu else on_grid + grown)
     return Cost(
         method=method,
@@ -203,9 +218,14 @@ def cost(
         tiles=work.count,
         tile=work.largest,
         seconds=work.voxels * timing.seconds / timed,
-        memory_mb=timing.resident_mb + held / 1e6 + max(ANATOMY_BYTES * scan / 1e6, options),
+        memory_mb=timing.resident_mb + held + max(ANATOMY_BYTES * scan / 1e6, options),
         device_mb=on_grid + grown if timing.on_gpu else 0.0,
     )
+
+
+def stored_in(volume: Volume) -> float:
+    """MB of the file's stored values, which a volume keeps for writing."""
+    return volume.source.raw.nbytes / 1e6 if isinstance(volume.source, NiftiSource) else 0.0
 
 
 class _Watch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -29,11 +30,12 @@ from .region_blend import blend_parts, share_of
 from .scan_context import ScanContext
 
 Method = Literal["mean", "diffpir", "sample"]
+PLANES = 32
 
 
 def denoise(engine: Engine, context: ScanContext, method: Method, options: RunOptions) -> Volume:
     """The context's scan, denoised; see `Model.denoise`."""
-    volume = context.volume
+    volume, filled = context.measured, context.filled
     noise, parts = context.noise, blend_parts(context.spans, volume.spacing_mm[2])
     grid = context.grid(engine.config.spacing_mm)
     added_hu = np.zeros(volume.shape, np.float32)
@@ -51,7 +53,10 @@ def denoise(engine: Engine, context: ScanContext, method: Method, options: RunOp
             share,
         )
         added_hu[..., part.z] += part.weight * added
-    return volume.with_hu((volume.hu + added_hu).astype(volume.hu.dtype))
+    if filled is not None:
+        added_hu[filled] = 0
+    scan = context.volume
+    return scan.with_hu((scan.hu + added_hu).astype(scan.hu.dtype))
 
 
 def _added_hu(
@@ -68,8 +73,15 @@ def _added_hu(
     noise_hu, spectrum = noise_of
     window, noise = frame.region.window, frame.noise(options.seed, engine.device)
     sigma = window.sigma(noise_hu) * noise_gain(volume.shape, frame.grid)
-    measured = tensor(window.unit(frame.to_grid(volume.hu.astype(np.float32)))).to(engine.device)
-    y, condition = noisy_input(measured, sigma, noise), frame.condition(ids)
+    hu = frame.to_grid(volume.hu.astype(np.float32, copy=False))
+    measured = tensor(window.unit(hu)).to(engine.device)
+    del hu
+
+    def noisy(unit: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        return noisy_input(unit, sigma, lambda stream: drawn)
+
+    y = _by_planes(noisy, measured, noise(0))
+    condition = frame.condition(ids)
     psd = spectrum.on(frame.box.size, frame.spacing_mm).to(engine.device)
     schedule = engine.config.noise_schedule
     if method == "diffpir":
@@ -86,9 +98,22 @@ def _added_hu(
         if count > 1:
             last = options.part(count - 1, count)
             x0 = engine.run(denoising(x0, RESIDUAL * sigma), condition, noise, last)
-    added = change(measured, x0, sigma)[0, 0].cpu().numpy()
+    del y
+    changed = _by_planes(lambda unit, restored: change(unit, restored, sigma), measured, x0)
+    added = changed[0, 0].cpu().numpy()
     if not frame.own_grid:
         # Interpolation would spread the change into voxels that must stay unchanged.
         far = np.abs(window.unit(volume.hu[..., z])) > 1 + 3 * window.sigma(noise_hu)
         added = np.where(far, 0, frame.from_grid(added, z))
     return added * (window.width_hu / 2)
+
+
+def _by_planes(
+    elementwise: Callable[..., torch.Tensor], *volumes: Float[torch.Tensor, "1 1 x y z"]
+) -> Float[torch.Tensor, "1 1 x y z"]:
+    """An elementwise function of volumes, a few planes at a time: its steps take no memory."""
+    out = torch.empty_like(volumes[0])
+    for i in range(0, out.shape[2], PLANES):
+        some = (..., slice(i, i + PLANES), slice(None), slice(None))
+        out[some] = elementwise(*(each[some] for each in volumes))
+    return out

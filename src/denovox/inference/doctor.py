@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
 from ..core.config import Settings
-from ..core.errors import InputError
+from ..core.errors import InputError, shown
 from ..core.operators.coloured_noise import WHITE
+from ..core.process import return_freed
 from ..core.volume import Volume
 from ..io import dicom, formats
 from ..io.dicom.geometry import TILT_DEGREES
-from ..scan import anatomy, geometry_checks, hu_checks
+from ..scan import anatomy, geometry_checks, hu_checks, slice_checks
 from ..scan.body_regions import RegionSpan, region_spans
+from ..scan.constant_fill import as_air, fill_sentence, outside_fill
 from ..scan.hu_checks import Finding, Severity
-from .cost import METHODS, Cost, TileTiming, cost
+from .cost import METHODS, Cost, TileTiming, cost, stored_in
 from .frame import working_grid
 from .scan_context import noise_in
 
@@ -86,34 +89,42 @@ def examine(
     stacking: tuple[Stacking, ...] = ()
     try:
         stacking = _stacking(path, series)
-        volume = formats.read(
-            path, series=series, straighten=straighten, hu=False, say=notes.append
-        )
+        volume = formats.read(path, series=series, straighten=straighten, say=notes.append)
     except InputError as error:
         found = [
             *_of_stacking(stacking),
             Finding(code="read", severity="refuse", sentence=str(error)),
         ]
         return Report(
-            path=str(path), verdict=_worst(found), findings=tuple(found), stacking=stacking
+            path=shown(path), verdict=_worst(found), findings=tuple(found), stacking=stacking
         )
     found = [Finding(code="reader", severity="note", sentence=note) for note in notes]
     found += _of_stacking(stacking)
     geometry, more = geometry_checks.check_geometry(volume)
     found += more
+    stored_mb = stored_in(volume)
+    volume = replace(volume, source=None)  # the stored values are not needed any more
+    found += slice_checks.check_slices(volume)
     values, more = hu_checks.check_values(volume)
-    if any(one.severity == "refuse" for one in more):
+    return_freed()  # what glibc keeps of each step adds up
+    if any(one.severity == "refuse" for one in (*found, *more)):
         return Report(
-            path=str(path),
+            path=shown(path),
             verdict=_worst([*found, *more]),
             findings=(*found, *more),
             stacking=stacking,
             values=values,
             geometry=geometry,
         )
+    filled = outside_fill(volume.hu)
+    if filled is not None:
+        text = fill_sentence(volume.hu, filled)
+        found.append(Finding(code="fill", severity="note", sentence=text))
     coarse = anatomy.coarse(volume)
+    return_freed()
     values, more = hu_checks.check_values(volume, coarse)
     found += more
+    volume = volume.with_hu(as_air(volume.hu, filled))
     view, more = geometry_checks.check_view(volume, coarse)
     found += more
     spans = region_spans(volume, coarse)
@@ -122,11 +133,14 @@ def examine(
     costs = (
         ()
         if timing is None
-        else tuple(cost(timing, volume, spans, method, coloured=coloured) for method in METHODS)
+        else tuple(
+            cost(timing, volume, spans, method, coloured=coloured, stored_mb=stored_mb)
+            for method in METHODS
+        )
     )
     found += () if timing is None else _resampled(timing, volume)
     return Report(
-        path=str(path),
+        path=shown(path),
         verdict=_worst(found),
         findings=tuple(found),
         stacking=stacking,
@@ -165,6 +179,7 @@ def _region(volume: Volume, coarse: UInt8[np.ndarray, "x y z"], span: RegionSpan
     with suppress(InputError):
         noise_hu, spectrum = noise_in(volume, coarse, span, None, lambda line: None)
         coloured = spectrum is not WHITE
+    return_freed()
     return Region(
         region=span.region,
         start=span.start,
@@ -200,7 +215,7 @@ def _stacking(path: Path, series: str | None) -> tuple[Stacking, ...]:
             thickness_mm=one.facts.thickness_mm,
         )
         for one in dicom.series_in(path)
-        if one.stack is not None and (series is None or one.uid.endswith(series))
+        if one.stack is not None and (series is None or one.matches(series))
     )
 
 

@@ -70,7 +70,7 @@ def edit(
     where the lesion extends beyond the hole, or where the model has no control for lesions.
     """
     options = options or RunOptions()
-    volume, coarse = context.volume, context.coarse
+    volume, coarse = context.measured, context.coarse
     _check(volume, request, coarse)
     lesion = np.zeros_like(request.hole) if request.lesion is None else request.lesion
     ids = _without(coarse if request.anatomy is None else request.anatomy, request.hole)
@@ -78,7 +78,7 @@ def edit(
     spans = context.spans
     grid = working_grid(volume, engine.config.spacing_mm)
     places = boxes(request.hole, grid)
-    hu = volume.hu.copy()
+    hu = context.volume.hu.copy()
     for number, box in enumerate(places):
         frame, voxels = _frame(volume, box, grid, spans, request.hole)
         share = options.part(number, len(places))

@@ -92,7 +92,7 @@ def in_organ(
     """
     check(request)
     ids = context.coarse if anatomy is None else anatomy
-    numbers, placed = place(context.volume, ids, request, seed)
+    numbers, placed = place(context.measured, ids, request, seed)
     return Plan(numbers, placed, ids)
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 from jaxtyping import Shaped, UInt8
 
 from ..core.box import Shape
-from ..core.errors import ensure
+from ..core.errors import ensure, one_of
 from ..core.operators.slice_profile import Profile
 from ..core.volume import Volume
 from ..model import weights
 from ..model.denoiser import Precision
+from ..model.devices import device_named
+from ..scan import gate
 from ..simulate.lesion_placement import LesionRequest
 from ..tasks import Solver
 from . import denoise, inpaint, lesions, posterior, superres, synthesize
@@ -23,7 +26,7 @@ from .anomaly.calibration import Calibration, bundled
 from .engine import Engine
 from .frame import Spacing
 from .options import RunOptions
-from .scan_context import ScanContext, context_of
+from .scan_context import ScanContext, check_volume, context_of
 
 LabelIds = UInt8[np.ndarray, "x y z"]
 Marked = Shaped[np.ndarray, "x y z"]  # a mask of any type, nonzero where it is set
@@ -58,8 +61,9 @@ class Model(Engine):
         where the noise is coloured; "diffpir", ten; "sample", ten, for one sample of the posterior.
         Voxels more than three SDs outside the region's window are returned unchanged.
         """
+        one_of(method, get_args(denoise.Method), "method")
         options = options or RunOptions()
-        known = context_of(volume, region, noise_hu, options.say, context)
+        known = context_of(volume, region, noise_hu, options, context)
         return denoise.denoise(self, known, method, options)
 
     def posterior(
@@ -77,7 +81,7 @@ class Model(Engine):
         """
         posterior.check_count(n)
         options = options or RunOptions()
-        known = context_of(volume, region, noise_hu, options.say, context)
+        known = context_of(volume, region, noise_hu, options, context)
         return posterior.samples(self, known, n, options)
 
     def superres(
@@ -95,12 +99,16 @@ class Model(Engine):
     ) -> superres.ThinSlices:
         """Thin slices from thick ones: `factor` times as many, or spacing_z_mm apart.
 
-        thickness_mm: slice thickness of the scan; None: its spacing. profile: slice sensitivity
+        thickness_mm: slice thickness of the scan; None: as in its DICOM header, or else its
+        spacing. profile: slice sensitivity
         along z. evaluations: of the network, per voxel; 0: the interpolation that is consistent
         with the scan. anatomy: label ids on the grid of the scan or of the result.
         Averaged back, the result reproduces the scan; `consistency` gives the error. `InputError`
         where the model does not support the requested spacing, or it is not finer than the scan's.
         """
+        one_of(profile, get_args(Profile), "slice profile")
+        check_volume(volume)
+        gate.require_ct(volume, accept_hu=options is not None and options.accept_hu)
         return superres.superres(
             self,
             volume,
@@ -131,7 +139,7 @@ class Model(Engine):
         component. `InputError` where a calibration is for other weights, or none covers the ROI.
         """
         options = options or RunOptions()
-        known = context_of(volume, region, None, options.say, context)
+        known = context_of(volume, region, None, options, context)
         mask = None if roi is None else _mask(roi, volume, "region of interest")
         chosen = bundled() if calibrations is None else calibrations
         return detection.detect(self, known, chosen, mask, threshold, options)
@@ -154,6 +162,7 @@ class Model(Engine):
         steps: evaluations of the network. HU are within the region's window; where the anatomy
         is "outside", the window's lower end becomes air.
         """
+        one_of(solver, get_args(Solver), "solver")
         drawn = None if lesions is None else np.asarray(lesions) != 0
         options = options or RunOptions()
         return synthesize.synthesize(
@@ -184,7 +193,7 @@ class Model(Engine):
         """
         options = options or RunOptions()
         ensure((mask is None) != (organ is None), "give either a mask or an organ, but not both")
-        known = context_of(volume, region, None, options.say, context)
+        known = context_of(volume, region, None, options, context)
         if mask is not None:
             plan = lesions.in_mask(volume, _mask(mask, volume, "lesion"), options.seed)
         else:
@@ -212,7 +221,7 @@ class Model(Engine):
         body.
         """
         options = options or RunOptions()
-        known = context_of(volume, region, None, options.say, context)
+        known = context_of(volume, region, None, options, context)
         hole = _mask(mask, volume, "hole")
         inside = None if lesion is None else _mask(lesion, volume, "lesion")
         edit = inpaint.Edit(hole, inside, anatomy, steps, jumps)
@@ -229,7 +238,7 @@ def _mask(values: Marked, volume: Volume, name: str) -> np.ndarray:
 
 def load(
     name: str | Path = weights.BUNDLED,
-    device: str | None = None,
+    device: str | int | torch.device | None = None,
     precision: Precision = "float32",
     control: str | Path | None = None,
 ) -> Model:
@@ -237,11 +246,13 @@ def load(
 
     name: of a base, or of a control, which finds its base by itself. control: from `denovox
     finetune` for this base; `InputError` where it belongs to another. device: "cpu", "cuda", ...;
-    None: the best available. precision: "bfloat16" (or "auto", which chooses it where the hardware
-    supports it natively) is up to three times faster and rounds to a mantissa of 8 bits.
+    None: the best available; `InputError` for one that is not there. precision: "bfloat16"
+    (or "auto", which chooses it where the hardware supports it natively) is up to three times
+    faster and rounds to a mantissa of 8 bits.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = device_named(device)
+    one_of(precision, get_args(Precision), "precision")
     base, control_file = weights.resolve([name] if control is None else [name, control])
     kind = None if control_file is None else weights.describe_control(control_file)[0].kind
-    denoiser, config = weights.load(base, device, precision, control_file)
-    return Model(denoiser, config, base, device, kind, control_file)
+    denoiser, config = weights.load(base, chosen, precision, control_file)
+    return Model(denoiser, config, base, chosen, kind, control_file)

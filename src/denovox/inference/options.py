@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Integral
+
+from ..core.errors import ensure
 
 Say = Callable[[str], None]
 Progress = Callable[[float], None]
@@ -16,15 +19,25 @@ class RunOptions:
 
     seed: of the noise; the same seed gives identical results on the same machine. tile: edge of
     the largest tile, in voxels; halve it if memory is short. batch: tiles evaluated at once.
-    say: called with each decision the user should know about. progress: called with the fraction
-    of the work that is done, from 0 to 1.
+    accept_hu: process a scan whose values do not look like HU, which raises an `InputError`
+    otherwise. say: called with each decision the user should know about. progress: called with the
+    fraction of the work that is done, from 0 to 1.
     """
 
     seed: int = 0
     tile: int = 64
     batch: int = 1
+    accept_hu: bool = False
     say: Say = lambda line: None
     progress: Progress = lambda share: None
+
+    def __post_init__(self) -> None:
+        for name, least in (("seed", 0), ("tile", 1), ("batch", 1)):
+            value = getattr(self, name)
+            whole = isinstance(value, Integral) and not isinstance(value, bool)
+            ensure(
+                whole and value >= least, f"{name} is {value!r}; pass a whole number from {least}"
+            )
 
     def part(self, number: int, count: int) -> RunOptions:
         """Options for part `number` (from 0) of `count` equal parts of the work."""

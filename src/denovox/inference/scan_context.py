@@ -10,17 +10,19 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ..core.box import Shape
-from ..core.errors import InputError
+from ..core.errors import InputError, ensure
+from ..core.morphology import Mask
 from ..core.operators.coloured_noise import WHITE, Spectrum
 from ..core.regions import region as region_named
 from ..core.volume import Volume
-from ..scan import anatomy
+from ..scan import anatomy, gate
 from ..scan.body_regions import RegionSpan, region_spans
+from ..scan.constant_fill import as_air, outside_fill
 from ..scan.noise import RegionNoise, estimate
 from ..scan.noise_level import estimate_noise_hu
 from ..tasks import COLOUR
 from .frame import working_grid
-from .options import Say
+from .options import RunOptions, Say
 
 Labels = UInt8[np.ndarray, "x y z"]
 
@@ -39,14 +41,24 @@ class ScanContext:
     say: Say = lambda line: None
 
     @cached_property
+    def filled(self) -> Mask | None:
+        """Where the scan was filled with a constant (`constant_fill.outside_fill`)."""
+        return outside_fill(self.volume.hu)
+
+    @cached_property
+    def measured(self) -> Volume:
+        """The scan with air in place of what was filled: what everything is derived from."""
+        return self.volume.with_hu(as_air(self.volume.hu, self.filled))
+
+    @cached_property
     def coarse(self) -> Labels:
         """Label ids of the coarse anatomy: body, lung, airway, bone, outside."""
-        return anatomy.coarse(self.volume)
+        return anatomy.coarse(self.measured)
 
     @cached_property
     def spans(self) -> tuple[RegionSpan, ...]:
         """The regions along z, without gaps; a named region covers the whole scan."""
-        return spans_in(self.volume, self.coarse, self.region, self.say)
+        return spans_in(self.measured, self.coarse, self.region, self.say)
 
     @cached_property
     def noise(self) -> tuple[RegionNoise, ...]:
@@ -56,7 +68,7 @@ class ScanContext:
                 span.region,
                 span.start,
                 span.stop,
-                *noise_in(self.volume, self.coarse, span, self.noise_hu, self.say),
+                *noise_in(self.measured, self.coarse, span, self.noise_hu, self.say),
             )
             for span in self.spans
         )
@@ -74,12 +86,32 @@ class ScanContext:
         return grid
 
 
+def check_volume(volume: object) -> None:
+    """Raise `InputError` unless it is a `Volume` with a 3D array of floats."""
+    ensure(
+        isinstance(volume, Volume),
+        f"the scan is of type {type(volume).__name__}, not a Volume; denovox.read reads a file, and"
+        " Volume.from_numpy, from_nibabel, from_sitk or from_metatensor convert an image",
+    )
+    hu = getattr(volume, "hu", None)
+    array = isinstance(hu, np.ndarray) and hu.ndim == 3 and hu.size and hu.dtype.kind == "f"
+    kind = f"{getattr(hu, 'dtype', '')} {type(hu).__name__} of shape {getattr(hu, 'shape', '()')}"
+    advice = "Volume.from_numpy makes a Volume of any real 3D array"
+    ensure(array, f"the scan's HU are a {kind.strip()}, not a 3D array of floats; {advice}")
+
+
 def context_of(
-    volume: Volume, region: str | None, noise_hu: float | None, say: Say, given: ScanContext | None
+    volume: Volume,
+    region: str | None,
+    noise_hu: float | None,
+    options: RunOptions,
+    given: ScanContext | None,
 ) -> ScanContext:
-    """The context given for this scan, or a new one."""
+    """The context given for this scan, or a new one; `InputError` if it is not a CT in HU."""
+    check_volume(volume)
+    gate.require_ct(volume, accept_hu=options.accept_hu)
     if given is None:
-        return ScanContext(volume, region, noise_hu, say)
+        return ScanContext(volume, region, noise_hu, options.say)
     if given.volume is not volume:
         raise ValueError("the context belongs to another scan; create one for this volume")
     return given
@@ -134,7 +166,6 @@ def _estimated(volume: Volume, coarse: Labels) -> tuple[float, Spectrum]:
     """SD and spectrum; nearly white noise counts as white, for which there is a better estimator
     (it has no uncertain low frequencies)."""
     noise = estimate(volume, coarse)
-    psd = noise.spectrum.on(volume.shape, volume.spacing_mm)
-    if float(psd.square().mean()) < COLOUR:
+    if noise.spectrum.mean_square(volume.shape, volume.spacing_mm) < COLOUR:
         return estimate_noise_hu(volume, coarse), WHITE
     return noise.sd_hu, noise.spectrum

@@ -8,12 +8,15 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from ..core.errors import InputError, ensure
+from ..core.morphology import Mask
 from ..core.operators.slab_average import SlabAverage, interpolation
 from ..core.operators.slice_profile import Profile, slab_centres_mm, slab_matrix
 from ..core.regions import region as region_named
 from ..core.tensors import tensor
 from ..core.volume import Volume
+from ..io.dicom.reader import DicomSource
 from ..scan.anatomy import coarse
+from ..scan.constant_fill import as_air, outside_fill
 from ..tasks import change, super_resolution
 from .engine import Engine
 from .frame import Frame, working_grid
@@ -24,6 +27,8 @@ from .scan_context import spans_in
 # Voxels outside the window by less than three of these (model units) may change; farther outside,
 # the interpolation is kept (Method 3).
 REACH = 0.1
+CREDIBLE = 0.5, 5.0  # thickness of slices in a header, relative to their spacing
+SAME = 1e-3  # closer to the spacing than this, a thickness is the spacing
 
 
 @dataclass(frozen=True)
@@ -90,11 +95,12 @@ def superres(
 ) -> ThinSlices:
     """Slices `factor` times as dense along z, or spacing_z_mm apart, and their data consistency.
 
-    thickness_mm: of the input slices (None: their spacing); thicker ones overlap, thinner ones
-    leave gaps. profile: their sensitivity along z. region: as in `Model.denoise`.
-    evaluations: of the model, per voxel; 0 is the consistent interpolation alone. anatomy: label
-    ids of core/labels on the grid of the scan or of the result; None: the coarse classes, computed
-    on the interpolation (those of the thick slices have steps, which cost a decibel or more).
+    thickness_mm: of the input slices; None: as in their DICOM header, or else their spacing.
+    Thicker ones overlap, thinner ones leave gaps. profile: their sensitivity along z. region: as in
+    `Model.denoise`. evaluations: of the model, per voxel; 0 is the consistent interpolation alone.
+    anatomy: label ids of core/labels on the grid of the scan or of the result; None: the coarse
+    classes, computed on the interpolation (those of the thick slices have steps, which cost a
+    decibel or more).
     The thin slices start at the lower face of the first thick one and end at the upper face of the
     last. Averaged back, they reproduce the input; any detail beyond that is the model's guess.
     More than 0.3 units outside the region's window, the result is the interpolation.
@@ -102,17 +108,57 @@ def superres(
     """
     options = options or RunOptions()
     ensure(evaluations >= 0, f"the number of evaluations is {evaluations}; give 0 or more")
-    fine = thin(volume, engine.config.spacing_mm, factor, spacing_z_mm, thickness_mm, profile)
+    limits_mm = engine.config.spacing_mm
+    if thickness_mm is None:
+        thickness_mm, why = thickness_of(volume)
+        options.say(f"slice thickness: {why}")
+        if thickness_mm is not None:
+            # A header's thickness is no reason to refuse: thin slices far apart leave gaps.
+            step_mm = spacing_z_mm or volume.spacing_mm[2] / (factor or 1)
+            thickness_mm = max(thickness_mm, step_mm)
+    elif thickness_mm > CREDIBLE[1] * volume.spacing_mm[2]:
+        options.say(f"slice thickness: {thickness_mm:g} mm, as given, is over {CREDIBLE[1]:g} times"
+                    f" the slice spacing, {volume.spacing_mm[2]:g} mm")  # fmt: skip
+    fine = thin(volume, limits_mm, factor, spacing_z_mm, thickness_mm, profile)
     base = fine.grid(volume)
     options.say(f"slices: {volume.shape[2]} of {volume.spacing_mm[2]:g} mm to {fine.count} of"
                 f" {fine.spacing_mm:g} mm")  # fmt: skip
     if evaluations:
-        ids = coarse(base) if anatomy is None else anatomy
+        filled = outside_fill(volume.hu)
+        seen = base if filled is None else fine.grid(volume.with_hu(as_air(volume.hu, filled)))
+        ids = coarse(seen) if anatomy is None else anatomy
         shapes = f"the anatomy's grid is {ids.shape}, the scan's {volume.shape}"
         ensure(ids.shape in (volume.shape, base.shape), f"{shapes}; resample it to the scan's grid")
-        added = _added_hu(engine, volume, base, fine, ids, region, evaluations, options)
+        added = _added_hu(engine, seen, filled, fine, ids, region, evaluations, options)
         base = base.with_hu(base.hu + added)
     return ThinSlices(base.hu, base.affine, None, fine.compare(base, volume))
+
+
+def thickness_of(volume: Volume) -> tuple[float | None, str]:
+    """(thickness of the scan's slices in mm, None for their spacing; the reason).
+
+    From the DICOM header (SliceThickness), unless that is missing, not credible, or of slices that
+    are not axial.
+    """
+    spacing_mm, source = volume.spacing_mm[2], volume.source
+    default = f"taken as the slice spacing, {spacing_mm:g} mm"
+    if not isinstance(source, DicomSource):
+        return None, f"{default} (--thickness overrides)"
+    header_mm = source.facts.thickness_mm
+    low, high = (share * spacing_mm for share in CREDIBLE)
+    why = ""
+    if source.slice_axis != 2:
+        why = "the slices of the DICOM series are not axial"
+    elif header_mm is None:
+        why = "the DICOM header has none"
+    elif not low <= header_mm <= high:
+        limit = f"less than {CREDIBLE[0]:g}" if header_mm < low else f"over {CREDIBLE[1]:g}"
+        why = f"the {header_mm:g} mm of the DICOM header are {limit} times that"
+    if why or header_mm is None:
+        return None, f"{default} ({why}; --thickness overrides)"
+    same = abs(header_mm / spacing_mm - 1) < SAME
+    told = f"{header_mm:g} mm (from the DICOM header; --thickness overrides)"
+    return None if same else header_mm, told
 
 
 def thin(
@@ -165,8 +211,8 @@ def thin(
 
 def _added_hu(
     engine: Engine,
-    volume: Volume,
     base: Volume,
+    filled: Mask | None,
     fine: Thin,
     ids: UInt8[np.ndarray, "x y z2"],
     region: str | None,
@@ -174,12 +220,12 @@ def _added_hu(
     options: RunOptions,
 ) -> Float[np.ndarray, "x y fine"]:
     """What the model adds to the interpolation; its average over each thick slice is zero."""
+    slice_of = np.clip(np.rint(fine.centres).astype(int), 0, len(fine.operator.matrix) - 1)
     if ids.shape != base.shape:
-        slice_of = np.clip(np.rint(fine.centres).astype(int), 0, volume.shape[2] - 1)
         ids = ids[..., slice_of]
     spans = spans_in(base, ids, region, options.say)
     # The grid can differ in plane only: z was requested.
-    grid = (*working_grid(volume, engine.config.spacing_mm)[:2], fine.count)
+    grid = (*working_grid(base, engine.config.spacing_mm)[:2], fine.count)
     if grid != base.shape:
         voxels = " x ".join(map(str, grid))
         options.say(f"grid: processed at {voxels} voxels, at a spacing the model supports")
@@ -192,6 +238,8 @@ def _added_hu(
         of_part, near = _part(engine, base, fine, part, frame, ids, evaluations, share)
         added[..., part.z] += part.weight * of_part
         free[..., part.z] |= near & (part.weight > 0)
+    if filled is not None:
+        free &= ~filled[..., slice_of]
     # Windows, clipping and blending leave traces in the averages: remove them exactly, in HU.
     return fine.operator.null_space_part(tensor(added), tensor(free))[0, 0].numpy()
 

@@ -11,7 +11,8 @@ from ..core.errors import InputError
 from ..core.volume import Volume
 from . import dicom, itk, nifti
 from .dicom.files import is_dicom
-from .itk_header import is_meta, is_nrrd
+from .itk_header import is_nrrd
+from .meta_header import is_meta
 
 FORMATS = "a DICOM folder or ZIP, Enhanced CT DICOM, NIfTI (.nii, .nii.gz), NRRD or MetaImage"
 
@@ -25,29 +26,25 @@ def read(
     *,
     series: str | None = None,
     straighten: bool = False,
-    hu: bool = True,
     say: Callable[[str], None] = _discard,
 ) -> Volume:
-    """Read a CT of any format -> HU in the axes closest to RAS, with the reader's source.
+    """Read a volume of any format, its values unchecked -> axes closest to RAS, with its source.
 
     series: which series of a DICOM folder to read (a SeriesInstanceUID, or the end of one).
     straighten: resample DICOM that is tilted or unevenly spaced; other formats are regular grids
     already. say: called with a note on anything left out. `hu` of the Volume is float32, or float64
-    if the file stores that. Raises `InputError` if there is not exactly one CT volume, or (unless
-    `hu=False`) if its values cannot be Hounsfield units.
+    if the file stores that. Raises `InputError` if there is not exactly one CT volume. A CT that
+    must be in HU is read by `scan/gate.read`.
     """
     path = Path(path)
     kind = kind_of(path)
     if kind == "dicom":
-        volume = dicom.read(path, series=series, straighten=straighten, say=say)
-    elif series is not None:
+        return dicom.read(path, series=series, straighten=straighten, say=say)
+    if series is not None:
         raise InputError(f"{path} is not DICOM, so there is no series to choose; omit --series")
-    elif kind == "nifti":
-        return nifti.read(path, hu)
-    else:
-        volume = itk.read(path)
-    if hu:
-        nifti.require_hu(volume, str(path))
+    volume = nifti.read(path) if kind == "nifti" else itk.read(path)
+    for note in volume.source.notes:
+        say(f"{path}: {note}")
     return volume
 
 

@@ -1,20 +1,21 @@
 """Read a file, decompressing gzip: exactly as many bytes as requested.
 
 A gzip file of a megabyte may unpack to a gigabyte, and a 348-byte header may claim any size at all:
-nothing here allocates memory that the file does not fill.
+nothing here allocates memory that the file does not fill. Bytes after the last gzip member (zeros
+of a tape or a disk block, whatever a download appended) are not part of the data: they are counted.
 """
 
 from __future__ import annotations
 
-import gzip
 import os
 import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BufferedReader
+from io import BufferedReader, RawIOBase
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
@@ -24,6 +25,53 @@ from ..core.errors import InputError
 CHUNK = 2**20
 DEFLATE = 1032  # maximum compression ratio of gzip
 REST = 2**26  # unpacked bytes that may follow the voxels
+MEMBER = b"\x1f\x8b\x08"  # a gzip member starts like this
+
+
+class _Members(RawIOBase):
+    """The data of all gzip members of a file, as one stream; zlib verifies each checksum.
+
+    Raises `zlib.error` or `EOFError` where the file is damaged. left: bytes after the last member.
+    """
+
+    def __init__(self, file: BufferedReader) -> None:
+        self._file = file
+        self._machine = zlib.decompressobj(31)
+        self._ahead = b""
+        self._ended = False
+        self.left = 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Fill the beginning of a buffer; 0 at the end."""
+        while not self._ended:
+            packed = self._machine.unconsumed_tail or self._ahead or self._file.read(CHUNK)
+            self._ahead = b""
+            got = self._machine.decompress(packed, len(buffer))
+            if self._machine.eof:
+                self._next()
+            elif not packed and not got:
+                raise EOFError("it ends within the data")
+            if got:
+                buffer[: len(got)] = got
+                return len(got)
+        return 0
+
+    def _next(self) -> None:
+        """Go to the next member, which may follow zeros; or to the end."""
+        rest = self._machine.unused_data
+        end = self._file.tell() - len(rest)
+        rest = rest.lstrip(b"\0")
+        while len(rest) < len(MEMBER) and (more := self._file.read(CHUNK)):
+            rest = (rest + more).lstrip(b"\0")
+        if rest.startswith(MEMBER):
+            self._machine, self._ahead = zlib.decompressobj(31), rest
+            return
+        self._ended = True
+        self.left = os.fstat(self._file.fileno()).st_size - end
 
 
 @dataclass
@@ -31,14 +79,14 @@ class Unpacked:
     """A file being read from its start. most: upper bound on its unpacked size, in bytes."""
 
     path: Path
-    file: BufferedReader | gzip.GzipFile
+    file: BufferedReader
     most: int
     taken: int = 0
 
     @property
     def packed(self) -> bool:
         """Whether the file is gzip."""
-        return isinstance(self.file, gzip.GzipFile)
+        return isinstance(self.file.raw, _Members)
 
     def require(self, end: int) -> None:
         """Raise `InputError` if the file is too small to hold `end` bytes."""
@@ -72,16 +120,22 @@ class Unpacked:
         raw.flags.writeable = False
         return raw
 
-    def check_end(self) -> None:
-        """Read to the end of a gzip file, where the checksum is, discarding the data."""
+    def check_end(self) -> tuple[int, int]:
+        """Read to the end of a gzip file, where the checksum is; the bytes discarded.
+
+        These are (unpacked) bytes after the voxels, and bytes after the last gzip member.
+        """
+        if not isinstance(self.file.raw, _Members):
+            return self.most - self.taken, 0
         left = 0
-        while self.packed and (chunk := self.file.read(CHUNK)):
+        while chunk := self.file.read(CHUNK):
             left += len(chunk)
             if left > REST:
                 raise InputError(
                     f"{self.path} has more than {REST >> 20} MiB after the voxels that its header"
                     " describes; export it again"
                 )
+        return left, self.file.raw.left
 
     def _cut(self, there: str, end: int) -> None:
         lost = f"{there} of {end} bytes are there"
@@ -106,13 +160,14 @@ def unpacked(path: Path) -> Iterator[Unpacked]:
             packed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
             if packed:
-                yield Unpacked(path, gzip.GzipFile(fileobj=file), DEFLATE * status.st_size)
+                members: Any = BufferedReader(_Members(file), CHUNK)
+                yield Unpacked(path, members, DEFLATE * status.st_size)
             else:
                 yield Unpacked(path, file, status.st_size)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; check the path") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        what = " ".join(str(error).split()).rstrip(".")
+    except (EOFError, zlib.error) as error:
+        what = str(error).rpartition(": ")[2]
         damage = f"{path} is a damaged gzip file ({what}); copy or export it again"
         raise InputError(damage) from error
     except OSError as error:

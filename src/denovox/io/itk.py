@@ -24,7 +24,8 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from ..core.errors import InputError, ensure, line
 from ..core.volume import Volume
-from .itk_header import AGAIN, MOST_HEAD, Head, is_nrrd, meta, nrrd
+from .itk_header import AGAIN, MOST_HEAD, Head, is_nrrd, nrrd
+from .meta_header import meta
 
 _CHUNK = 2**20
 _DEFLATE = 1032  # maximum compression ratio of zlib
@@ -32,14 +33,17 @@ _DEFLATE = 1032  # maximum compression ratio of zlib
 
 @dataclass(frozen=True)
 class ItkSource:
-    """Where a volume came from. kind: NRRD or MetaImage."""
+    """Where a volume came from. kind: NRRD or MetaImage. notes: as of a `NiftiSource`."""
 
     path: Path
     kind: str
+    notes: tuple[str, ...] = ()
 
 
-def read(path: str | Path) -> Volume:
+def read(path: str | Path, thin: bool = False) -> Volume:
     """Read a .nrrd, .nhdr, .mha or .mhd -> its HU, with an `ItkSource`.
+
+    thin: one slice is enough, as of a label map that was cropped.
 
     `hu` is float32, or float64 if the file stores that. Raises `InputError` if the file is not one
     3D scalar image with a known position in space, or is incomplete.
@@ -51,7 +55,10 @@ def read(path: str | Path) -> Volume:
             start = file.read(MOST_HEAD)
         kind, parse = ("NRRD", nrrd) if is_nrrd(start) else ("MetaImage", meta)
         head = parse(path, start)
-        raw = _voxels(path, head)
+        shown = " x ".join(map(str, head.size))
+        solid = thin or min(head.size) > 1
+        ensure(solid, f"{path} is not a 3D volume (size {shown}); give one")
+        raw = voxels(path, head)
         wide = head.dtype == np.float64
         ornt = io_orientation(head.affine)
         turned = apply_orientation(raw, ornt)
@@ -62,16 +69,17 @@ def read(path: str | Path) -> Volume:
         raise InputError(f"{path} does not fit into memory; crop it first") from None
     bad = hu.size - int(np.count_nonzero(np.isfinite(hu)))
     ensure(not bad, f"{path} has {bad} voxels that are NaN or infinite; replace them")
-    return Volume(hu, head.affine @ inv_ornt_aff(ornt, raw.shape), ItkSource(path, kind))
+    source = ItkSource(path, kind, head.notes)
+    return Volume(hu, head.affine @ inv_ornt_aff(ornt, raw.shape), source)
 
 
 # ---- voxels -------------------------------------------------------------------------------------
 
 
-def _voxels(path: Path, head: Head) -> Shaped[np.ndarray, "x y z"]:
+def voxels(path: Path, head: Head) -> Shaped[np.ndarray, "x y z"]:
     """Stored values in the file's axes; `InputError` if there are too many or too few."""
     shown = " x ".join(map(str, head.size))
-    ensure(min(head.size) > 1, f"{path} is not a 3D volume (size {shown}); give one")
+    ensure(min(head.size) > 0, f"{path} has no voxels (size {shown}); {AGAIN}")
     count = math.prod(head.size)
     need = count * head.dtype.itemsize
     length = os.stat(head.data).st_size
@@ -119,6 +127,12 @@ def _inflated(path: Path, file: BufferedReader, need: int) -> UInt8[np.ndarray, 
 def _parsed(head: Head, text: bytes) -> Shaped[np.ndarray, " n"]:
     """Parse voxels stored as text; `InputError` if they are malformed."""
     try:
-        return np.array(text.split(), np.float64).astype(head.dtype)
+        values = np.array(text.split(), np.float64)
     except ValueError as error:
         raise InputError(f"{head.data} has damaged voxels ({line(error)}); {AGAIN}") from None
+    with np.errstate(invalid="ignore", over="ignore"):
+        stored = values.astype(head.dtype)
+    changed = 0 if head.dtype.kind == "f" else int(np.count_nonzero(stored != values))
+    other = f"{head.data} has {changed} voxels that its type, {head.dtype.name}, cannot hold"
+    ensure(not changed, f"{other}; {AGAIN}")
+    return stored

@@ -1,6 +1,6 @@
-"""The plain-text headers of NRRD and MetaImage: voxel type, layout and position in space.
+"""The plain-text header of NRRD: voxel type, layout, position in space; MetaImage shares helpers.
 
-http://teem.sourceforge.net/nrrd/format.html, https://itk.org/Wiki/ITK/MetaIO/Documentation.
+http://teem.sourceforge.net/nrrd/format.html
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..core.errors import InputError, ensure, line
+from .statements import Statement, compare, once
 
 MOST_HEAD = 2**20  # bytes
 FAR_MM = 1e5  # as for DICOM
@@ -35,11 +36,6 @@ _NRRD_TYPES = {
     }.items()
     for name in names.split(",")
 }
-_META_TYPES = {  # MET_LONG is left out: it has 4 or 8 bytes, and the file does not say which
-    **{"MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2"},
-    **{"MET_INT": "i4", "MET_UINT": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8"},
-    **{"MET_FLOAT": "f4", "MET_DOUBLE": "f8"},
-}
 _TO_RAS = {  # signs of x y z
     **dict.fromkeys(("left-posterior-superior", "lps"), (-1, -1, 1)),
     **dict.fromkeys(("right-anterior-superior", "ras"), (1, 1, 1)),
@@ -51,7 +47,7 @@ _TO_RAS = {  # signs of x y z
 class Head:
     """A parsed header. affine: to RAS. data, offset: where voxels begin; negative: from the end.
 
-    packing: raw, gzip (or zlib) or text.
+    packing: raw, gzip (or zlib) or text. notes: what the header states twice and differently.
     """
 
     dtype: np.dtype
@@ -60,6 +56,7 @@ class Head:
     data: Path
     offset: int
     packing: str
+    notes: tuple[str, ...] = ()
 
 
 def is_nrrd(start: bytes) -> bool:
@@ -67,20 +64,20 @@ def is_nrrd(start: bytes) -> bool:
     return start.startswith(b"NRRD0")
 
 
-def is_meta(start: bytes) -> bool:
-    """Whether a file starting like this is MetaImage, which has no magic number, only keys."""
-    return bool(re.match(rb"\s*(ObjectType|NDims|Comment)\s*=", start))
-
-
 def nrrd(path: Path, start: bytes) -> Head:
     """Parse an NRRD header; `InputError` if it is unusable."""
     gap = re.search(rb"\r?\n\r?\n", start)
     offset = gap.end() if gap else len(start)
-    fields = {}
+    fields: dict[str, str] = {}
     for row in start[:offset].decode("latin-1").splitlines()[1:]:
         key, colon, value = row.partition(":")
         if colon and not row.startswith("#") and not value.startswith("="):
-            fields[key.strip().lower().replace(" ", "")] = value.strip()
+            short = key.strip().lower().replace(" ", "")
+            once(path, key.strip(), fields.get(short), value.strip())
+            fields[short] = value.strip()
+    size = whole(path, "sizes", fields.get("sizes", ""))
+    solid = fields.get("dimension") == "3" and len(size) == 3
+    ensure(solid, f"{path} is not a 3D volume (sizes {fields.get('sizes', '')[:80]!r}); give one")
     vectors = fields.get("spacedirections", "")
     placed = vectors and "space" in fields and "spaceorigin" in fields and "none" not in vectors
     unplaced = f"{path} does not state its position in space (space, space directions and origin)"
@@ -90,13 +87,11 @@ def nrrd(path: Path, start: bytes) -> Head:
         raise InputError(
             f"{path} uses the unsupported space {line(fields['space'])}; {AGAIN} as LPS"
         )
-    units = set(re.findall(r'"([^"]*)"', fields.get("spaceunits", ""))) - {"mm", ""}
-    ensure(not units, f"{path} is in {line(', '.join(units))}; convert it to millimetres")
-    size = _whole(path, "sizes", fields.get("sizes", ""))
-    solid = fields.get("dimension") == "3" and len(size) == 3
-    ensure(solid, f"{path} is not a 3D volume (sizes {fields.get('sizes', '')[:80]!r}); give one")
-    directions = _reals(path, "space directions", vectors, 9).reshape(3, 3)
-    origin = _reals(path, "space origin", fields["spaceorigin"], 3)
+    stated = fields.get("spaceunits", "") + fields.get("units", "")
+    units = set(re.findall(r'"([^"]*)"', stated)) - {"mm", "millimeter", "millimetre", ""}
+    ensure(not units, f"{path} is in {line(', '.join(sorted(units)))}; convert it to millimetres")
+    directions = reals(path, "space directions", vectors, 9).reshape(3, 3)
+    origin = reals(path, "space origin", fields["spaceorigin"], 3)
     encoding = fields.get("encoding", "").lower()
     packing = {"raw": "raw", "gzip": "gzip", "gz": "gzip"}.get(encoding, "")
     packing = "text" if encoding in ("ascii", "text", "txt") else packing
@@ -105,91 +100,57 @@ def nrrd(path: Path, start: bytes) -> Head:
         f"{path} has the unsupported encoding {line(encoding) or '(none)'}; save it as gzip",
     )
     dtype = _NRRD_TYPES.get(fields.get("type", "").lower(), "")
-    ensure(dtype, f"{path} stores values of type {line(fields.get('type'))}; give the original CT")
+    ensure(
+        dtype,
+        f"{path} stores values of type {line(fields.get('type', '(none)'))}; give the original CT",
+    )
     order = {"little": "<", "big": ">"}.get(fields.get("endian", "").lower(), "")
     fine = order or dtype.endswith("1") or packing == "text"
     ensure(fine, f"{path} does not say its byte order (endian); {AGAIN}")
     data = path
     if name := fields.get("datafile", ""):
-        data, offset = _beside(path, name), 0
-    lines, skip = (_whole(path, key, fields.get(key, "0"))[0] for key in ("lineskip", "byteskip"))
+        data, offset = beside(path, name), 0
+    lines, skip = (whole(path, key, fields.get(key, "0"))[0] for key in ("lineskip", "byteskip"))
     ensure(lines == 0, f"{path} has text before its voxels (line skip); save it again")
     ensure(
         skip == 0 or (skip >= -1 and packing == "raw" and data != path),
         f"{path} has {skip} bytes before its voxels (byte skip); save it again",
     )
-    affine = _affine(path, directions.T, origin, signs)
-    return Head(np.dtype(order + dtype), size, affine, data, skip or offset, packing)
+    affine = ras_affine(path, directions.T, origin, signs)
+    quantised = fields.get("oldmin", "nan").lower(), fields.get("oldmax", "nan").lower()
+    scaled = f"{path} was quantised from {line(' to '.join(quantised))} (old min, old max)"
+    ensure(quantised == ("nan", "nan"), f"{scaled}; {AGAIN}")
+    notes: tuple[str, ...] = ()
+    if others := [key for key in ("axis mins", "axis maxs") if key.replace(" ", "") in fields]:
+        notes = (f"its {' and '.join(others)} were ignored, since it has space directions",)
+    if "spacings" in fields:  # which the format does not allow beside space directions
+        mm = np.abs(reals(path, "spacings", fields["spacings"], 3, finite=False))
+        used = Statement.of("space directions", affine)
+        notes += compare(path, used, [Statement("spacings", mm)])
+    return Head(np.dtype(order + dtype), size, affine, data, skip or offset, packing, notes)
 
 
-def meta(path: Path, start: bytes) -> Head:
-    """Parse a MetaImage header (https://itk.org/Wiki/ITK/MetaIO/Documentation); `InputError`."""
-    fields, offset = {}, 0
-    for row in start.splitlines(keepends=True):
-        offset += len(row)
-        key, _, value = row.decode("latin-1").partition("=")
-        fields[key.strip().lower()] = value.strip()
-        if key.strip() == "ElementDataFile":
-            break
-
-    def first(*keys: str) -> str:
-        return next((fields[key] for key in keys if fields.get(key)), "")
-
-    def true(*keys: str) -> bool:
-        return first(*keys).lower().startswith(("t", "1"))
-
-    matrix = first("transformmatrix", "orientation", "rotation")
-    place = first("offset", "origin", "position")
-    unplaced = f"{path} does not state its position in space (TransformMatrix, Offset); {AGAIN}"
-    ensure(matrix and place, unplaced)
-    unit = first("distanceunits") or "mm"
-    ensure(unit.lower() in ("mm", "?"), f"{path} is in {line(unit)}; convert it to mm")
-    size = _whole(path, "DimSize", first("dimsize"))
-    solid = first("ndims") == "3" and len(size) == 3
-    ensure(solid, f"{path} is not a 3D volume (DimSize {first('dimsize')[:80]!r}); give one")
-    channels = first("elementnumberofchannels") or "1"
-    ensure(
-        channels == "1", f"{path} stores {line(channels)} values per voxel; give the original CT"
-    )
-    dtype = _META_TYPES.get(first("elementtype"), "")
-    ensure(dtype, f"{path} stores values of type {line(first('elementtype'))}; give another type")
-    axes = _reals(path, "TransformMatrix", matrix, 9).reshape(3, 3)  # one axis per row
-    spacing = _reals(path, "ElementSpacing", first("elementspacing", "elementsize"), 3)
-    origin = _reals(path, "Offset", place, 3)
-    order = ">" if true("binarydatabyteordermsb", "elementbyteordermsb") else "<"
-    packed, text = true("compresseddata"), not true("binarydata") and "binarydata" in fields
-    packing = "gzip" if packed else "text" if text else "raw"
-    name = first("elementdatafile")
-    ensure(name, f"{path} does not say where its voxels are (ElementDataFile); {AGAIN}")
-    data = path
-    if name.upper() != "LOCAL":
-        data, offset = _beside(path, name), 0
-    (skip,) = _whole(path, "HeaderSize", first("headersize") or "0")[:1]
-    own = skip == 0 or (skip >= -1 and packing == "raw" and data != path)
-    ensure(own, f"{path} has {skip} bytes before its voxels (HeaderSize); save it again")
-    affine = _affine(path, axes.T * spacing, origin, (-1, -1, 1))
-    return Head(np.dtype(order + dtype), size, affine, data, skip or offset, packing)
-
-
-def _whole(path: Path, what: str, value: str) -> tuple[int, ...]:
+def whole(path: Path, what: str, value: str) -> tuple[int, ...]:
     """The integers in a field; `InputError` if it holds anything else."""
     fine = re.fullmatch(r"\s*-?\d{1,9}(\s+-?\d{1,9})*\s*", value)
     ensure(fine, f"{path} has {what} of {line(value)!r}, not whole numbers; {AGAIN}")
     return tuple(int(word) for word in value.split())
 
 
-def _reals(path: Path, what: str, value: str, count: int) -> Float[np.ndarray, " n"]:
-    """The finite numbers in a field, vectors in brackets or not; `InputError` otherwise."""
+def reals(
+    path: Path, what: str, value: str, count: int, finite: bool = True
+) -> Float[np.ndarray, " n"]:
+    """The (finite) numbers in a field, vectors in brackets or not; `InputError` otherwise."""
     try:
         found = np.array([float(word) for word in re.sub(r"[(),]", " ", value).split()])
     except ValueError:
         found = np.empty(0)
-    fine = len(found) == count and np.isfinite(found).all()
+    fine = len(found) == count and (np.isfinite(found).all() or not finite)
     ensure(fine, f"{path} has {what} of {line(value)!r}, not {count} numbers; {AGAIN}")
     return found
 
 
-def _beside(path: Path, name: str) -> Path:
+def beside(path: Path, name: str) -> Path:
     """The file that holds the voxels; `InputError` if that is not one regular file."""
     one = "%" not in name and not re.match(r"LIST\b", name)
     ensure(one, f"{path} has its voxels in several files; save it as one")
@@ -199,7 +160,7 @@ def _beside(path: Path, name: str) -> Path:
     return other
 
 
-def _affine(
+def ras_affine(
     path: Path,
     axes: Float[np.ndarray, "3 3"],
     origin: Float[np.ndarray, " 3"],

@@ -16,7 +16,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from ..core import labels
 from ..core.errors import InputError, ensure
-from ..core.volume import Volume
+from ..core.volume import Grid, Volume
 from .nifti_bytes import NiftiSource, check_writable, decoded, load, save, save_new
 
 __all__ = [
@@ -25,49 +25,21 @@ __all__ = [
     "read_label_map",
     "read_label_values",
     "read_labels",
-    "require_hu",
     "write",
     "write_labels",
     "write_mask",
 ]
 
-GRID_TOLERANCE_MM = 0.01  # with float32 headers, corners of one grid agree to about 1e-3 mm
 
+def read(path: str | Path) -> Volume:
+    """Read a 3D .nii or .nii.gz -> its values in the axes closest to RAS, with a `NiftiSource`.
 
-def read(path: str | Path, hu: bool = True) -> Volume:
-    """Read a 3D .nii or .nii.gz -> its HU in the axes closest to RAS, with a `NiftiSource`.
-
-    `hu` of the Volume is float32, or float64 if the file stores that. Raises `InputError` if the
-    file cannot be read as one 3D image with a known position in space, or (unless `hu=False`) if
-    its values cannot be Hounsfield units.
+    `hu` of the Volume is float32, or float64 if the file stores that; whether these are HU is not
+    checked. Raises `InputError` if the file cannot be read as one 3D image with a known position in
+    space.
     """
     source = load(Path(path))
-    volume = Volume(decoded(source, source.dtype), source.affine, source)
-    if hu:
-        require_hu(volume, str(path))
-    return volume
-
-
-def require_hu(volume: Volume, name: str = "the volume") -> None:
-    """Raise `InputError`, giving the evidence, if values of `name` are not Hounsfield units.
-
-    Low values (padding of -2000 or -3024) are fine: only the absence of air is evidence.
-    """
-    low, high = float(volume.hu.min()), float(volume.hu.max())
-    if low <= -200:
-        return
-    if low >= -1 and high <= 1:
-        what = "they look normalised to [-1, 1] or [0, 1]"
-    elif low >= 0 and high <= 255:
-        what = "they look like grey levels of 0 to 255"
-    elif low >= 0:
-        what = "a rescale intercept (often -1024) may have been lost, and there is no air in it"
-    else:
-        what = "there is no air in it (nothing at or below -200)"
-    raise InputError(
-        f"{name} is not in Hounsfield units: its values range over [{low:g}, {high:g}], {what};"
-        " convert the original CT again, keeping its HU"
-    )
+    return Volume(decoded(source, source.dtype), source.affine, source)
 
 
 def read_label_values(
@@ -113,7 +85,7 @@ def read_label_map(
 def read_labels(path: str | Path, like: Volume) -> UInt8[np.ndarray, "x y z"]:
     """The label map of a volume; `InputError` if it is not on that volume's grid."""
     ids, affine = read_label_map(path)
-    _require_grid(path, ids.shape, affine, like)
+    Grid(ids.shape, affine).require(like.grid, path)
     return ids
 
 
@@ -158,28 +130,3 @@ def write_mask(
         affine = affine @ inv_ornt_aff(source.ornt, like.shape)
         ids = apply_orientation(ids, source.ornt)
     save_new(ids, affine, np.dtype(np.uint8), path, force)
-
-
-def _require_grid(
-    path: str | Path, shape: tuple[int, ...], affine: Float[np.ndarray, "4 4"], like: Volume
-) -> None:
-    """Raise `InputError` if labels on this grid do not match the grid of `like`."""
-    apart = _corners(shape, affine) - _corners(like.shape, like.affine)
-    ensure(
-        shape == like.shape and np.linalg.norm(apart, axis=1).max() <= GRID_TOLERANCE_MM,
-        f"{path} is not on the grid of its CT: labels {geometry(shape, affine)}, CT"
-        f" {geometry(like.shape, like.affine)}; resample the labels to the CT (nearest neighbour)",
-    )
-
-
-def _corners(shape: tuple[int, ...], affine: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "8 3"]:
-    """Positions of the 8 corner voxels, mm."""
-    index = np.indices((2, 2, 2)).reshape(3, 8).T * (np.array(shape) - 1)
-    corners: np.ndarray = index @ affine[:3, :3].T + affine[:3, 3]
-    return corners
-
-
-def geometry(shape: tuple[int, ...], affine: Float[np.ndarray, "4 4"]) -> str:
-    """A grid in words, for messages that compare two."""
-    first, last = (", ".join(f"{mm:.2f}" for mm in at) for at in _corners(shape, affine)[[0, 7]])
-    return f"{' x '.join(map(str, shape))} voxels from ({first}) to ({last}) mm"

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import nibabel
 import numpy as np
@@ -27,6 +28,7 @@ from nibabel.spatialimages import HeaderDataError
 from ..core.errors import InputError, ensure, line
 from . import atomic
 from .gzip_stream import unpacked
+from .nifti_geometry import geometry
 
 SUFFIXES = (".nii", ".nii.gz")
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
@@ -42,7 +44,8 @@ class NiftiSource:
 
     head: all bytes before the voxels. raw: stored values in the file's own axes, type and byte
     order. HU = raw * slope + inter. affine: of the Volume that was read. ornt: the nibabel
-    orientation that takes an array from the Volume's axes to the file's.
+    orientation that takes an array from the Volume's axes to the file's. notes: what the file
+    states twice and differently, and what was ignored.
     """
 
     path: Path
@@ -53,6 +56,7 @@ class NiftiSource:
     inter: float
     ornt: Integer[np.ndarray, "3 2"]
     affine: Float[np.ndarray, "4 4"]
+    notes: tuple[str, ...] = ()
 
     @property
     def dtype(self) -> np.dtype:
@@ -86,7 +90,7 @@ def load(path: Path) -> NiftiSource:
     """
     with unpacked(path) as file:
         start = file.head(max(_HEADER))
-        header = _header(path, start)
+        stated, header = _header(path, start)
         dtype, shape = header.get_data_dtype(), header.get_data_shape()
         volumes = math.prod(shape[3:])
         real = dtype.kind in "iuf"
@@ -97,7 +101,8 @@ def load(path: Path) -> NiftiSource:
         )
         solid = len(shape) > 2 and min(shape[:3]) > 1
         ensure(solid, f"{path} is a single 2D slice (shape {shape}); give a whole 3D volume")
-        affine = _affine(path, header)
+        _check_type(path, stated, dtype)
+        affine, notes = geometry(path, stated, header)
         # A header may say 0 (unset); voxels never begin before the header ends.
         offset = max(header.get_data_offset(), header.single_vox_offset)
         size = math.prod(shape)  # Python integers: a broken header must not overflow
@@ -106,24 +111,32 @@ def load(path: Path) -> NiftiSource:
         ensure(offset <= _MOST_HEAD, late)
         start += file.head(max(0, offset - len(start)))
         raw = file.values(size, dtype, start[offset:]).reshape(shape[:3], order="F")
-        file.check_end()
+        left, behind = file.check_end()
+    left += max(0, len(start) - offset - raw.nbytes)  # of a file as short as a header
+    _check_begin(path, start, header, offset, left)
+    notes += _left_over(path, raw, left, behind)
     slope, inter = header.get_slope_inter()
     if slope is None:  # 0 or NaN: values are used as stored
+        notes += _not_scaled(float(stated["scl_slope"]), float(stated["scl_inter"]))
         slope, inter = 1.0, 0.0
     ornt = io_orientation(affine)
     to_file = ornt_transform(_RAS, ornt).astype(int)
     nearest_ras = affine @ inv_ornt_aff(ornt, raw.shape)
-    return NiftiSource(path, start[:offset], raw, slope, inter, to_file, nearest_ras)
+    return NiftiSource(path, start[:offset], raw, slope, inter, to_file, nearest_ras, notes)
 
 
-def _header(path: Path, data: bytes) -> nibabel.Nifti1Header:
-    """The header as parsed by nibabel, whose repairs do not affect the bytes we keep."""
+def _header(path: Path, data: bytes) -> tuple[nibabel.Nifti1Header, nibabel.Nifti1Header]:
+    """The header as it is, and as repaired by nibabel, which does not affect the bytes we keep."""
     claims = {int.from_bytes(data[:4], "little"), int.from_bytes(data[:4], "big")}
     size = next((size for size in _HEADER if size in claims), 0)
     known = size and len(data) >= size
     ensure(known, f"{path} is not a NIfTI file; convert it to .nii or .nii.gz")
+    order = "<" if int.from_bytes(data[:4], "little") == size else ">"
     try:
-        header = _HEADER[size](data[:size], check=False)
+        header = _HEADER[size](data[:size], order, check=False)
+        axes = int(header["dim"][0])
+        ensure(0 <= axes < 8, f"{path} states that it has {axes} axes; convert it again")
+        stated = header.copy()
         header.check_fix(logger=_log)
         header.get_data_dtype(), header.get_data_shape(), header.get_data_offset()
         header.get_slope_inter(), header.get_best_affine()  # used later; broken ones raise here
@@ -132,27 +145,54 @@ def _header(path: Path, data: bytes) -> nibabel.Nifti1Header:
         raise InputError(broken) from error
     single = header["magic"].item() == header.single_magic
     ensure(single, f"{path} is half of a .hdr/.img pair; convert it to one .nii file")
-    return header
+    return stated, header
 
 
-def _affine(path: Path, header: nibabel.Nifti1Header) -> Float[np.ndarray, "4 4"]:
-    """Voxel index of the file -> mm in RAS+; `InputError` if the file does not define it."""
-    again = "convert it again from the original"
-    placed = header["sform_code"] != 0 or header["qform_code"] != 0
-    ensure(
-        placed,
-        f"{path} does not state its position in space (qform and sform codes are 0); {again}",
-    )
-    affine = np.asarray(header.get_best_affine(), np.float64)
-    finite = np.isfinite(affine).all() and np.array_equal(affine[3], [0, 0, 0, 1])
-    # Relative to the voxel size, so that small voxels pass and degenerate ones do not.
-    with np.errstate(over="ignore"):  # NIfTI-2 can state 1e300 mm: inf > inf is rejected too
-        flat = 1e-6 * np.prod(np.linalg.norm(affine[:3, :3], axis=0))
-        solid = finite and abs(np.linalg.det(affine[:3, :3])) > flat
-    ensure(solid, f"{path} has a geometry (affine) that cannot be inverted; {again}")
-    unit = {1: "metres", 3: "micrometres"}.get(int(header["xyzt_units"]) & 7)
-    ensure(not unit, f"{path} is in {unit}; convert it to millimetres")
-    return affine
+def _check_type(path: Path, stated: nibabel.Nifti1Header, dtype: np.dtype) -> None:
+    """`InputError` if the header states another number of bits than its data type has."""
+    bits, own = int(stated["bitpix"]), 8 * dtype.itemsize
+    two = f"{path} states two data types: {dtype.name}, of {own} bits, and {bits} bits (bitpix)"
+    ensure(bits in (0, own), f"{two}; convert it again")
+
+
+def _check_begin(
+    path: Path, start: bytes, header: nibabel.Nifti1Header, offset: int, left: int
+) -> None:
+    """`InputError` if the voxels are said to begin within an extension of the header."""
+    first = at = header.single_vox_offset
+    if not start[first - 4]:  # no extensions
+        return
+    order: Literal["little", "big"] = "little" if header.endianness == "<" else "big"
+    while at + 8 <= offset:
+        size = int.from_bytes(start[at : at + 4], order)
+        if size < 8:
+            break
+        at += size
+    within = f"{path} states that its voxels begin at byte {offset}, within an extension of its"
+    ensure(at <= offset and (offset > first or not left), f"{within} header; convert it again")
+
+
+def _not_scaled(slope: float, inter: float) -> tuple[str, ...]:
+    """A note on a slope or an intercept that is not used, unless both are plainly unset."""
+    added = math.isfinite(inter) and inter != 0
+    if not (added or math.isinf(slope)):
+        return ()
+    stated = f"its slope is {slope:g} and its intercept {inter:g}"
+    return (f"{stated}: values were taken as stored, since such a slope means unset in NIfTI",)
+
+
+def _left_over(
+    path: Path, raw: Shaped[np.ndarray, "i j k"], left: int, behind: int
+) -> tuple[str, ...]:
+    """A note on bytes after the voxels; `InputError` if these are enough for more voxels.
+
+    left: bytes after the voxels. behind: bytes after the last gzip member.
+    """
+    layer = raw.nbytes // max(raw.shape)
+    shown = f"{' x '.join(map(str, raw.shape))} voxels of {raw.dtype.name}"
+    more = f"{path} holds {left} bytes more than the {shown} that its header states"
+    ensure(left < layer, f"{more}; convert it again")
+    return (f"{left + behind} bytes after the voxels were ignored",) if left + behind else ()
 
 
 def decoded(source: NiftiSource, dtype: np.dtype) -> Float[np.ndarray, "x y z"]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..core.errors import InputError, ensure
 from ..datasets import packed, store
-from ..io.atomic import scratch_folder, user_output
+from ..io.atomic import check_folder, scratch_folder, user_output
 from ..model import weights
 from ..train import checkpoint
 from ..train.config import Recipe, read_recipe
@@ -95,6 +95,7 @@ def pack(
 
 def _check_place(out: Path, force: bool) -> None:
     """Raise `InputError` if a folder is in the way, or --force would remove something else."""
+    check_folder(out, force=True, parents=True)
     if not out.exists():
         return
     ensure(force, f"{out} already exists; choose another, or use --force")
@@ -136,14 +137,14 @@ def _texts(kit: Path, plan: Recipe, target: Target, starts: bool, notes: list[st
     content.pop("start", None)
     if starts:
         content["start"] = "start.safetensors"
-    (kit / "recipe.toml").write_text(toml(content))
+    (kit / "recipe.toml").write_text(toml(content), "utf-8")
     command = "pretrain" if plan.data.sample.control is None else "finetune"
     facts = {"python": target.python, "command": command, "name": plan.name, "store": notes}
     (kit / "kit.json").write_text(json.dumps(facts, indent=1) + "\n")
     script = kit / "run.sh"
     script.write_bytes((files("denovox") / "kit" / "run.sh").read_bytes())
     script.chmod(0o755)
-    (kit / "README.md").write_text(_readme(plan, target, command, notes))
+    (kit / "README.md").write_text(_readme(plan, target, command, notes), "utf-8")
 
 
 def _readme(plan: Recipe, target: Target, command: str, notes: list[str]) -> str:

@@ -24,8 +24,9 @@ from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from ..core.errors import InputError, line
+from ..core.errors import InputError, ensure, line
 from ..core.version import __version__
+from ..io.tables import text_of
 
 # What a run imports. Scan readers, Parquet, clusters and trackers are not needed.
 NEEDED = ("torch", "numpy", "scipy", "pillow", "monai", "einops", "zarr", "pydantic", "click",
@@ -48,14 +49,9 @@ Has = dict[str, Version | None]
 
 def read_has(path: Path) -> Has:
     """The packages of a target: one `name` or `name==version` per line. `InputError` otherwise."""
-    try:
-        lines = path.read_text().splitlines()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such list of packages") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as a list of packages ({line(error)})") from None
+    ensure(path.exists(), f"{path}: no such list of packages")
     has: Has = {}
-    for number, text in enumerate(lines, 1):
+    for number, text in enumerate(text_of(path).splitlines(), 1):
         text = text.partition("#")[0].partition(" @ ")[0].strip()
         if not text:
             continue

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..core.errors import InputError
+from ..core.errors import InputError, encodable, shown
 from ..io.atomic import write_folder
 from .bootstrap import Drawn, Interval, bootstrap
 
@@ -143,13 +143,15 @@ def finite(value: Any) -> Any:
         return {str(key): finite(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [finite(inner) for inner in value]
+    if isinstance(value, str):
+        return encodable(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_markdown(results: Results) -> str:
     """The results as a Markdown table, followed by what is needed to reproduce them."""
     lines = [
-        f"# {results.protocol}: {results.data}",
+        f"# {results.protocol}: {shown(results.data)}",
         "",
         "| method | figure | value [95 % interval over patients] | better | patients | scans |",
         "|---|---|---|---|---|---|",
@@ -157,7 +159,7 @@ def as_markdown(results: Results) -> str:
     lines += [
         "| "
         + " | ".join(
-            cell.replace("|", "\\|")
+            shown(cell).replace("|", "\\|")
             for cell in (
                 figure.method,
                 f"{figure.name} ({figure.unit})" if figure.unit else figure.name,
@@ -177,7 +179,7 @@ def as_markdown(results: Results) -> str:
         f"- settings: `{settings}`",
         f"- denovox {results.version or 'of unknown version'}",
     ]
-    return "\n".join([*lines, *(f"- {note}" for note in results.notes)]) + "\n"
+    return "\n".join([*lines, *(f"- {shown(note)}" for note in results.notes)]) + "\n"
 
 
 def write(results: Results, folder: str | Path, force: bool = False) -> None:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ..core.condition import Condition
 from ..core.config import Settings
 from ..core.errors import InputError
+from ..core.process import use_one_thread, was_forked
 from ..core.schedule import Schedule
 from ..io.atomic import write_file
 from .controlnet import Control, ControlConfig, Controlled
 from .cpu_kernels import use_fast_kernels
 from .denoiser import Denoiser, Precision, Prediction, denoiser, use_bfloat16
+from .devices import device_named
 from .unet import Net, NetConfig
 
 BUNDLED = "base"
@@ -213,11 +217,69 @@ def load(
     device: str = "cpu",
     precision: Precision = "float32",
     control: Path | None = None,
-) -> tuple[Denoiser, ModelConfig]:
+) -> tuple[Loaded, ModelConfig]:
     """A denoiser, ready to use. precision "auto": bfloat16 if the hardware supports it natively.
 
     control: weights of a control that was tuned from these.
     """
+    if was_forked():  # perhaps by a process that did not import denovox before
+        use_one_thread()
+    return Loaded(path.absolute(), device, precision, control and control.absolute()).ready()
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A `Denoiser` of files. Pickled, it is their paths, and the receiver loads them again.
+
+    Bundled weights are sent by name, so that other machines find their own. `InputError` where a
+    receiver's files are not there, are not the same, or its machine lacks the device.
+    """
+
+    path: Path
+    device: str
+    precision: Precision
+    control: Path | None
+    denoiser: Denoiser | None = None
+
+    def __call__(self, x: Tensor, sigma: float, condition: Condition) -> Tensor:
+        """x0."""
+        assert self.denoiser is not None
+        return self.denoiser(x, sigma, condition)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Loaded:
+        return self  # weights never change
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        sources = [(_name(path), sha256(path)) for path in (self.path, self.control) if path]
+        return _sent, (sources, self.device, self.precision)
+
+    def ready(self) -> tuple[Loaded, ModelConfig]:
+        """The same with its network, and the network's configuration."""
+        denoise, config = _load(self.path, self.device, self.precision, self.control)
+        return replace(self, denoiser=denoise), config
+
+
+def _name(path: Path) -> str:
+    """The name of bundled weights, or the path of others."""
+    bundled = Path(str(files("denovox"))) / "weights"
+    return path.stem if path.parent == bundled.absolute() else str(path)
+
+
+def _sent(sources: list[tuple[str, str]], device: str, precision: Precision) -> Loaded:
+    """What another process pickled; sources: names as in `locate`, with their sha256."""
+    paths = [locate(name) for name, _ in sources]
+    for path, (_, digest) in zip(paths, sources, strict=True):
+        if sha256(path) != digest:
+            raise InputError(
+                f"{path}: these are not the weights that the model was sent with (sha256"
+                f" {sha256(path)[:12]}, not {digest[:12]}); copy that file here"
+            )
+    return load(paths[0], device_named(device), precision, *paths[1:])[0]
+
+
+def _load(
+    path: Path, device: str, precision: Precision, control: Path | None
+) -> tuple[Denoiser, ModelConfig]:
     config, _, _ = describe(path)
     base = config.build()
     base.load_state_dict(state_for(path, config))

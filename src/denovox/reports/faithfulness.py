@@ -24,7 +24,7 @@ from ..scan.anatomy import coarse
 from .types import Change, Errors, Given, Report, Spread, Thresholds, Tissue
 from .verdicts import checks, summary
 
-JSON_NAME, HTML_NAME = "report.json", "report.html"
+JSON_NAME, HTML_NAME = "report.json", "index.html"
 GUIDE_SMOOTH, GUIDE_STEEP = 2.0, 15.0  # voxels; HU per voxel: tissues are segmented away from edges
 
 # name; HU of the smoothed image, from and to; its label; labels whose descendants are excluded
@@ -50,11 +50,7 @@ def report(
     require_alike(before, after, given)
     labels = coarse(before) if given.labels is None else given.labels
     inside = labels != OUTSIDE
-    if np.count_nonzero(inside) < LEAST:
-        raise InputError(
-            f"only {np.count_nonzero(inside)} voxels lie within the body, too few for a report;"
-            " pass labels"
-        )
+    require_body(labels)
     size = np.abs(after.hu.astype(np.float64) - before.hu)[inside]
     change = Change(
         float(size.mean()),
@@ -85,6 +81,16 @@ def report(
     )
 
 
+def require_body(labels: Integer[np.ndarray, "x y z"]) -> None:
+    """`InputError` if the body has too few voxels for a report; call this before restoring."""
+    count = np.count_nonzero(labels != OUTSIDE)
+    if count < LEAST:
+        raise InputError(
+            f"a report needs {LEAST} voxels within the body, and the scan has {count}; leave out"
+            " the report"
+        )
+
+
 def _noise_hu(given: Given, slices: int) -> float | None:
     """RMS over the slices of the SD of the assumed noise."""
     if not given.noise:
@@ -94,6 +100,9 @@ def _noise_hu(given: Given, slices: int) -> float | None:
 
 def require_alike(before: Volume, after: Volume, given: Given) -> None:
     """`InputError` where anything is on a different grid from `before`, or is not finite."""
+    for name, volume in (("the restored volume", after), ("the reference", given.reference)):
+        if volume is not None:
+            volume.grid.require(before.grid, name, "the input")
     others = {
         "the restored volume": after.hu,
         "the reference": None if given.reference is None else given.reference.hu,
@@ -189,11 +198,11 @@ def write_report(
     title: str = "restoration",
     force: bool = False,
 ) -> Report:
-    """Write `report.json` and `report.html` to a new folder, both or neither; see `write_folder`.
+    """Write `report.json` and `index.html` to a new folder, both or neither; see `write_folder`.
 
     `InputError` as in `report` and `write_folder`.
     """
-    from .html import as_html  # matplotlib is heavy
+    from .html import as_html  # nibabel is slow to import
 
     check_folder(folder, force)
     given = given or Given()

@@ -1,62 +1,57 @@
-"""The faithfulness report as one self-contained HTML file: no links, scripts or fonts."""
+"""The faithfulness report as one self-contained page: the viewer, and the figures below it."""
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
-import matplotlib
 import numpy as np
-from jaxtyping import Float, Num
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from jaxtyping import Float
 
 from ..core.volume import Volume
 from ..metrics.residual import Residual
 from ..metrics.results import finite
 from .types import Check, Given, Report
+from .viewer.page import Overlay, View, page
 
-WIDTH_IN, DPI = 11.0, 100
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c2430; max-width: 1120px; margin: 2em auto;
-       padding: 0 1em }
-h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin-top: 2em }
-table { border-collapse: collapse } td, th { padding: .25em .8em; border-bottom: 1px solid #d5dae1;
-       text-align: left; vertical-align: top } td.n { text-align: right }
-img { max-width: 100% } .summary { background: #f1f4f8; padding: 1em; border-radius: 6px }
-.fine { color: #14713b } .look { color: #a8321a; font-weight: bold } .not { color: #5b6675 }
-pre { white-space: pre-wrap; background: #f1f4f8; padding: 1em }
-"""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A volume to display: its name, its colour map, and the HU at either end of it."""
-
-    name: str
-    values: Num[np.ndarray, "x y z"]
-    colour_map: str
-    low: float
-    high: float
+SEEN = 0.2  # of the largest changes; smaller ones are transparent
 
 
 def as_html(result: Report, before: Volume, after: Volume, given: Given, title: str) -> str:
-    """The page. The images show, for each plane, the slice that changed most."""
-    panels = _panels(before, after, given)
-    change = panels[2].values
-    parts = [
-        f"<h1>Faithfulness report: {html.escape(title)}</h1>",
+    """The page. Change, reference and SD are overlays, which start out transparent."""
+    names = ("interpolated", "result") if given.adds_detail else ("before", "after")
+    view = View(before, after, _overlays(before, after, given), (), given.window, names)
+    return page(view, f"Faithfulness report: {title}", _sections(result), given.labels)
+
+
+def _overlays(before: Volume, after: Volume, given: Given) -> tuple[Overlay, ...]:
+    """What differs, and what it is compared with."""
+    change = after.hu.astype(np.float32) - before.hu
+    found = [_signed("change", change)]
+    if given.reference is not None:
+        window = given.window
+        ends = window.low_hu, window.high_hu
+        found.append(Overlay("reference", given.reference.hu, "gray", *ends, "HU", 0.0))
+        found.append(_signed("error", after.hu.astype(np.float32) - given.reference.hu))
+    if given.sd_hu is not None:
+        top = max(float(np.percentile(given.sd_hu, 99.5)), 1.0)
+        found.append(Overlay("SD of the samples", given.sd_hu, "viridis", 0, top, "HU", 0.0))
+    return tuple(found)
+
+
+def _signed(name: str, values: Float[np.ndarray, "x y z"]) -> Overlay:
+    top = max(float(np.percentile(np.abs(values), 99.5)), 1.0)
+    return Overlay(name, values, "warm", SEEN * top, top, "HU", 0.0, "winter")
+
+
+def _sections(result: Report) -> list[str]:
+    """The figures as HTML."""
+    return [
         f'<p class="summary">{html.escape(result.summary)}</p>',
         "<h2>Checks</h2>",
         _checks(result.checks),
-        "<h2>Images</h2>",
-        _image(_figure(panels, 2, _most_changed(change, 2), before.spacing_mm), "axial"),
-        _image(_figure(panels, 1, _most_changed(change, 1), before.spacing_mm), "coronal"),
-        "<p>The patient's right is on the left. Each image shows the slice that changed most.</p>",
         "<h2>Mean HU by tissue</h2>",
         _table(
             ("tissue", "voxels", "before (HU)", "after (HU)", "bias (HU)", "error (HU)"),
@@ -77,12 +72,6 @@ def as_html(result: Report, before: Volume, after: Volume, given: Given, title: 
         "<h2>Other values and settings</h2>",
         f"<pre>{html.escape(_rest(result))}</pre>",
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body></html>\n"
-    )
 
 
 def _rest(result: Report) -> str:
@@ -132,67 +121,3 @@ def _residual(found: Residual) -> str:
     return "<p>Autocorrelation of what was removed:</p>" + _table(
         ("axis and lag", "removed", "given noise"), rows
     )
-
-
-def _panels(before: Volume, after: Volume, given: Given) -> list[Panel]:
-    low, high = given.window.low_hu, given.window.high_hu
-    change = after.hu.astype(np.float32) - before.hu
-    limit = max(float(np.percentile(np.abs(change), 99.5)), 1.0)
-    panels = [
-        Panel("before", before.hu, "gray", low, high),
-        Panel("after", after.hu, "gray", low, high),
-        Panel("after - before", change, "RdBu_r", -limit, limit),
-    ]
-    if given.reference is not None:
-        error = after.hu.astype(np.float32) - given.reference.hu
-        panels.append(Panel("reference", given.reference.hu, "gray", low, high))
-        panels.append(Panel("after - reference", error, "RdBu_r", -limit, limit))
-    if given.sd_hu is not None:
-        top = max(float(np.percentile(given.sd_hu, 99.5)), 1.0)
-        panels.append(Panel("SD of the samples", given.sd_hu, "viridis", 0, top))
-    return panels
-
-
-def _most_changed(change: Num[np.ndarray, "x y z"], axis: int) -> int:
-    others = tuple(a for a in range(3) if a != axis)
-    return int(np.argmax(np.mean(np.square(change, dtype=np.float64), axis=others)))
-
-
-def _figure(
-    panels: Sequence[Panel], axis: int, index: int, spacing_mm: tuple[float, float, float]
-) -> bytes:
-    """A PNG of one slice of every panel, three per row, each with its colour bar."""
-    columns = 3
-    rows = -(-len(panels) // columns)
-    across, up = [spacing_mm[a] for a in range(3) if a != axis]
-    shape = [n for a, n in enumerate(panels[0].values.shape) if a != axis]
-    height = WIDTH_IN / columns * min(shape[1] * up / (shape[0] * across), 1.6)
-    # rc_context, so that the user's own matplotlib style cannot break or alter the figure.
-    with matplotlib.rc_context(matplotlib.rcParamsDefault):
-        figure = Figure(figsize=(WIDTH_IN, rows * (height + 0.5)), dpi=DPI, layout="constrained")
-        FigureCanvasAgg(figure)
-        for number, panel in enumerate(panels):
-            axes = figure.add_subplot(rows, columns, number + 1)
-            shown = panel.values.take(index, axis=axis).T[::-1, ::-1]
-            image = axes.imshow(
-                _float(shown),
-                cmap=panel.colour_map,
-                vmin=panel.low,
-                vmax=panel.high,
-                aspect=up / across,
-            )
-            axes.set(xticks=[], yticks=[])
-            axes.set_title(panel.name, fontsize=10)
-            figure.colorbar(image, ax=axes, fraction=0.046, label="HU")
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": "denovox"})
-    return buffer.getvalue()
-
-
-def _float(values: Num[np.ndarray, "r c"]) -> Float[np.ndarray, "r c"]:
-    return np.asarray(values, np.float32)
-
-
-def _image(png: bytes, name: str) -> str:
-    data = base64.b64encode(png).decode("ascii")
-    return f'<p><img alt="{name} plane" src="data:image/png;base64,{data}"></p>'

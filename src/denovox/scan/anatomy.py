@@ -7,25 +7,29 @@ so that noise has no influence, and their edges are then refined on the scan's o
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 
 import numpy as np
-from jaxtyping import Bool, Float, Int16, Integer, Shaped, UInt8
+from jaxtyping import Bool, Float, Integer, Shaped, UInt8
 from scipy import ndimage
 
+from denovox.core.box import Shape
 from denovox.core.labels import AIRWAY, BODY, BONE, LUNG, OUTSIDE
 from denovox.core.morphology import (
     Mask,
     Spacing,
     close_mm,
     component_sizes,
+    components_at,
     depth_mm,
     dilate_mm,
     erode_mm,
     within_slice,
 )
 from denovox.core.volume import Volume
+from denovox.scan.constant_fill import without_fill
 
-SLAB = 32  # planes processed at a time, where all of them would take too much memory
+SLAB = 16  # planes processed at a time, where all of them would take too much memory
 WORK_MM = 3.0  # finer voxels are averaged to about this size
 BODY_HU, LUNG_HU, GAS_HU, BONE_HU, CORTEX_HU = -300.0, -400.0, -950.0, 200.0, 300.0
 OPENING_MM = 5.0  # separates the table's cover and clothes from the skin
@@ -45,30 +49,38 @@ def coarse(volume: Volume) -> UInt8[np.ndarray, "x y z"]:
     Gas in the bowel is BODY, and so are large vessels in the lung. BONE is above 200 HU, with
     marrow filled in where it is thin; it includes parts of vessels, bowel and kidneys full of
     contrast. AIRWAY is trachea and main bronchi if they are found; otherwise they are LUNG or BODY.
+    A fill (`constant_fill.outside_fill`) is OUTSIDE.
     """
     spacing = volume.spacing_mm
     factor = tuple(max(1, round(WORK_MM / mm)) for mm in spacing)
     work_mm = _coarser(spacing, factor)
-    hu = volume.hu
+    hu = without_fill(volume.hu)
     work = _smooth(_block_mean(hu, factor), 1.2, work_mm)
 
     body = _body(work, work_mm)
     airway = _airway(work, body, _lung(work, body, work_mm), work_mm)
     lung = _lung(work, body & ~airway, work_mm)
 
-    def back(
-        found: Bool[np.ndarray, "x2 y2 z2"], inside: Bool[np.ndarray, "x y z"]
-    ) -> Bool[np.ndarray, "x y z"]:
-        """A mask on the working grid, at full size; `inside` decides in its 1-voxel rim."""
-        core, reach = ndimage.binary_erosion(found, border_value=1), ndimage.binary_dilation(found)
-        inside &= _repeat(reach, factor, hu.shape)
-        inside |= _repeat(core, factor, hu.shape)
-        return inside
+    ends = [
+        (ndimage.binary_erosion(found, border_value=1), ndimage.binary_dilation(found))
+        for found in (body, lung)
+    ]
+    out = np.empty(hu.shape, np.uint8)
+    for planes, blocks in _slabs(len(hu), factor[0]):
+        part, labels = hu[planes], out[planes]
 
-    out = np.where(back(body, hu > BODY_HU), np.uint8(BODY), np.uint8(OUTSIDE))
-    out[back(lung, hu < LUNG_HU) & (out == BODY)] = LUNG
-    out[_repeat(airway, factor, hu.shape) & (out != OUTSIDE) & (hu < -500)] = AIRWAY
-    out[_bone(hu, out == BODY, spacing, factor)] = BONE
+        def back(
+            mask: Mask, blocks: slice = blocks, shape: Shape = part.shape
+        ) -> Bool[np.ndarray, "x2 y2 z2"]:
+            return _repeat(mask[blocks], factor, shape)
+
+        # HU decide in the 1-voxel rim of what was found on the working grid.
+        (in_body, near_body), (in_lung, near_lung) = ends
+        labels[:] = np.where(((part > BODY_HU) & back(near_body)) | back(in_body), BODY, OUTSIDE)
+        airy = ((part < LUNG_HU) & back(near_lung)) | back(in_lung)
+        labels[airy & (labels == BODY)] = LUNG
+        labels[back(airway) & (labels != OUTSIDE) & (part < -500)] = AIRWAY
+    _mark_bone(out, hu, spacing, factor)
     return out
 
 
@@ -142,29 +154,59 @@ def _lung(hu: Float[np.ndarray, "x y z"], body: Mask, mm: Spacing) -> Mask:
     return close_mm(found, 3.0, mm) & body if found.any() else found
 
 
-def _bone(hu: Float[np.ndarray, "x y z"], body: Mask, mm: Spacing, factor: tuple[int, ...]) -> Mask:
-    """Above 200 HU and connected to something above 300 HU, without specks; at full size."""
+def _mark_bone(
+    labels: UInt8[np.ndarray, "x y z"],
+    hu: Float[np.ndarray, "x y z"],
+    mm: Spacing,
+    factor: tuple[int, ...],
+) -> None:
+    """BONE where BODY is above 200 HU and connected to something above 300 HU, without specks."""
     work_mm = _coarser(mm, factor)
-    smooth = _smooth_whole_hu(hu, 0.8, mm)
-    bright = smooth > BONE_HU
-    bright &= body
+    level, work = _levels(hu, labels, mm, factor)
     # A pool of contrast (heart, aorta) is as bright as bone, but thick, large and nowhere dense.
-    work = _block_mean(smooth, factor)
     core = erode_mm((work > BONE_HU) & (work < POOL_HU), POOL_MM, work_mm)
     pools, _ = ndimage.label(dilate_mm(core, POOL_MM, work_mm)) if core.any() else (core * 0, 0)
     pool = (component_sizes(pools) * np.prod(work_mm) / 1000 > POOL_ML)[pools]
     if pool.any():
-        bright &= ~(_repeat(dilate_mm(pool, 4.0, work_mm), factor, hu.shape) & (smooth < POOL_HU))
-    parts, _ = ndimage.label(bright)
-    del bright  # nearly as large as the scan
-    millilitres = component_sizes(parts) * np.prod(mm) / 1000
-    bone = ((millilitres > BONE_ML) & (component_sizes(parts, smooth > CORTEX_HU) > 0))[parts]
-    del parts
-    mostly = _block_mean(bone, factor) > 0.4
+        wide = dilate_mm(pool, 4.0, work_mm)
+        for planes, blocks in _slabs(len(hu), factor[0]):
+            part = level[planes]
+            part[_repeat(wide[blocks], factor, part.shape) & (part > 1) & (part < 4)] = 1
+    parts, where = components_at(level, above=1)
+    millilitres = np.bincount(parts) * np.prod(mm) / 1000
+    cortex = np.bincount(parts, level.ravel()[where] > 2) > 0
+    bone = 9
+    level.ravel()[where[((millilitres > BONE_ML) & cortex)[parts]]] = bone
+    del parts, where
+    mostly = _block_mean(level, factor, lambda part: (part == bone).astype(np.float32)) > 0.4
     closed = close_mm(mostly, MARROW_MM, work_mm) & ~pool
-    bone |= _repeat(closed, factor, hu.shape) & (smooth > 0)
-    bone &= body
-    return bone
+    for planes, blocks in _slabs(len(hu), factor[0]):
+        part = level[planes]
+        marrow = _repeat(closed[blocks], factor, part.shape) & (part > 0)
+        labels[planes][marrow | (part == bone)] = BONE
+
+
+def _levels(
+    hu: Float[np.ndarray, "x y z"],
+    labels: UInt8[np.ndarray, "x y z"],
+    mm: Spacing,
+    factor: tuple[int, ...],
+) -> tuple[UInt8[np.ndarray, "x y z"], Float[np.ndarray, "u v w"]]:
+    """HU in BODY, smoothed over 0.8 mm: how many of 0, 200 and 300 HU are exceeded, 4 from 700 HU,
+    0 elsewhere; and the smoothed HU's means over blocks, everywhere."""
+    level, work = np.empty(hu.shape, np.uint8), []
+    halo = math.ceil(4 * 0.8 / mm[0]) + 1  # more than the filter's reach
+    for planes, _ in _slabs(len(hu), factor[0]):
+        low = max(0, planes.start - halo)
+        part = _smooth(_clipped(hu[low : planes.stop + halo]), 0.8, mm)
+        smooth = np.ceil(part[planes.start - low :][: planes.stop - planes.start])
+        work.append(_block_mean(smooth, factor))
+        part = level[planes]
+        part[:] = smooth > 0
+        for above in (smooth > BONE_HU, smooth > CORTEX_HU, smooth >= POOL_HU):
+            part += above
+        part *= labels[planes] == BODY
+    return level, np.concatenate(work)
 
 
 # -- smoothing
@@ -176,20 +218,12 @@ def _smooth(
     return ndimage.gaussian_filter(hu, [sigma_mm / step for step in mm], mode="nearest")
 
 
-def _smooth_whole_hu(
-    hu: Float[np.ndarray, "x y z"], sigma_mm: float, mm: Spacing
-) -> Int16[np.ndarray, "x y z"]:
-    """`_smooth` at full size, in whole HU (rounded up: a value above 200 stays above).
-
-    Only a few planes at a time are in floating point.
-    """
-    out = np.empty(hu.shape, np.int16)
-    halo = math.ceil(4 * sigma_mm / mm[0]) + 1  # more than the filter's reach
-    for first in range(0, len(hu), SLAB):
-        low = max(0, first - halo)
-        part = _smooth(_clipped(hu[low : first + SLAB + halo]), sigma_mm, mm)
-        out[first : first + SLAB] = np.ceil(part[first - low :][:SLAB])
-    return out
+def _slabs(count: int, factor: int) -> Iterator[tuple[slice, slice]]:
+    """Planes, a few at a time, and the blocks of `factor` planes that they make up."""
+    blocks = max(1, SLAB // factor)
+    for first in range(0, count, blocks * factor):
+        last = min(first + blocks * factor, count)
+        yield slice(first, last), slice(first // factor, -(-last // factor))
 
 
 def _clipped(hu: Shaped[np.ndarray, "x y z"]) -> Float[np.ndarray, "x y z"]:
@@ -218,15 +252,19 @@ def _coarser(mm: Spacing, factor: tuple[int, ...]) -> Spacing:
 
 
 def _block_mean(
-    hu: Shaped[np.ndarray, "x y z"], factor: tuple[int, ...]
+    hu: Shaped[np.ndarray, "x y z"],
+    factor: tuple[int, ...],
+    values: Callable[[Shaped[np.ndarray, "k y z"]], Float[np.ndarray, "k y z"]] | None = None,
 ) -> Float[np.ndarray, "u v w"]:
-    """Means over blocks, clipped to the range of HU; the last block repeats the edge."""
+    """Means of `values` (default: HU, clipped to their range) over blocks; the last block repeats
+    the edge."""
+    values = values or _clipped
     u, v, w = (math.ceil(n / f) for n, f in zip(hu.shape, factor, strict=True))
     out = np.empty((u, v, w), np.float32)
     for i in range(u):
         part = hu[i * factor[0] : (i + 1) * factor[0]]
         padding = [(0, k * f - n) for n, f, k in zip(part.shape, factor, (1, v, w), strict=True)]
-        padded = np.pad(_clipped(part), padding, mode="edge")
+        padded = np.pad(values(part), padding, mode="edge")
         out[i] = padded.reshape(factor[0], v, factor[1], w, factor[2]).mean((0, 2, 4))
     return out
 
@@ -235,6 +273,6 @@ def _repeat(
     mask: Mask, factor: tuple[int, ...], shape: tuple[int, ...]
 ) -> Bool[np.ndarray, "x2 y2 z2"]:
     """The inverse of `_block_mean` by nearest neighbour."""
-    for axis, times in enumerate(factor):
-        mask = mask.repeat(times, axis)
+    for axis in (2, 1, 0):  # the slowest while there is least
+        mask = mask.repeat(factor[axis], axis)
     return mask[: shape[0], : shape[1], : shape[2]]

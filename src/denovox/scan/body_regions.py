@@ -31,6 +31,7 @@ WORK_MM = 3.0  # sections are analysed on pixels of about this size
 AIRY_HU = (-950.0, -500.0)  # between pure gas and tissue
 CHEST_LUNG, APEX_LUNG = 0.10, 0.02  # lung as a share of the section
 SKULL_CM2, NECK_CM2, TRUNK_CM2 = 60.0, 250.0, 350.0
+EMPTY = 0.01  # weight of a slice without a body: it goes with its neighbours
 SHOULDERS = 2.1  # ratio of the section's width to its depth
 TRACHEA_CM2, TRACHEA_MM, MIDLINE_MM = (0.4, 9.0), 45.0, 25.0
 # From front to back: bowel gas lies further forward, rectal gas further back.
@@ -117,7 +118,8 @@ def _scores(profile: Profile) -> Float[np.ndarray, "3 z"]:
         + 0.5 * ((profile.flat > SHOULDERS) & ~profile.cut)
     )
     signs = np.clip(signs, -1, 1) * (profile.lung < CHEST_LUNG)
-    return np.stack([below - signs, np.zeros_like(below), above + signs])
+    scores = np.stack([below - signs, np.zeros_like(below), above + signs])
+    return scores * np.where(profile.body_cm2 > 0, 1, EMPTY)
 
 
 def _best_cut(scores: Float[np.ndarray, "3 z"], z_mm: float) -> tuple[int, int]:

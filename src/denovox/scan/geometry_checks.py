@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from nibabel.orientations import aff2axcodes, inv_ornt_aff
@@ -17,6 +19,15 @@ from .hu_checks import Finding
 
 THICK_MM, SHORT_MM, UNEVEN = 3.0, 40.0, 4.0
 TURNED_DEGREES, SHEARED_DEGREES = 0.5, 0.5
+# The finest pixels of a clinical CT are about 0.1 mm (a field of view of 50 mm in 512 columns, or a
+# photon-counting detector), the thickest slices 10 mm: half and twice that leave room. Micro-CT
+# (0.05 mm and less) is not calibrated to patients, and no region of the model is that small.
+FINEST_MM, THICKEST_MM = 0.05, 20.0
+LONGEST_MM = 2500.0  # no table moves as far, and no patient is as long
+WIDEST_MM = 1000.0  # in x or y: the bore of a scanner is 0.7 to 0.9 m wide
+SMALLEST_MM, MATRIX = 40.0, 128  # so many columns of less than this in all are of an ear, or in cm
+WHOLE_MATRIX = 400  # columns that a scanner reconstructs; its pixels are hardly ever 1 mm
+RESCALE = "correct the affine, e.g. if its units are micrometres, centimetres or metres"
 
 
 class Geometry(Settings):
@@ -58,6 +69,8 @@ def check_geometry(volume: Volume) -> tuple[Geometry, tuple[Finding, ...]]:
     )
     found = [Finding(code="grid", severity="ok", sentence=text)]
 
+    found += _size(volume)
+
     def note(code: str, sentence: str, advice: str = "") -> None:
         found.append(Finding(code=code, severity="note", sentence=sentence, advice=advice))
 
@@ -74,6 +87,42 @@ def check_geometry(volume: Volume) -> tuple[Geometry, tuple[Finding, ...]]:
         text = f"the scan is only {min(x, y, z):.0f} mm thick: region and anatomy are uncertain"
         note("short", text)
     return facts, tuple(found)
+
+
+def _size(volume: Volume) -> Iterator[Finding]:
+    """Voxels and extents that no CT has, or hardly any."""
+    mm = volume.spacing_mm
+    extent = tuple(n * step for n, step in zip(volume.shape, mm, strict=True))
+    voxels, total = (" x ".join(f"{a:.4g}" for a in each) for each in (mm, extent))
+    limits = ""
+    if min(mm) < FINEST_MM or max(mm) > THICKEST_MM:
+        limits = (
+            f"voxels are {voxels} mm, and those of a CT are {FINEST_MM:g} to {THICKEST_MM:g} mm"
+        )
+    elif max(extent) > LONGEST_MM:
+        limits = f"the scan is {total} mm in total, and no CT is over {LONGEST_MM:g} mm long"
+    if limits:
+        yield Finding(code="size", severity="refuse", sentence=limits, advice=RESCALE)
+        return
+    x, y, _ = volume.shape
+    if max(extent[:2]) > WIDEST_MM:
+        text = f"the scan is {total} mm in total, wider than the bore of a scanner"
+        yield Finding(code="size", severity="doubt", sentence=text, advice=RESCALE)
+    elif max(extent[:2]) < SMALLEST_MM and min(x, y) >= MATRIX:
+        text = f"{x} x {y} voxels are only {extent[0]:.3g} x {extent[1]:.3g} mm wide"
+        yield Finding(code="size", severity="doubt", sentence=text, advice=RESCALE)
+    whole = min(x, y) >= WHOLE_MATRIX
+    straight = np.array_equal(np.abs(volume.affine[:3, :3]), np.eye(3))
+    at_origin = straight and not np.abs(volume.grid.corners).max(axis=1).min()
+    if mm == (1, 1, 1) and (whole or (at_origin and min(x, y) >= MATRIX)):
+        where = ", the first at the origin (an identity affine)" if at_origin else ""
+        yield Finding(
+            code="identity",
+            severity="doubt" if whole else "note",
+            sentence=f"{x} x {y} voxels of exactly 1 x 1 x 1 mm{where}, as is written by tools"
+            " that lost the geometry",
+            advice="convert the original CT again if these are not its voxel sizes",
+        )
 
 
 def file_axes(volume: Volume) -> str | None:
@@ -110,7 +159,7 @@ def check_view(
     if circle is not None:
         x_mm, y_mm, _ = volume.spacing_mm
         beyond = _distance(volume, circle) > circle[2] - 2 * max(x_mm, y_mm)
-        cut |= (body & beyond[..., None]).sum((0, 1)) >= 3
+        cut |= body[beyond].sum(0) >= 3
     table = _table(volume, coarse)
     diameter = None if circle is None else 2 * circle[2]
     view = View(
@@ -159,9 +208,13 @@ def _distance(volume: Volume, circle: tuple[float, float, float]) -> Float[np.nd
 
 def _table(volume: Volume, coarse: UInt8[np.ndarray, "x y z"]) -> bool:
     """Whether something wide and dense lies behind the body, outside it, in most slices."""
-    dense = (coarse == OUTSIDE) & (volume.hu > -600)
-    body: Bool[np.ndarray, "y z"] = (coarse != OUTSIDE).any(0)
+    body: Bool[np.ndarray, "y z"] = np.zeros(coarse.shape[1:], bool)
+    for plane in coarse:  # plane by plane: no masks of the whole scan
+        body |= plane != OUTSIDE
     middle = (np.arange(len(body)) @ body) / np.maximum(body.sum(0), 1)
-    behind = dense & (np.arange(len(body))[:, None] < middle)
-    wide = behind.any(1).sum(0) * volume.spacing_mm[0]
+    back = np.arange(len(body))[:, None] < middle
+    wide = np.zeros(coarse.shape[2])
+    for plane, hu in zip(coarse, volume.hu, strict=True):
+        wide += ((plane == OUTSIDE) & (hu > -600) & back).any(0)
+    wide *= volume.spacing_mm[0]
     return bool((wide > 120).mean() > 0.5)

@@ -23,7 +23,7 @@ from jaxtyping import UInt8
 
 from ..core.errors import InputError
 from ..core.labels import TOTALSEGMENTATOR_V2
-from ..core.volume import Volume
+from ..core.volume import Grid, Volume
 
 PARTS, FAST = (291, 292, 293, 294, 295), (297,)  # data set numbers of "total" at 1.5 and 3 mm
 
@@ -49,10 +49,10 @@ def segment(volume: Volume, fast: bool = False, device: str = "gpu") -> UInt8[np
         found = run(image, None, ml=True, task="total", fast=fast, device=device, quiet=True)
     # The result has the input's axes; a Volume's are always the nearest to RAS.
     found = nibabel.as_closest_canonical(found)
-    if found.shape != volume.shape or not np.allclose(found.affine, volume.affine, atol=1e-2):
+    if not Grid(found.shape, found.affine).matches(volume.grid):
         raise InputError(
-            f"TotalSegmentator returned another grid ({found.shape}, CT {volume.shape});"
-            " give its label map with --anatomy instead"
+            f"TotalSegmentator returned another grid ({Grid(found.shape, found.affine)}; the CT has"
+            f" {volume.grid}); give its label map with --anatomy instead"
         )
     return np.asarray(found.dataobj).astype(np.uint8)
 

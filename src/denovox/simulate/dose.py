@@ -11,6 +11,7 @@ from pydantic import Field
 from ..core.config import Settings
 from ..core.errors import ensure
 from ..core.volume import Volume
+from ..scan.constant_fill import as_air, outside_fill
 from .projection import Kernel, back_project, line_integrals
 
 WATER_PER_MM = 0.0193  # attenuation of water at 70 keV, about the mean energy of 120 kVp (NIST)
@@ -54,7 +55,8 @@ def simulate_low_dose(
     `dose`: 1/dose - 1 times its variance, if `photons` and `kernel` match the scan.
 
     Slices are independent, as with a parallel beam; slice k draws from (seed, k), regardless of the
-    slices before it. Voxels below -1500 HU are padding and do not change. Tissue outside the grid
+    slices before it. Voxels below -1500 HU are padding and do not
+    change; nor do fills (`constant_fill.outside_fill`), which count as air. Tissue outside the grid
     does not attenuate: a crop becomes less noisy than the whole scan would. done: called with the
     completed share. `InputError` if pixels are not square or HU are not finite.
     """
@@ -64,10 +66,12 @@ def simulate_low_dose(
     ensure(square, f"pixels of {x_mm:g} x {y_mm:g} mm are not square; resample the scan first")
     broken = hu.size - np.count_nonzero(np.isfinite(hu))
     ensure(not broken, f"{broken} voxels are NaN or infinite; set them to an HU, e.g. -1024")
-    result = hu.copy()
+    result, filled = hu.copy(), outside_fill(hu)
+    hu = as_air(hu, filled)
+    fixed = hu < PADDING_HU if filled is None else filled | (hu < PADDING_HU)
     for k in range(hu.shape[2] if config.dose < 1 else 0):
         noise = dose_noise_hu(hu[:, :, k], x_mm, z_mm, config, k)
-        result[:, :, k] += np.where(hu[:, :, k] < PADDING_HU, 0, noise)
+        result[:, :, k] += np.where(fixed[:, :, k], 0, noise)
         done((k + 1) / hu.shape[2])
     return volume.with_hu(result)
 

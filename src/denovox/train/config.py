@@ -9,9 +9,10 @@ from typing import Literal
 from pydantic import Field, ValidationError, model_validator
 
 from ..core.config import Settings
-from ..core.errors import InputError
+from ..core.errors import InputError, ensure
 from ..datasets.prepare_config import PrepareConfig
 from ..datasets.samples.choice import SampleConfig
+from ..io.tables import text_of
 from ..model.denoiser import Precision
 from ..model.weights import ModelConfig, describe, locate
 
@@ -112,7 +113,7 @@ class Recipe(Settings):
     (model/controlnet.py) that steers them is trained.
     """
 
-    name: str
+    name: str = Field(pattern=r"^[^/\x00-\x1f]{1,200}$")  # of files
     data: DataConfig
     model: ModelConfig
     train: TrainConfig
@@ -134,11 +135,10 @@ def read_recipe(path: Path) -> Recipe:
     """
     from ..model.presets import PRESETS
 
+    ensure(path.exists(), f"{path}: no such recipe")
     try:
-        content = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such recipe") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        content = tomllib.loads(text_of(path).replace("\r\n", "\n"))
+    except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: not valid TOML ({error})") from None
     model = content.get("model")
     if isinstance(model, dict) and isinstance(model.get("net"), str):

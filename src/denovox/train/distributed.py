@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import InputError
+from ..model.devices import device_named
 
 TIMEOUT = timedelta(hours=6)  # one process may first add a whole data set to the store
 # Variables set by torchrun, and their equivalents in Open MPI and in MPICH, Intel MPI and PMI.
@@ -88,7 +89,7 @@ def joined(device: str | None = None) -> Group:
     device: "cpu", "cuda", ...; None: a GPU if there is one. With several GPUs, each process gets
     one.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_named(device)
     _set_torchrun_variables()
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Group(device=device)

@@ -143,8 +143,8 @@ def train(
             problem = f"the state after step {state.step} could not be written ({line(error)})"
             if finally_:
                 raise InputError(
-                    f"{problem}; free some space and run the same command to resume from"
-                    " the last one"
+                    f"{problem}; once that is fixed, run the same command to resume from the"
+                    " last one"
                 ) from None
             say(f"{problem}; the last one is kept, and the next attempt is in a while")
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..core.errors import InputError, line
-from ..core.memory import resident_mb
+from ..core.process import resident_mb
 from ..io.atomic import write_file
 from .config import Recipe
 from .loop import Progress

@@ -195,13 +195,14 @@ def test_padding_is_air_whatever_the_rescale(
     values = np.full((4, 3, 3), 1000, stored)
     values[0, : len(air), 1] = air
     values[1, 0, 0] = 999
-    made = [cases.image(values[..., k], (0, 0, k), tags={"RescaleIntercept": 7}) for k in range(3)]
+    tags = {"RescaleIntercept": -1007}
+    made = [cases.image(values[..., k], (0, 0, k), tags=tags) for k in range(3)]
     for one in made:
         for keyword, value in (("PixelPaddingValue", padding), ("PixelPaddingRangeLimit", limit)):
             if value is not None:
                 one.add_new(keyword, "US" if value >= 0 else "SS", value)
     cases.save(tmp_path, made)
-    expected = values + 7.0
+    expected = values - 1007.0
     expected[np.isin(values, air)] = -1024
     assert np.array_equal(dicom.read(tmp_path).hu, np.flip(expected, (0, 1)))
 
@@ -424,7 +425,12 @@ def test_phases_of_one_series_are_never_mixed(tmp_path: Path, tag: str) -> None:
     for phase in (1, 2):
         tags = {tag: f"{phase}"}
         cases.series(tmp_path / str(phase), cases.phantom(seed=phase), tags=tags)
-    refused(tmp_path, "different images at one place", f"{tag} 1, 2", "5 more images than places")
+    said = refused(tmp_path, "2 stacks of slices that interleave", f"5 with {tag} 1", f"{tag} 2")
+    assert f"--series {cases.SERIES}#1" in said
+    for phase in (1, 2):
+        volume = dicom.read(tmp_path, series=f"{cases.SERIES}#{phase}")
+        assert np.array_equal(volume.hu, np.flip(cases.phantom(seed=phase), (0, 1)))
+        assert any("left out: series" in note for note in volume.source.notes)
 
 
 def test_a_series_of_two_grids_is_refused_with_both(tmp_path: Path) -> None:
@@ -585,7 +591,9 @@ def test_phases_of_an_enhanced_ct_are_refused(tmp_path: Path) -> None:
     )
     path = tmp_path / "many.dcm"
     cases.enhanced(made).save_as(path)
-    refused(path, "different images at one place", "TemporalPositionIndex 1, 2")
+    refused(path, "stacks of slices that interleave", "5 with TemporalPositionIndex 2")
+    second = dicom.read(path, series="#2")
+    assert np.array_equal(second.hu, np.flip(cases.phantom(seed=1), (0, 1)))
 
 
 def test_an_enhanced_ct_that_miscounts_is_refused(tmp_path: Path) -> None:

@@ -252,23 +252,57 @@ def test_patient_and_study_are_the_series_own_whatever_they_are_written_in(tmp_p
 def test_what_anonymising_left_behind_is_no_obstacle(tmp_path):
     tags = {"PatientBirthDate": "anon", "PatientSex": "woman", "StudyDate": "2020-1-2",
             "StudyTime": "99", "PatientName": None, "PatientID": None,
-            "AccessionNumber": "longer than sixteen"}  # fmt: skip
+            "AccessionNumber": "longer than sixteen", "StudyID": "also longer than 16",
+            "ReferringPhysicianName": "x" * 70}  # fmt: skip
     with quiet():  # pydicom's own doubts
         cases.series(tmp_path / "ct", cases.phantom(), tags=tags)
     volume = formats.read(tmp_path / "ct")
+    seg.check(tmp_path / "s.dcm", volume)
     seg.write(tmp_path / "s.dcm", lesions(volume), volume)
     agrees(tmp_path / "s.dcm", lesions(volume), volume)
     found = pydicom.dcmread(tmp_path / "s.dcm")
     assert not any((found.PatientBirthDate, found.PatientSex, found.StudyDate, found.StudyTime))
 
 
-@pytest.mark.parametrize("missing", ["FrameOfReferenceUID", "StudyInstanceUID"])
-def test_a_series_that_cannot_be_referred_to_is_told_of(tmp_path, missing):
-    cases.series(tmp_path / "ct", cases.phantom(), tags={missing: None})
+@pytest.mark.parametrize("keyword", ["FrameOfReferenceUID", "StudyInstanceUID"])
+@pytest.mark.parametrize("value", [None, "", "anonymous", "1.2.3.04"])
+def test_a_uid_that_is_missing_or_not_valid_is_derived_from_the_series(tmp_path, keyword, value):
+    with quiet():
+        paths = cases.series(tmp_path / "ct", cases.phantom(), tags={keyword: value})
+    volume, said = formats.read(tmp_path / "ct"), []
+    seg.check(tmp_path / "s.dcm", volume, say=said.append)
+    (note,) = said
+    assert note.startswith(f"{tmp_path / 'ct'}: there is no valid {keyword}")
+    for name in ("s.dcm", "t.dcm"):
+        seg.write(tmp_path / name, lesions(volume), volume)
+    agrees(tmp_path / "s.dcm", lesions(volume), volume)
+    on_images(tmp_path / "s.dcm", paths)
+    uids = [pydicom.dcmread(tmp_path / name)[keyword].value for name in ("s.dcm", "t.dcm")]
+    assert uids[0] == uids[1]
+    assert uids[0].is_valid
+    assert uids[0] in note
+
+
+def test_images_without_a_uid_of_their_own_are_not_referenced(tmp_path):
+    images = cases.images(cases.phantom())
+    cases.save(tmp_path / "ct", images)
     volume = formats.read(tmp_path / "ct")
-    with pytest.raises(InputError, match=rf"has no {missing}.*\.nii\.gz"):
-        seg.write(tmp_path / "s.dcm", lesions(volume), volume)
-    assert not (tmp_path / "s.dcm").exists()
+    for number, path in enumerate(sorted((tmp_path / "ct").iterdir())):
+        found = pydicom.dcmread(path)
+        uid = ["", "1.2.3", "1.2.3"][number] if number < 3 else found.SOPInstanceUID
+        found.SOPInstanceUID = found.file_meta.MediaStorageSOPInstanceUID = uid
+        found.save_as(path)
+    said = []
+    seg.check(tmp_path / "s.dcm", volume, say=said.append)
+    assert "3 of 5 files have no valid UID of their own" in said[0]
+    numbers = np.ones(volume.shape, np.uint8)
+    seg.write(tmp_path / "s.dcm", numbers, volume)
+    agrees(tmp_path / "s.dcm", numbers, volume)
+    found = pydicom.dcmread(tmp_path / "s.dcm")
+    (listed,) = found.ReferencedSeriesSequence
+    assert len(listed.ReferencedInstanceSequence) == len(found.SourceImageSequence) == 2
+    frames = found.PerFrameFunctionalGroupsSequence
+    assert sum(len(frame.DerivationImageSequence) for frame in frames) == 2
 
 
 def test_a_zip_and_one_series_of_two(tmp_path):
@@ -293,7 +327,7 @@ def test_what_cannot_be_written_is_said_before(tmp_path):
     numbers = lesions(volume)
     for name, why in (
         ("s.nii", "must end in .dcm"),
-        ("no/s.dcm", "is not a directory; create it first"),
+        ("no/s.dcm", "no does not exist; create it first"),
     ):
         with pytest.raises(InputError, match=why):
             seg.write(tmp_path / name, numbers, volume)

@@ -61,6 +61,13 @@ class Spectrum:
             psd = psd * (1 + 2 * self.along_z * torch.cos(turn))
         return psd / psd.mean()
 
+    def mean_square(self, shape: Shape, spacing_mm: tuple[float, float, float]) -> float:
+        """Mean square of `on`: 1 if white. Without `on`, which takes 8 bytes per voxel."""
+        plane = self.on((*shape[:2], 1), spacing_mm)
+        turn = torch.arange(shape[2], dtype=torch.float64) * (math.pi / shape[2])
+        along = 1 + 2 * self.along_z * torch.cos(turn)
+        return float(plane.square().mean() * along.square().mean() / along.mean() ** 2)
+
 
 WHITE = Spectrum((0.0,), (1.0,))
 

@@ -80,7 +80,7 @@ def detect(
     """
     options = options or RunOptions()
     check(calibrations, engine)
-    volume, coarse = context.volume, context.coarse
+    volume, coarse = context.measured, context.coarse
     within = _within(volume, roi) & (coarse != OUTSIDE)
     by_region = {each.region: each for each in calibrations}
     spans = context.spans
@@ -141,7 +141,7 @@ def calibrate(
     healthy: voxels to use; exclude known disease. Merge those of the same region over scans.
     """
     options = options or RunOptions()
-    volume, coarse = context.volume, context.coarse
+    volume, coarse = context.measured, context.coarse
     keep, body = _within(volume, healthy), coarse != OUTSIDE
     weights = describe(engine.path)[2]
     result = []

@@ -44,7 +44,9 @@ DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
 )
-_BARE = tuple(bytes((group, 0, element, 0)) for group in (2, 8) for element in (0, 1, 5, 8))
+SNIFFED = 512  # bytes that tell whether a file is DICOM
+_FIRST_GROUPS = (2, 4, 8)
+_LONG_VRS = (b"OB", b"OW", b"OF", b"OD", b"OL", b"SQ", b"UC", b"UN", b"UR", b"UT")
 
 
 class Bounded:
@@ -93,8 +95,28 @@ class Part:
 
 
 def is_dicom(start: bytes) -> bool:
-    """Whether the first 132 bytes of a file are DICOM; old files lack the 128-byte preamble."""
-    return start[128:132] == b"DICM" or start.startswith(_BARE)
+    """Whether the first bytes (`SNIFFED`) of a file are DICOM, with or without its preamble."""
+    return start[128:132] == b"DICM" or any(_bare(start, order) for order in ("<", ">"))
+
+
+def _bare(start: bytes, order: str) -> bool:
+    """Whether bytes are data elements of ascending tags from the first groups (PS3.5 7.1)."""
+    at, before, count = 0, -1, 0
+    while count < 3 and at + 8 <= len(start):
+        group, element = struct.unpack_from(f"{order}HH", start, at)
+        tag, kind = group << 16 | element, start[at + 4 : at + 6]
+        if tag <= before or (before < 0 and group not in _FIRST_GROUPS):
+            return False
+        if not (kind.isalpha() and kind.isupper()):  # implicit VR
+            head, (size,) = 8, struct.unpack_from(f"{order}L", start, at + 4)
+        elif kind in _LONG_VRS:
+            head, (size,) = 12, struct.unpack_from(f"{order}L", start.ljust(at + 12), at + 8)
+        else:
+            head, (size,) = 8, struct.unpack_from(f"{order}H", start, at + 6)
+        if size > len(start) and kind not in _LONG_VRS:
+            return count > 1
+        at, before, count = at + head + size, tag, count + 1
+    return count > 1
 
 
 @contextmanager
@@ -134,7 +156,7 @@ def _sorted(found: list[Part]) -> tuple[list[Part], list[Part]]:
     for part in sorted(found, key=lambda part: part.name):
         try:
             with part.open() as file:
-                start = file.read(132)
+                start = file.read(SNIFFED)
         except DAMAGE as error:
             raise InputError(f"{part.name} cannot be read ({line(error)}); copy it again") from None
         if is_dicom(start):

@@ -1,6 +1,6 @@
-"""DICOM stored values -> HU, plane by plane (PS3.5 8; PS3.3 C.7.5.1.1.2 for padding).
+"""DICOM stored values -> HU, plane by plane (PS3.5 8).
 
-pydicom's plugins decompress; bits, signs, padding and rescaling are handled here.
+pydicom's plugins decompress; `padding.py` handles bits, signs, padding and rescaling.
 """
 
 # mypy: allow-untyped-calls
@@ -9,7 +9,6 @@ pydicom's plugins decompress; bits, signs, padding and rescaling are handled her
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import count
 
 import numpy as np
@@ -27,49 +26,20 @@ from pydicom.uid import (
 
 from ...core.errors import InputError, line
 from .files import DAMAGE, Part
-from .geometry import AIR_HU
-from .header import Plane
+from .padding import Layout, Marks
+from .planes import Plane
 from .values import dataset, numbers, quiet, text
 
 _SOF = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # frame headers of JPEG and JPEG-LS
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How values are stored. allocated: bits per word; stored: low bits used. padding: inclusive
-    range of (signed) stored values; None if there is none."""
-
-    allocated: int
-    stored: int
-    signed: bool
-    padding: tuple[int, int] | None
-
-    def values(self, words: Shaped[np.ndarray, "*s"]) -> Shaped[np.ndarray, "*s"]:
-        """Stored words -> numbers; bits above those used are ignored (old overlays)."""
-        return self._numbers(words, self.stored)
-
-    def padded(self, words: Shaped[np.ndarray, "*s"]) -> Shaped[np.ndarray, "*s"] | None:
-        """Where a plane is marked as padding."""
-        if self.padding is None:
-            return None
-        low, high = self.padding
-        sign = 1 << (self.stored - 1)
-        least, most = (-sign, sign - 1) if self.signed else (0, 2 * sign - 1)
-        # Padding outside the range of the used bits extends into the bits above.
-        within = least <= low and high <= most
-        values = self._numbers(words, self.stored if within else self.allocated)
-        return (values >= low) & (values <= high)
-
-    def _numbers(self, words: Shaped[np.ndarray, "*s"], bits: int) -> Shaped[np.ndarray, "*s"]:
-        wide = np.int64 if words.itemsize > 2 else np.int32
-        plain = np.bitwise_and(words.astype(wide), (1 << bits) - 1)
-        return (plain ^ (1 << (bits - 1))) - (1 << (bits - 1)) if self.signed else plain
-
-
 def planes_hu(
-    part: Part, wanted: Sequence[Plane]
+    part: Part, wanted: Sequence[Plane], marks: Marks
 ) -> Iterator[tuple[Plane, Float[np.ndarray, "columns rows"]]]:
-    """HU of planes of one file, in file order; `InputError` names the file."""
+    """HU of planes of one file, in file order; `InputError` names the file.
+
+    marks: collects what the series' words hold besides HU, for `Marks.settle`.
+    """
     by_frame = {plane.frame: plane for plane in wanted}
     with quiet():
         try:
@@ -80,7 +50,7 @@ def planes_hu(
             for frame, words in zip(count(), _words(found, layout, size), strict=False):
                 plane = by_frame.pop(frame, None)
                 if plane is not None:
-                    yield plane, _hu(words, layout, plane)
+                    yield plane, marks.hu(words, layout, plane)
             if by_frame:
                 raise InputError(f"lacks the pixels of {len(by_frame)} frames")
         except InputError as error:
@@ -89,17 +59,6 @@ def planes_hu(
             raise InputError(
                 f"{part.name} has damaged pixels ({line(error)}); copy or export it again"
             ) from None
-
-
-def _hu(
-    words: Shaped[np.ndarray, "rows columns"], layout: Layout, plane: Plane
-) -> Float[np.ndarray, "columns rows"]:
-    """Stored values of a plane -> HU; padding becomes air."""
-    hu = (layout.values(words) * plane.slope + plane.inter).astype(np.float32)
-    padded = layout.padded(words)
-    if padded is not None:
-        hu[padded] = AIR_HU
-    return hu.T
 
 
 def _layout(found: Dataset) -> Layout:
@@ -121,7 +80,17 @@ def _layout(found: Dataset) -> Layout:
         last = numbers(found, "PixelPaddingRangeLimit", 1) or first
         ends = sorted(_signed(int(end), allocated, signed) for (end,) in (first, last))
         padding = (ends[0], ends[1])
-    return Layout(allocated, stored, bool(signed), padding)
+    return Layout(allocated, stored, bool(signed), padding, _overlays(found, stored))
+
+
+def _overlays(found: Dataset, stored: int) -> int:
+    """Bits above the used ones that hold overlay planes (groups 60xx), shifted down to bit 0."""
+    bits = 0
+    for group in range(0x6000, 0x6020, 2):
+        position = found.get((group, 0x0102))
+        if position is not None and (group, 0x3000) not in found:
+            bits |= 1 << int(position.value or 0) >> stored
+    return bits
 
 
 def _signed(value: int, bits: int, signed: int) -> int:

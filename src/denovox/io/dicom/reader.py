@@ -20,19 +20,22 @@ import numpy as np
 from jaxtyping import Float
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 
-from ...core.errors import InputError, line
+from ...core.errors import InputError, line, shown
 from ...core.volume import Volume, spacing_of
 from .files import Part, parts
 from .geometry import ASIDE_MM, Stack, straightened
-from .header import Facts, Plane
+from .header import Facts
+from .padding import Marks
 from .pixels import planes_hu
-from .series import Series, found_in
+from .planes import Plane
+from .series import ALL, Series, found_in
 
 __all__ = ["DicomSource", "Series", "read", "series_in"]
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 VOLUMES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 WIDE = 1.5  # gaps of more steps than this were not sampled like the rest
+LISTED, NOTED = 5, 10  # series in a message, in notes
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 
 
@@ -41,6 +44,7 @@ class DicomSource:
     """What the files contained. notes: what was left out, repaired or assumed.
 
     tilt_degrees, gaps_mm (each distinct gap and its count): as scanned, before straightening.
+    slice_axis: the axis of the Volume across the slices.
     """
 
     path: Path
@@ -51,6 +55,7 @@ class DicomSource:
     gaps_mm: tuple[tuple[float, int], ...]
     straightened: bool
     notes: tuple[str, ...]
+    slice_axis: int = 2
 
     @property
     def patient_id(self) -> str:
@@ -87,7 +92,7 @@ def read(
         if not dicom:
             raise InputError(_no_dicom(path, others))
         found = found_in(dicom)
-        chosen = _chosen(path, found, series)
+        chosen = choose(path, found, series)
         stack = chosen.stack
         if stack is None or (chosen.fault and not (straighten and chosen.straightens)):
             hint = (
@@ -100,7 +105,7 @@ def read(
         try:
             hu, affine = _volume(chosen, stack, notes)
         except InputError as error:
-            known = str(error).startswith(str(path))  # it names the file
+            known = str(error).startswith(shown(path))  # it names the file
             raise error if known else InputError(_sentence(path, chosen, str(error))) from None
         except MemoryError:
             raise InputError(_sentence(path, chosen, "does not fit into memory")) from None
@@ -113,6 +118,7 @@ def read(
         chosen.gaps_mm,
         bool(chosen.fault),
         tuple(notes),
+        int(np.argmax(np.abs(stack.normal))),
     )
     for note in notes:
         say(f"{path}: {note}")
@@ -122,22 +128,32 @@ def read(
 # ---- which --------------------------------------------------------------------------------------
 
 
-def _chosen(path: Path, found: Sequence[Series], wanted: str | None) -> Series:
+def choose(path: Path, found: Sequence[Series], wanted: str | None) -> Series:
     """The series to read; `InputError` unless there is exactly one."""
     usable = [one for one in found if not one.aside]
+    joined = any(one.base == ALL for one in usable)
     if wanted is not None:
         named = [one for one in found if one.uid == wanted]
-        named = named or [one for one in found if wanted and one.uid.endswith(wanted)]
+        named = named or [one for one in found if one.matches(wanted)]
         if len(named) == 1 and named[0].aside:
             raise InputError(_sentence(path, named[0], f"is not a CT volume: {named[0].aside}"))
         if len(named) == 1:
             return named[0]
+        if named and len({one.base for one in named}) == 1:
+            raise InputError(_interleaved(path, named))
         raise InputError(
             f"{path} holds {len(named) or 'no'} series matching {line(wanted)}: there are"
             f" {_listed(usable or found)}; give the whole UID of one"
         )
+    if len(usable) == 1 and joined:
+        raise InputError(
+            f"{path}: each slice has a SeriesInstanceUID of its own, but {usable[0].count} slices"
+            f" form one stack of {_grid(usable[0])}; read them as one series with --series {ALL}"
+        )
     if len(usable) == 1:
         return usable[0]
+    if usable and usable[0].label and len({one.base for one in usable}) == 1:
+        raise InputError(_interleaved(path, usable))
     if usable:
         raise InputError(
             f"{path} holds {len(usable)} CT series; choose one with --series: {_listed(usable)}"
@@ -148,7 +164,8 @@ def _chosen(path: Path, found: Sequence[Series], wanted: str | None) -> Series:
         what = found[0].aside
         single = f"{path} is one file of a series ({what}); give the folder of the whole series"
         raise InputError(single)
-    held = "; ".join(f"{one.words()}: {one.aside}" for one in found[:10])
+    held = "; ".join(f"{one.words()}: {one.aside}" for one in found[:LISTED])
+    held += f"; and {len(found) - LISTED} more" if len(found) > LISTED else ""
     raise InputError(f"{path} holds no CT volume, only {held}; give the folder of a CT series")
 
 
@@ -164,8 +181,23 @@ def _no_dicom(path: Path, others: Sequence[Part]) -> str:
 
 
 def _listed(found: Sequence[Series]) -> str:
-    shown = ", ".join(one.words() for one in found[:20])
-    return shown + (f" and {len(found) - 20} more" if len(found) > 20 else "")
+    listed = ", ".join(one.words() for one in found[:LISTED])
+    return listed + (f" and {len(found) - LISTED} more" if len(found) > LISTED else "")
+
+
+def _interleaved(path: Path, found: Sequence[Series]) -> str:
+    """A message for passes of one series, with the figures of each."""
+    spans = ", ".join(one.span() for one in found[:LISTED])
+    spans += f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
+    choice = " or ".join(f"--series {one.uid}" for one in found[:2])
+    what = f"{found[0].base} holds {len(found)} stacks of slices that interleave: {spans}"
+    return f"{path}: series {what}; read one of them with {choice}"
+
+
+def _grid(series: Series) -> str:
+    """Voxels and spacing in words."""
+    spacing = " x ".join(f"{mm:.3g}" for mm in series.spacing_mm or ())
+    return f"{' x '.join(map(str, series.shape or ()))} voxels of {spacing} mm"
 
 
 def _sentence(path: Path, series: Series, what: str) -> str:
@@ -174,15 +206,17 @@ def _sentence(path: Path, series: Series, what: str) -> str:
 
 def _left(found: Sequence[Series], chosen: Series, others: Sequence[Part]) -> list[str]:
     """What else was there, in words."""
-    notes = [
-        f"left out: series {one.words()}, {one.aside or 'not chosen'}"
-        for one in found
-        if one is not chosen
-    ]
+    own = chosen.base == ALL  # their series are no longer others
+    rest = [one for one in found if one is not chosen and (one.base == ALL or not own)]
+    notes = [f"left out: series {one.words()}, {one.aside or 'not chosen'}" for one in rest[:NOTED]]
+    if len(rest) > NOTED:
+        notes.append(f"left out: {len(rest) - NOTED} more series")
+    if own:
+        notes.append(f"{chosen.count} slices with a SeriesInstanceUID each were read as one series")
     if others:
         names = ", ".join(os.path.basename(part.name) for part in others[:3])
-        more = ", ..." if len(others) > 3 else ""
-        notes.append(f"left out: {len(others)} x a file that is no DICOM ({names}{more})")
+        names += ", ..." if len(others) > 3 else ""
+        notes.append(f"left out: {len(others)} x a file that is no DICOM ({names})")
     return notes
 
 
@@ -220,8 +254,9 @@ def _fill(
     for plane in k_of:
         by_part.setdefault(plane.part, []).append(plane)
     done: dict[int, Plane] = {}
+    marks = Marks()
     for part, planes in by_part.items():
-        for plane, hu in planes_hu(part, planes):
+        for plane, hu in planes_hu(part, planes, marks):
             first = done.setdefault(k_of[plane], plane)
             if first is plane:
                 out[..., k_of[plane]] = hu
@@ -230,6 +265,7 @@ def _fill(
                 or not np.array_equal(out[..., k_of[plane]], hu)  # there are no NaNs
             ):
                 raise InputError(_conflict(series, first, plane))
+    notes += marks.settle(out, k_of)
     if series.repeated:
         notes.append(f"dropped: {series.repeated} x duplicate slices")
 

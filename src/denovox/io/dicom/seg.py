@@ -2,7 +2,9 @@
 
 BINARY, one segment per lesion (PS3.3 A.51, C.8.20), written by highdicom. Frames are on the grid of
 the volume, in the slice, row and column order of the series; where they are planes of the series
-itself, each frame references the image that it lies on.
+itself, each frame references the image that it lies on. UIDs of the study and of the frame of
+reference that the series lacks are derived from that of the series, so that they are the same in
+every run; images without a UID of their own are not referenced.
 """
 
 # mypy: allow-untyped-calls
@@ -10,42 +12,56 @@ itself, each frame references the image that it lies on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from pydicom import Dataset
-from pydicom.tag import Tag
-from pydicom.valuerep import DA, TM
 
 from ...core.errors import InputError, ensure, line
 from ...core.version import __version__
 from ...core.volume import Volume
 from .. import atomic
-from .files import DAMAGE, Part, parts
-from .header import CT, ENHANCED, Plane
-from .reader import DicomSource
-from .series import Series, found_in
-from .values import dataset, quiet
+from .header import CT, ENHANCED
+from .planes import Plane
+from .references import code, reference
+from .seg_series import Referred, referred
+from .values import quiet
 
 SYNTHETIC = "Synthetic lesions by denovox, not the patient's"
 NUMBER = 9000  # SeriesNumber; scanners use smaller ones
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_MUST = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
-_MAY = (
-    "PatientID PatientName PatientBirthDate PatientSex AccessionNumber StudyID StudyDate StudyTime"
-    " StudyDescription ReferringPhysicianName PositionReferenceIndicator"
-).split()
-_TAGS = [Tag(keyword) for keyword in (*_MUST, *_MAY, "SpecificCharacterSet")]
 
 
-def check_writable(path: str | Path, force: bool = False) -> None:
-    """Raise `InputError` if `write` could not write a file; call this before the computation."""
+def _discard(_: str) -> None:
+    """Discard a message."""
+
+
+def check(
+    path: str | Path, volume: Volume, force: bool = False, say: Callable[[str], None] = _discard
+) -> None:
+    """Raise `InputError` if `write` could not write a SEG of a volume; call this before computing.
+
+    say: called with a note on each UID that is generated, and on images that are not referenced.
+    """
     atomic.check_writable(path, force, (".dcm",))
+    source = referred(volume, path)
+    for note in source.notes:
+        say(f"{source.path}: {note}")
+    one = np.zeros(volume.shape, np.uint8)
+    one[0, 0, 0] = 1
+    grid = _grid(one, volume, source.series.planes[0])
+    k = int(grid.numbers.any((1, 2)).argmax())
+    plane = _Grid(grid.numbers[k : k + 1], grid.affine)
+    with quiet():
+        _object(path, plane, source, ["Lesion 1"], SYNTHETIC).save_as(
+            BytesIO(), enforce_file_format=True
+        )
 
 
 def write(
@@ -60,38 +76,20 @@ def write(
 
     labels: of the segments, in order; "Lesion 3" and so on where missing. description: of series
     and content, up to 64 characters. Patient, study and frame of reference are read again from
-    `volume.source`. The file is written in full or not at all. Raises `InputError` as
-    `check_writable` does, if the volume did not come from DICOM or its series lacks what a SEG
-    requires, if no voxel is marked, or if writing fails; `ValueError` if the numbers are not on the
+    `volume.source`. The file is written in full or not at all. Raises `InputError` as `check`
+    does, if no voxel is marked, or if writing fails; `ValueError` if the numbers are not on the
     volume's grid.
     """
-    check_writable(path, force)
-    source = volume.source
-    if not isinstance(source, DicomSource):
-        raise InputError(
-            f"{path} was not written: a DICOM SEG references the DICOM series of its scan, and this"
-            " scan is not DICOM; choose an output ending in .nii.gz"
-        )
+    atomic.check_writable(path, force, (".dcm",))
+    source = referred(volume, path)
     if numbers.shape != volume.shape:
         raise ValueError(f"numbers of {numbers.shape} on a grid of {volume.shape}")
     count = int(numbers.max())
     ensure(count, f"{path} was not written: no voxel is marked as a lesion")
     names = [*labels[:count], *(f"Lesion {k + 1}" for k in range(len(labels), count))]
-    with parts(source.path) as (dicom, _):
-        series = next((one for one in found_in(dicom) if one.uid == source.series_uid), None)
-        if series is None or not series.planes:
-            raise InputError(f"{source.path} has changed since it was read; try again")
-        own = {plane.part: _patient_tags(plane.part) for plane in series.planes}
-    grid = _grid(numbers, volume, series.planes[0])
+    grid = _grid(numbers, volume, source.series.planes[0])
     with quiet():  # highdicom warns about names and numbers taken from the source
-        try:
-            seg = _segmentation(grid, series, own, names, description)
-            _refer(seg, grid, series, own, source.straightened)
-        except ValueError as error:
-            raise InputError(
-                f"{path} was not written: the headers of {source.path} make no valid DICOM SEG"
-                f" ({line(error)}); choose an output ending in .nii.gz"
-            ) from error
+        seg = _object(path, grid, source, names, description)
         with atomic.user_output(path), atomic.open_file(path) as file:
             seg.save_as(file, enforce_file_format=True)
 
@@ -136,37 +134,22 @@ def _grid(numbers: UInt8[np.ndarray, "x y z"], volume: Volume, plane: Plane) -> 
 # ---- the object ---------------------------------------------------------------------------------
 
 
-def _patient_tags(part: Part) -> Dataset:
-    """Patient, study and instance tags of a file, cleaned; `InputError` if one is missing."""
-    with quiet():
-        try:
-            with part.open() as file:
-                found = dataset(file, _TAGS)
-            tags = {keyword: str(found.get(keyword) or "") for keyword in (*_MUST, *_MAY)}
-        except DAMAGE as error:
-            raise InputError(f"{part.name} cannot be read ({line(error)}); copy it again") from None
-        lacks = [keyword for keyword in _MUST if not tags[keyword]]
-        ensure(
-            not lacks,
-            f"{part.name} has no {' or '.join(lacks)}, which a DICOM SEG references; choose an"
-            " output ending in .nii.gz",
-        )
-        for keyword, kind in (("PatientBirthDate", DA), ("StudyDate", DA), ("StudyTime", TM)):
-            try:
-                kind(tags[keyword])
-            except ValueError:  # after anonymisation, dates can be anything
-                tags[keyword] = ""
-        if tags["PatientSex"] not in ("M", "F", "O"):
-            tags["PatientSex"] = ""
-        clean = Dataset()
-        for keyword, value in tags.items():
-            setattr(clean, keyword, value)
-    return clean
-
-
-def _segmentation(
-    grid: _Grid, series: Series, own: dict[Part, Dataset], names: list[str], description: str
+def _object(
+    path: str | Path, grid: _Grid, source: Referred, names: list[str], description: str
 ) -> Any:
+    """The SEG object; `InputError` if the headers of the series make no valid one."""
+    try:
+        seg = _segmentation(grid, source, names, description)
+        _refer(seg, grid, source)
+    except (AttributeError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be written: the headers of {source.path} make no valid DICOM SEG"
+            f" ({line(error)}); convert the series to NIfTI and give that"
+        ) from error
+    return seg
+
+
+def _segmentation(grid: _Grid, source: Referred, names: list[str], description: str) -> Any:
     """The SEG object, without references to images."""
     import highdicom as hd
     from pydicom.sr.codedict import codes
@@ -174,8 +157,10 @@ def _segmentation(
     steps = np.linalg.norm(grid.affine[:3, :3], axis=0).tolist()
     across = (grid.affine[:3, [2, 1]] / [steps[2], steps[1]]).T.ravel().tolist()
     places = grid.places().tolist()
-    like = deepcopy(own[series.planes[0].part])  # the tags highdicom reads from a source image
-    like.SOPClassUID, like.Modality, like.SeriesInstanceUID = CT, "CT", series.uid
+    series = source.series
+    like = deepcopy(source.own[series.planes[0].part])  # what highdicom reads from a source image
+    like.SOPClassUID, like.Modality = CT, "CT"
+    like.SOPInstanceUID, like.SeriesInstanceUID = hd.UID(), hd.UID()  # `_refer` has the real ones
     like.Rows, like.Columns = grid.numbers.shape[1:]
     like.ImagePositionPatient, like.ImageOrientationPatient = places[0], across
     like.PixelSpacing, like.SpacingBetweenSlices = steps[1:], steps[0]
@@ -218,9 +203,7 @@ def _segmentation(
     )
 
 
-def _refer(
-    seg: Any, grid: _Grid, series: Series, own: dict[Part, Dataset], straightened: bool
-) -> None:
+def _refer(seg: Any, grid: _Grid, source: Referred) -> None:
     """Reference the images of the series: all as sources, and per frame the one it lies on.
 
     Done here because highdicom requires every plane to match an image within 1e-3 mm, whereas a
@@ -228,39 +211,38 @@ def _refer(
     """
     from pydicom.sr.codedict import codes
 
-    seg.SourceImageSequence = [_reference(tags) for tags in own.values()]
-    listed = Dataset()
-    listed.SeriesInstanceUID = series.uid
-    listed.ReferencedInstanceSequence = [_reference(tags) for tags in own.values()]
-    seg.ReferencedSeriesSequence = [listed]
+    own = {part: tags for part, tags in source.own.items() if tags.SOPInstanceUID}
+    del seg.SourceImageSequence, seg.ReferencedSeriesSequence  # highdicom's
+    if own:
+        seg.SourceImageSequence = [_image(tags) for tags in own.values()]
+        seg.ReferencedSeriesSequence = []
+    for uid in dict.fromkeys(tags.SeriesInstanceUID for tags in own.values()):
+        listed = Dataset()
+        listed.SeriesInstanceUID = uid
+        listed.ReferencedInstanceSequence = [
+            _image(tags) for tags in own.values() if tags.SeriesInstanceUID == uid
+        ]
+        seg.ReferencedSeriesSequence.append(listed)
     at: dict[int, list[Dataset]] = {}
-    for plane in series.planes if not straightened else ():
-        image = _reference(own[plane.part])
+    for plane in () if source.straightened else source.series.planes:
+        if plane.part not in own:
+            continue
+        image = _image(own[plane.part])
         if image.ReferencedSOPClassUID in ENHANCED:
             image.ReferencedFrameNumber = plane.frame + 1
         image.SpatialLocationsPreserved = "YES"
         image.PurposeOfReferenceCodeSequence = [
-            _code(codes.cid7202.SourceImageForImageProcessingOperation)
+            code(codes.cid7202.SourceImageForImageProcessingOperation)
         ]
         at.setdefault(grid.slice_at(plane.place), []).append(image)
     for frame in seg.PerFrameFunctionalGroupsSequence:
         place = frame.PlanePositionSequence[0].ImagePositionPatient
         images = at.get(grid.slice_at(np.array(place, float)), [])
         derived = Dataset()
-        derived.DerivationCodeSequence = [_code(codes.cid7203.SegmentationImageDerivation)]
+        derived.DerivationCodeSequence = [code(codes.cid7203.SegmentationImageDerivation)]
         derived.SourceImageSequence = images
         frame.DerivationImageSequence = [derived] if images else []  # type 2
 
 
-def _reference(tags: Dataset) -> Dataset:
-    found = Dataset()
-    found.ReferencedSOPClassUID = tags.SOPClassUID
-    found.ReferencedSOPInstanceUID = tags.SOPInstanceUID
-    return found
-
-
-def _code(concept: Any) -> Dataset:
-    found = Dataset()
-    found.CodeValue, found.CodingSchemeDesignator = concept.value, concept.scheme_designator
-    found.CodeMeaning = concept.meaning
-    return found
+def _image(tags: Dataset) -> Dataset:
+    return reference(tags.SOPClassUID, tags.SOPInstanceUID)

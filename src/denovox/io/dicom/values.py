@@ -12,21 +12,29 @@ import logging
 import math
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any, BinaryIO, cast
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import FileMetaDataset
-from pydicom.filereader import read_dataset
+from pydicom.filereader import read_dataset, read_partial
 from pydicom.tag import BaseTag
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from ...core.errors import InputError, line
 from .files import DAMAGE, Bounded
 
 _TALKERS = ("pydicom", "pylibjpeg", "openjpeg", "libjpeg", "jpeg_ls", "PIL")
+_PIXELS = range(0x7FE00008, 0x7FE00011)
+_UNIQUE = (0x0020, 0x0028, 0x7FE0)  # groups of which nothing may be stated twice
 _INFLATED = 2**28  # bytes any deflated object may inflate to; a large one, 64 times its size
 
 
@@ -56,7 +64,30 @@ def dataset(file: Bounded, tags: Sequence[BaseTag] = ()) -> Dataset:
         if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
             return _inflated(file.read(), meta, only)
     file.seek(0)
-    return dcmread(file, stop_before_pixels=bool(tags), force=True, specific_tags=only)
+    found = read_partial(cast(BinaryIO, file), _watch(bool(tags)), None, True, only)
+    if not found.file_meta.get("TransferSyntaxUID"):  # as pydicom recognised it
+        implicit, little = found.original_encoding
+        found.file_meta.TransferSyntaxUID = (
+            ImplicitVRLittleEndian
+            if implicit
+            else ExplicitVRLittleEndian
+            if little
+            else ExplicitVRBigEndian
+        )
+    return found
+
+
+def _watch(before_pixels: bool) -> Callable[[BaseTag, str | None, int], bool]:
+    """Where to stop reading; `ValueError` at a tag that was there before: which of both counts?"""
+    known: set[BaseTag] = set()
+
+    def stop(tag: BaseTag, _: str | None, __: int) -> bool:
+        if tag in known and tag.group in _UNIQUE:
+            raise ValueError(f"it states {keyword_for_tag(tag) or 'its tag'} {tag} twice")
+        known.add(tag)
+        return before_pixels and tag in _PIXELS
+
+    return stop
 
 
 def _inflated(packed: bytes, meta: Dataset, tags: list[BaseTag | int] | None) -> Dataset:
@@ -68,7 +99,8 @@ def _inflated(packed: bytes, meta: Dataset, tags: list[BaseTag | int] | None) ->
         raise ValueError(f"it inflates to more than {most >> 20} MiB")
     if not machine.eof:
         raise EOFError("its deflated data are truncated")
-    found = read_dataset(BytesIO(data), False, True, specific_tags=tags)
+    stop = _watch(tags is not None)
+    found = read_dataset(BytesIO(data), False, True, stop_when=stop, specific_tags=tags)
     found.file_meta = FileMetaDataset(meta)
     found.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian  # the encoding inside
     return found

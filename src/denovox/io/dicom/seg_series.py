@@ -1,0 +1,132 @@
+"""The series that a DICOM SEG refers to: patient, study and instance tags of its files, cleaned.
+
+UIDs of the study and of the frame of reference that the series lacks are derived from its own UID,
+so that they are the same in every run; images without a valid UID of their own are not referenced.
+"""
+
+# mypy: allow-untyped-calls
+# (pydicom's functions are untyped)
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import Dataset
+from pydicom.config import RAISE
+from pydicom.datadict import dictionary_VR
+from pydicom.tag import Tag
+from pydicom.uid import UID, generate_uid
+from pydicom.valuerep import DA, TM, validate_value
+
+from ...core.errors import InputError, line
+from ...core.volume import Volume
+from .files import DAMAGE, Part, parts
+from .header import CT
+from .reader import DicomSource
+from .series import Series, found_in
+from .values import dataset, quiet
+
+_SHARED = ("StudyInstanceUID", "FrameOfReferenceUID")  # one for all images
+_UIDS = (*_SHARED, "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID")
+_MAY = (
+    "PatientID PatientName PatientBirthDate PatientSex AccessionNumber StudyID StudyDate StudyTime"
+    " StudyDescription ReferringPhysicianName PositionReferenceIndicator"
+).split()
+_TAGS = [Tag(keyword) for keyword in (*_UIDS, *_MAY, "SpecificCharacterSet")]
+_MEDIA = {"SOPClassUID": "MediaStorageSOPClassUID", "SOPInstanceUID": "MediaStorageSOPInstanceUID"}
+_PARSED = {"DA": DA, "TM": TM}
+
+
+@dataclass(frozen=True, eq=False)
+class Referred:
+    """The series of a volume. own: tags of each file, cleaned and completed; SOPInstanceUID is
+    empty where a file cannot be referenced. notes: what was generated or left out."""
+
+    path: Path
+    series: Series
+    own: dict[Part, Dataset]
+    notes: tuple[str, ...]
+    straightened: bool
+
+
+def referred(volume: Volume, path: str | Path) -> Referred:
+    """The series that `volume` was read from; `InputError` if there is none, or it has changed.
+
+    path: of the SEG, for messages.
+    """
+    source = volume.source
+    if not isinstance(source, DicomSource):
+        raise InputError(
+            f"{path} cannot be written: a DICOM SEG references the DICOM series of its scan, and"
+            " this scan is not DICOM; give the scan as DICOM, or write the mask as NIfTI"
+        )
+    with parts(source.path) as (dicom, _):
+        series = next((one for one in found_in(dicom) if one.uid == source.series_uid), None)
+        if series is None or not series.planes:
+            raise InputError(f"{source.path} has changed since it was read; try again")
+        files = dict.fromkeys(plane.part for plane in series.planes)
+        own = {part: _patient_tags(part) for part in files}
+    notes = [_complete(own, keyword, series.uid) for keyword in _SHARED]
+    uses = Counter(tags.SOPInstanceUID for tags in own.values())
+    lost = [
+        tags
+        for tags in own.values()
+        if not tags.SeriesInstanceUID or not tags.SOPInstanceUID or uses[tags.SOPInstanceUID] > 1
+    ]
+    for tags in lost:
+        tags.SOPInstanceUID = ""
+    if lost:
+        notes.append(
+            f"{len(lost)} of {len(own)} files have no valid UID of their own (SOPInstanceUID,"
+            " SeriesInstanceUID), so the DICOM SEG does not reference them"
+        )
+    return Referred(source.path, series, own, tuple(filter(None, notes)), source.straightened)
+
+
+def _complete(own: dict[Part, Dataset], keyword: str, series_uid: str) -> str:
+    """Give every file the same UID; returns a note if it is not the files' own."""
+    stated = Counter(str(tags[keyword].value) for tags in own.values() if tags[keyword].value)
+    uid = next(iter(stated), "") or generate_uid(entropy_srcs=[series_uid, keyword])
+    for tags in own.values():
+        setattr(tags, keyword, uid)
+    if not stated:
+        return (
+            f"there is no valid {keyword}, so the DICOM SEG has one derived from the"
+            f" SeriesInstanceUID, {uid}"
+        )
+    if len(stated) > 1:
+        return f"there are {len(stated)} values of {keyword}; the DICOM SEG has the first, {uid}"
+    return ""
+
+
+def _patient_tags(part: Part) -> Dataset:
+    """Patient, study and instance tags of a file; empty where missing or not valid."""
+    with quiet():
+        try:
+            with part.open() as file:
+                found = dataset(file, _TAGS)
+            media = getattr(found, "file_meta", Dataset())
+            tags = {keyword: str(found.get(keyword) or "") for keyword in (*_UIDS, *_MAY)}
+            for keyword, other in _MEDIA.items():
+                tags[keyword] = tags[keyword] or str(media.get(other) or "")
+        except DAMAGE as error:
+            raise InputError(f"{part.name} cannot be read ({line(error)}); copy it again") from None
+        for keyword in _UIDS:
+            if not UID(tags[keyword], validation_mode=0).is_valid:
+                tags[keyword] = ""
+        tags["SOPClassUID"] = tags["SOPClassUID"] or CT
+        for keyword in _MAY:  # after anonymisation, values can be anything
+            vr = dictionary_VR(keyword)
+            try:
+                validate_value(vr, tags[keyword], RAISE)
+                _PARSED.get(vr, str)(tags[keyword])
+            except ValueError:
+                tags[keyword] = ""
+        if tags["PatientSex"] not in ("M", "F", "O"):
+            tags["PatientSex"] = ""
+        clean = Dataset()
+        for keyword, value in tags.items():
+            setattr(clean, keyword, value)
+    return clean

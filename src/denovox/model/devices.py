@@ -1,0 +1,46 @@
+"""The devices of this machine, and whether this process can use them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..core.errors import InputError
+
+
+def devices() -> list[str]:
+    """Names of the devices of this machine."""
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return ["cpu", *(["cuda", *gpus] if gpus else []), *mps]
+
+
+def device_named(device: Any = None) -> str:
+    """The name of a device: a name, a `torch.device`, or the number of a GPU.
+
+    None: a GPU if there is one, else the CPU. `InputError`, with the devices that are there, for
+    any other; also for a GPU in a forked process whose parent has used it.
+    """
+    if device is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    elif isinstance(device, int) and not isinstance(device, bool):
+        name = f"cuda:{device}"
+    else:
+        name = str(device)
+    name = "cpu" if name == "cpu:0" else name
+    here = devices()
+    if name not in here:
+        given = f"cuda:{device}" if name == f"cuda:{device}" else device
+        raise InputError(f"there is no device '{given}' on this machine; choose {', '.join(here)}")
+    check_process(name)
+    return name
+
+
+def check_process(device: str) -> None:
+    """`InputError` where this process cannot use its GPU because it was forked."""
+    if device.startswith("cuda") and torch.cuda._is_in_bad_fork():
+        raise InputError(
+            "this process was forked after the GPU had been used, which CUDA does not support;"
+            " start workers with multiprocessing.get_context('spawn'), to which models can be sent"
+        )

@@ -1,0 +1,22 @@
+"""Commands as a user types them, in this process."""
+
+from __future__ import annotations
+
+from click.testing import CliRunner, Result
+
+from denovox.cli.main import main
+
+
+def run(*words: object) -> Result:
+    """`denovox WORDS`."""
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def refuses(result: Result, *says: str) -> None:
+    """Exit code 2, and one sentence on stderr, which has these words in it."""
+    assert result.exit_code == 2, result.output
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("denovox: ")
+    for word in says:
+        assert word in last, last
+    assert "Traceback" not in result.stderr
