@@ -91,9 +91,7 @@ def test_what_it_is_asked_is_in_its_interface():
 def test_an_answer_on_another_grid(installed, volume, monkeypatch):
     small = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), AFFINE)
     monkeypatch.setattr(installed, "totalsegmentator", lambda *a, **k: small)
-    with pytest.raises(
-        InputError, match=r"another grid \(2 x 2 x 2 .* CT has 5 x 6 x 7"
-    ):
+    with pytest.raises(InputError, match=r"another grid \(2 x 2 x 2 .* CT has 5 x 6 x 7"):
         segment(volume)
     moved = nibabel.Nifti1Image(np.zeros(SHAPE, np.uint8), AFFINE + np.eye(4, k=3))
     monkeypatch.setattr(installed, "totalsegmentator", lambda *a, **k: moved)
