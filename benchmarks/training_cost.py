@@ -28,7 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 from denovox.core.condition import condition
-from denovox.core.memory import resident_mb
+from denovox.core.process import resident_mb
 from denovox.datasets.samples.batch import Sample, collate
 from denovox.datasets.samples.choice import SampleConfig
 from denovox.model.presets import PRESETS
