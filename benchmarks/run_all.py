@@ -75,7 +75,7 @@ class Run:
 
     def saved(self, protocol: str, what: str, name: str) -> Volume:
         """A scan that a protocol saved."""
-        return nifti.read(self.folder / protocol / what / f"{name}.nii.gz", hu=False)
+        return nifti.read(self.folder / protocol / what / f"{name}.nii.gz")
 
 
 def prepared(data: Path, folder: Path, slices: int | None, most: int | None) -> None:
