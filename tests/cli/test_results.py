@@ -108,6 +108,17 @@ def test_thin_slices_as_dicom(scan, tiny):
     assert thin.spacing_mm == pytest.approx((4, 4, 2.5))
 
 
+def test_a_report_accepts_what_the_command_accepts(scan, tiny):
+    image = nibabel.load(scan / "scan.nii.gz")
+    shifted = np.asarray(image.dataobj) + np.int16(1024)
+    nibabel.Nifti1Image(shifted, image.affine, image.header).to_filename(scan / "lost.nii.gz")
+    words = ("--factor", 2, "--region", "abdomen", "--weights", tiny, "--report", scan / "page")
+    refuses(run("superres", scan / "lost.nii.gz", scan / "out.nii.gz", *words), "--accept-hu")
+    result = run("superres", scan / "lost.nii.gz", scan / "out.nii.gz", *words, "--accept-hu")
+    assert result.exit_code == 0, result.stderr
+    assert names(scan / "page")[1][:2] == ["result", "change"]
+
+
 def test_a_generated_scan_as_dicom_has_no_patient(scan, tiny):
     words = ("--region", "abdomen", "--shape", "8x32x32", "--spacing", 4, "--steps", 2)
     result = run("synthesize", scan / "new.zip", *words, "--weights", tiny)
@@ -135,7 +146,7 @@ def names(folder: Path) -> list[list[str]]:
         ("inpaint ct out.nii.gz --mask mask.nii.gz", [["before", "mask"], ["after", "mask"]]),
         (
             "synthesize out.nii.gz --region abdomen --shape 8x32x32 --spacing 4 --steps 2",
-            [["before"]],
+            [["scan"]],
         ),
     ],
 )
@@ -178,7 +189,7 @@ def test_view_opens_a_browser(scan, monkeypatch):
     (url,) = opened
     assert Path(url.removeprefix("file://")).read_text().startswith("<!doctype html>")
     monkeypatch.setattr(webbrowser, "open", lambda url: False)
-    refuses(run("view", scan / "ct"), "no browser", "--out")
+    refuses(run("view", scan / "ct"), "no browser could be started", "--out")
 
 
 def test_view_puts_the_scan_on_the_grid_of_the_result(scan):

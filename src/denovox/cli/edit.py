@@ -84,11 +84,10 @@ def lesion(
     from ..inference.scan_context import ScanContext
     from ..inference.views import of_edit
     from ..io import nifti
-    from ..io.atomic import check_folder, together
+    from ..io.atomic import together
     from ..io.dicom import seg
     from ..io.dicom.reader import DicomSource
     from ..io.label_maps import marked
-    from ..io.outputs import check_apart
 
     ensure((mask is None) != (organ is None), "give either --mask or --organ, but not both")
     ensure(
@@ -96,16 +95,14 @@ def lesion(
         "--diameter and --count go with --organ; with --mask, the mask determines both",
     )
     mask_path, list_path = beside(output, "_mask.nii.gz"), beside(output, "_lesions.json")
-    outputs = {"OUTPUT": output, "its mask": mask_path, "its list of lesions": list_path}
-    outputs |= {} if report is None else {"--report": report}
     named = Path(organ) if organ else None
-    check_apart(outputs, {"INPUT": input, "--mask": mask, "--organ": named, "--like": like})
-    target = Output(output, run["force"], like)
-    target.check()
+    target = Output(output, run["force"], like, report)
+    target.check(
+        {"INPUT": input, "--mask": mask, "--organ": named},
+        {"its mask": mask_path, "its list of lesions": list_path},
+    )
     nifti.check_writable(mask_path, run["force"])
     findings.check_json(list_path, run["force"])
-    if report is not None:
-        check_folder(report, run["force"])
     volume = read_ct(input, run)
     seg_path = beside(output, "_mask.dcm") if isinstance(volume.source, DicomSource) else None
     target.check_scan(volume)
@@ -237,17 +234,12 @@ def inpaint(
     instead. --report writes a page for comparing both scans.
     """
     from ..inference.views import of_edit
-    from ..io.atomic import check_folder, together
+    from ..io.atomic import together
     from ..io.label_maps import marked
-    from ..io.outputs import check_apart
 
     pair = _jumps(jumps)
-    inputs = {"INPUT": input, "--mask": mask, "--with-lesion": with_lesion, "--like": like}
-    check_apart({"OUTPUT": output, "--report": report}, inputs)
-    target = Output(output, run["force"], like)
-    target.check()
-    if report is not None:
-        check_folder(report, run["force"])
+    target = Output(output, run["force"], like, report)
+    target.check({"INPUT": input, "--mask": mask, "--with-lesion": with_lesion})
     volume = read_ct(input, run)
     target.check_scan(volume)
     hole = marked(mask, volume)

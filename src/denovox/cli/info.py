@@ -75,7 +75,10 @@ def view(
         path = Path(tempfile.mkdtemp(prefix="denovox-")) / "index.html"
         path.write_text(text, "utf-8")
     say(f"opening {path}")
-    ensure(webbrowser.open(path.as_uri()), f"there is no browser to open {path}; use --out")
+    ensure(
+        webbrowser.open(path.as_uri()),
+        f"no browser could be started to open {path}; write the page to a file with --out",
+    )
 
 
 @click.command(cls=Command)

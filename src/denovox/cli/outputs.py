@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,18 +36,29 @@ def is_series(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Output:
-    """OUTPUT of a command. like: a DICOM series to take the patient and the study from."""
+    """OUTPUT of a command. like: a DICOM series to take the patient and the study from. report: the
+    folder of a page."""
 
     path: Path
     force: bool
     like: Path | None = None
+    report: Path | None = None
 
-    def check(self) -> None:
-        """Raise `InputError` where the output cannot be written, before anything is read."""
+    def check(
+        self, inputs: Mapping[str, Path | None], more: Mapping[str, Path] | None = None
+    ) -> None:
+        """Raise `InputError` where the output cannot be written, before anything is read.
+
+        inputs: what the command reads; more: what it writes besides, which its caller checks. Both
+        map what a path is called to it.
+        """
         from ..core.errors import ensure
         from ..io import nifti
         from ..io.atomic import check_folder, check_writable
+        from ..io.outputs import check_apart
 
+        written = {"OUTPUT": self.path, **(more or {}), "--report": self.report}
+        check_apart(written, {**inputs, "--like": self.like})
         if not is_series(self.path):
             unused = "--like is for an OUTPUT in DICOM: a folder or a .zip"
             ensure(self.like is None, unused)
@@ -55,13 +67,18 @@ class Output:
             check_writable(self.path, self.force, (".zip",))
         else:
             check_folder(self.path, self.force)
+        if self.report is not None:
+            check_folder(self.report, self.force)
 
-    def check_scan(self, volume: Volume) -> None:
-        """As `check`, for the result of a scan that has been read; volume: that scan."""
+    def check_scan(self, volume: Volume, times: float = 1.0, more: Sequence[Path] = ()) -> None:
+        """As `check`, for the result of a scan that has been read; volume: that scan.
+
+        times: voxels of the result per voxel of the scan. more: further volumes of that size.
+        """
         from ..io.dicom import derived
         from ..io.outputs import check_space, least_bytes
 
-        check_space({self.path: least_bytes(self.path, volume)})
+        check_space({path: least_bytes(path, volume, times) for path in (self.path, *more)})
         if is_series(self.path):
             like = self._source(volume)
             derived.check_writable(volume, self.path, _processing(""), like=like, force=self.force)

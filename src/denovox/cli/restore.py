@@ -67,25 +67,19 @@ def denoise(
     from ..inference.posterior import check_count
     from ..inference.scan_context import ScanContext
     from ..io import nifti
-    from ..io.atomic import check_folder, together
-    from ..io.outputs import check_apart, check_space, least_bytes
+    from ..io.atomic import together
     from ..reports.faithfulness import require_body
     from ..reports.types import Given
 
-    sd_path = beside(output, "_sd.nii.gz")
-    files = {"OUTPUT": output} if samples is None else {"OUTPUT": output, "its SD map": sd_path}
     if samples is not None:
         check_count(samples)
-    check_apart({**files, "--report": report}, {"INPUT": input, "--like": like})
-    target = Output(output, run["force"], like)
-    target.check()
-    if samples is not None:
-        nifti.check_writable(sd_path, run["force"])
-    if report is not None:
-        check_folder(report, run["force"])
+    more = {} if samples is None else {"its SD map": beside(output, "_sd.nii.gz")}
+    target = Output(output, run["force"], like, report)
+    target.check({"INPUT": input}, more)
+    for path in more.values():
+        nifti.check_writable(path, run["force"])
     volume = read_ct(input, run)
-    check_space({path: least_bytes(path, volume) for path in files.values()})
-    target.check_scan(volume)
+    target.check_scan(volume, more=tuple(more.values()))
     context = ScanContext(volume, region, noise_hu, say)
     if report is not None:
         require_body(context.coarse)
@@ -98,7 +92,7 @@ def denoise(
             result, sd = posterior.mean, posterior.sd
     with together():
         if sd is not None:
-            nifti.write(sd, sd_path, run["force"])
+            nifti.write(sd, more["its SD map"], run["force"])
         if report is not None:
             given = Given(
                 sd_hu=None if sd is None else sd.hu,
@@ -169,26 +163,23 @@ def superres(
     task, adds better detail than the base alone. --report writes index.html, a page for comparing
     both scans, and report.json.
     """
-    from ..io.atomic import check_folder, together
-    from ..io.outputs import check_apart, check_space, least_bytes
+    from ..inference.options import RunOptions
+    from ..io.atomic import together
     from ..reports.faithfulness import require_body
     from ..reports.types import Given
     from ..scan.anatomy import coarse
 
-    check_apart({"OUTPUT": output, "--report": report}, {"INPUT": input, "--like": like})
-    target = Output(output, run["force"], like)
-    target.check()
-    if report is not None:
-        check_folder(report, run["force"])
+    target = Output(output, run["force"], like, report)
+    target.check({"INPUT": input})
     volume = read_ct(input, run)
     times = volume.spacing_mm[2] / spacing_z if spacing_z else factor or 1.0
-    check_space({output: least_bytes(output, volume, times)})
-    target.check_scan(volume)
+    target.check_scan(volume, times)
     grid: dict[str, Any] = {"factor": factor, "spacing_z_mm": spacing_z, "thickness_mm": thickness}
     base = anatomy = None
     with loaded(run, "superres", "low-resolution") as (model, options):
         if report is not None:  # which compares with the interpolation
-            base = model.superres(volume, **grid, evaluations=0)
+            quiet = RunOptions(accept_hu=run["accept_hu"])
+            base = model.superres(volume, **grid, evaluations=0, options=quiet)
             anatomy = coarse(base)
             require_body(anatomy)
         result = model.superres(volume, **grid, region=region, anatomy=anatomy, options=options)

@@ -71,15 +71,11 @@ def synthesize(
     from ..core.volume import Volume, spacing_of
     from ..inference.views import of_synthesis
     from ..io import label_maps
-    from ..io.atomic import check_folder, together
-    from ..io.outputs import check_apart, check_space, packed_bytes
+    from ..io.atomic import together
+    from ..io.outputs import check_space, packed_bytes
 
-    inputs = {"--anatomy": anatomy, "--lesions": lesions}
-    check_apart({"OUTPUT": output, "--report": report}, inputs)
-    target = Output(output, run["force"])
-    target.check()
-    if report is not None:
-        check_folder(report, run["force"])
+    target = Output(output, run["force"], report=report)
+    target.check({"--anatomy": anatomy, "--lesions": lesions})
     if anatomy is None:
         ensure(shape and spacing, "give --shape and --spacing, or --anatomy, which sets the grid")
         ensure(lesions is None, "--lesions lie in an anatomy; give --anatomy as well")

@@ -42,6 +42,10 @@ def _escaped(c: str) -> str:
     return c.encode("unicode_escape").decode("ascii")
 
 
+def silent(_: str) -> None:
+    """Ignore a message: the default wherever a function takes `say`."""
+
+
 def ensure(condition: object, message: str) -> None:
     """Raise `InputError` with that message unless the condition holds."""
     if not condition:

@@ -1,4 +1,4 @@
-"""This process: its memory, the errors that mean there is no more of it, and its threads.
+"""This process: the memory it uses, how running out of memory is recognised, and its threads.
 
 torch's threads do not survive a fork: in a child of a process that computed with several threads,
 OpenMP waits for them for ever. One thread works, so a forked child gets one, in the library and in
@@ -41,7 +41,7 @@ _MAIN = re.compile(
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """ "GPU" or "main" if an error says that there is no more of that memory; None for others.
+    """Which memory has run out, "GPU" or "main", according to an error; None for other errors.
 
     Known: numpy's and Python's, torch's on CPUs and GPUs, those of C++ libraries and of the system.
     """

@@ -100,9 +100,9 @@ class Model(Engine):
         """Thin slices from thick ones: `factor` times as many, or spacing_z_mm apart.
 
         thickness_mm: slice thickness of the scan; None: as in its DICOM header, or else its
-        spacing. profile: slice sensitivity
-        along z. evaluations: of the network, per voxel; 0: the interpolation that is consistent
-        with the scan. anatomy: label ids on the grid of the scan or of the result.
+        spacing. profile: slice sensitivity along z. evaluations: of the network, per voxel; 0: the
+        interpolation that is consistent with the scan. anatomy: label ids on the grid of the scan
+        or of the result.
         Averaged back, the result reproduces the scan; `consistency` gives the error. `InputError`
         where the model does not support the requested spacing, or it is not finer than the scan's.
         """

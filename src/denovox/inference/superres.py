@@ -113,7 +113,8 @@ def superres(
         thickness_mm, why = thickness_of(volume)
         options.say(f"slice thickness: {why}")
         if thickness_mm is not None:
-            # A header's thickness is no reason to refuse: thin slices far apart leave gaps.
+            # Slices thinner than those requested would be refused, which is for the user's own
+            # thickness; that of a header only says that there are gaps.
             step_mm = spacing_z_mm or volume.spacing_mm[2] / (factor or 1)
             thickness_mm = max(thickness_mm, step_mm)
     elif thickness_mm > CREDIBLE[1] * volume.spacing_mm[2]:
@@ -157,8 +158,8 @@ def thickness_of(volume: Volume) -> tuple[float | None, str]:
     if why or header_mm is None:
         return None, f"{default} ({why}; --thickness overrides)"
     same = abs(header_mm / spacing_mm - 1) < SAME
-    told = f"{header_mm:g} mm (from the DICOM header; --thickness overrides)"
-    return None if same else header_mm, told
+    reason = f"{header_mm:g} mm (from the DICOM header; --thickness overrides)"
+    return None if same else header_mm, reason
 
 
 def thin(

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from ..core.errors import InputError
+from ..core.errors import InputError, silent
 from ..core.volume import Volume
 from . import dicom, itk, nifti
 from .dicom.files import is_dicom
@@ -17,16 +17,12 @@ from .meta_header import is_meta
 FORMATS = "a DICOM folder or ZIP, Enhanced CT DICOM, NIfTI (.nii, .nii.gz), NRRD or MetaImage"
 
 
-def _discard(_: str) -> None:
-    """Discard a message."""
-
-
 def read(
     path: str | Path,
     *,
     series: str | None = None,
     straighten: bool = False,
-    say: Callable[[str], None] = _discard,
+    say: Callable[[str], None] = silent,
 ) -> Volume:
     """Read a volume of any format, its values unchecked -> axes closest to RAS, with its source.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ..core.errors import InputError
+from ..core.errors import InputError, silent
 from ..core.volume import Volume
 from ..io import formats
 from .constant_fill import fill_sentence, outside_fill
@@ -19,17 +19,13 @@ from .slice_checks import check_slices
 HOW_TO_ACCEPT = "--accept-hu (accept_hu=True in Python) processes it as it is"
 
 
-def _discard(_: str) -> None:
-    """Discard a message."""
-
-
 def read(
     path: str | Path,
     *,
     series: str | None = None,
     straighten: bool = False,
     accept_hu: bool = False,
-    say: Callable[[str], None] = _discard,
+    say: Callable[[str], None] = silent,
 ) -> Volume:
     """Read a CT of any format -> HU in the axes closest to RAS, with the reader's source.
 
@@ -52,7 +48,7 @@ def require_ct(
     volume: Volume,
     name: str = "the volume",
     accept_hu: bool = False,
-    say: Callable[[str], None] = _discard,
+    say: Callable[[str], None] = silent,
 ) -> None:
     """Raise `InputError`, with the evidence, if `name` is not a CT in HU on the grid of a CT.
 

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 
-from ...core.errors import InputError, line, shown
+from ...core.errors import InputError, line, shown, silent
 from ...core.volume import Volume, spacing_of
 from .files import Part, parts
 from .geometry import ASIDE_MM, Stack, straightened
@@ -69,16 +69,12 @@ def series_in(path: str | Path) -> tuple[Series, ...]:
         return found_in(dicom)
 
 
-def _discard(_: str) -> None:
-    """Discard a message."""
-
-
 def read(
     path: str | Path,
     *,
     series: str | None = None,
     straighten: bool = False,
-    say: Callable[[str], None] = _discard,
+    say: Callable[[str], None] = silent,
 ) -> Volume:
     """Read the CT volume in a folder, a ZIP or an Enhanced CT file, with a `DicomSource`.
 

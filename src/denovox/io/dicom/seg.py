@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from pydicom import Dataset
 
-from ...core.errors import InputError, ensure, line
+from ...core.errors import InputError, ensure, line, silent
 from ...core.version import __version__
 from ...core.volume import Volume
 from .. import atomic
@@ -38,12 +38,8 @@ NUMBER = 9000  # SeriesNumber; scanners use smaller ones
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def _discard(_: str) -> None:
-    """Discard a message."""
-
-
 def check(
-    path: str | Path, volume: Volume, force: bool = False, say: Callable[[str], None] = _discard
+    path: str | Path, volume: Volume, force: bool = False, say: Callable[[str], None] = silent
 ) -> None:
     """Raise `InputError` if `write` could not write a SEG of a volume; call this before computing.
 

@@ -68,7 +68,7 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What a page shows. after: the result, if any, on the grid of `before`."""
+    """What a page shows. after: the result, if any, on the grid of `before`; names: of both."""
 
     before: Volume
     after: Volume | None = None
@@ -179,7 +179,8 @@ def _embedded(
     ]
     low, high = view.window.low_hu, view.window.high_hu
     images = []
-    for name, key in zip(view.names, ids[: len(scans)], strict=False):
+    names = view.names if len(scans) == 2 else ("scan",)
+    for name, key in zip(names, ids[: len(scans)], strict=True):
         scan = Overlay(name, scans[0], "gray", low, high, "HU", 1.0)
         images.append([_layer(scan, key), *layers])
     return images, dict(zip(ids, files_, strict=True)), notes

@@ -26,7 +26,7 @@ from jaxtyping import Float
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 
-from ....core.errors import InputError, ensure, line
+from ....core.errors import InputError, ensure, line, silent
 from ....core.version import __version__
 from ....core.volume import Volume
 from ... import atomic
@@ -37,10 +37,6 @@ from .origin import Origin, opened
 from .slices import Rescale, Slices, rescale, slices_of
 
 _INSTEAD = "choose an output ending in .nii.gz"
-
-
-def _discard(_: str) -> None:
-    """Discard a message."""
 
 
 def check_writable(
@@ -70,7 +66,7 @@ def write_series(
     *,
     like: DicomSource | None = None,
     force: bool = False,
-    say: Callable[[str], None] = _discard,
+    say: Callable[[str], None] = silent,
 ) -> str:
     """Write a volume as a derived CT series; returns its SeriesInstanceUID.
 
