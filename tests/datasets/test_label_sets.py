@@ -20,7 +20,7 @@ from denovox.core.labels import (
 from denovox.core.volume import Volume
 from denovox.datasets import label_sets
 from denovox.datasets.label_sets import Bridge, apply, bridge, from_table, lesion, organs
-from denovox.io import label_maps, nifti
+from denovox.io import label_maps
 
 HOW_MANY = {  # values, as published; all numbered from 1 without a gap
     "totalsegmentator_v2": 117,
@@ -227,7 +227,7 @@ def test_values_of_a_file_as_they_are(tmp_path):
     raw = np.random.default_rng(2).integers(0, 1000, (4, 5, 6)).astype(np.int16)
     file = tmp_path / "m.nii.gz"
     nibabel.Nifti1Image(raw, np.diag([-1.0, -2.0, 3.0, 1.0])).to_filename(file)
-    values, affine = nifti.read_label_values(file)
+    values, affine = label_maps.read(file)
     assert values.dtype == np.int32
     assert np.array_equal(values, raw[::-1, ::-1])
     assert np.array_equal(affine, nibabel.as_closest_canonical(nibabel.load(file)).affine)
@@ -236,13 +236,13 @@ def test_values_of_a_file_as_they_are(tmp_path):
     with pytest.raises(InputError, match="not on the grid of its CT"):
         label_maps.on_grid(file, Volume(hu, affine + np.eye(4, k=3)))
     with pytest.raises(InputError, match="not in the vocabulary"):
-        nifti.read_label_map(file)
+        label_maps.vocabulary(file)
     nibabel.Nifti1Image(raw + 0.5, np.eye(4)).to_filename(file)
     with pytest.raises(InputError, match="not integers"):
-        nifti.read_label_values(file)
+        label_maps.read(file)
     nibabel.Nifti1Image(raw.astype(np.int32) + 2**25, np.eye(4)).to_filename(file)
     with pytest.raises(InputError, match=r"2\^24"):
-        nifti.read_label_values(file)
+        label_maps.read(file)
 
 
 def test_a_bridge_cannot_be_changed():

@@ -10,7 +10,7 @@ from nibabel.orientations import axcodes2ornt, inv_ornt_aff
 
 from denovox.core.errors import InputError
 from denovox.core.volume import Volume
-from denovox.io import label_maps, nifti
+from denovox.io import label_maps
 
 SHAPE = (7, 6, 5)
 
@@ -99,4 +99,4 @@ def test_values_come_with_their_affine(tmp_path):
     assert np.array_equal(got, values())
     np.testing.assert_allclose(affine, ct().affine)
     _nifti(tmp_path / "m.nii", values(), ct().affine)
-    assert np.array_equal(nifti.read_label_values(tmp_path / "m.nii")[0], got)
+    assert np.array_equal(label_maps.read(tmp_path / "m.nii")[0], got)

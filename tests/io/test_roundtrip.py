@@ -20,7 +20,7 @@ from nibabel.orientations import axcodes2ornt, inv_ornt_aff
 
 from denovox.core import labels
 from denovox.core.volume import Volume
-from denovox.io import nifti
+from denovox.io import label_maps, nifti
 
 SHAPE = (3, 4, 5)
 COUNT = 200
@@ -198,8 +198,8 @@ def test_label_maps_lie_where_their_ct_does(tmp_path: Path, part: int) -> None:
         like = nifti.read(tmp_path / "ct.nii")
         for save in (save_nibabel, save_itk):
             save(map_of, tmp_path / "seg.nii")
-            check(map_of, in_array(nifti.read_labels(tmp_path / "seg.nii", like), like.affine))
-        found, affine = nifti.read_label_map(tmp_path / "seg.nii")
+            check(map_of, in_array(label_maps.read_labels(tmp_path / "seg.nii", like), like.affine))
+        found, affine = label_maps.vocabulary(tmp_path / "seg.nii")
         nifti.write_labels(found, affine, tmp_path / f"{seed}.nii.gz")
         check(map_of, by_nibabel(tmp_path / f"{seed}.nii.gz"))
         check(map_of, by_itk(tmp_path / f"{seed}.nii.gz"))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import ndimage, stats
 from skimage.measure import marching_cubes, mesh_surface_area
 
-from denovox.io import nifti
+from denovox.io import label_maps
 from denovox.simulate.lesion_shapes import (
     ROUGHNESS,
     SIZES,
@@ -189,7 +189,7 @@ def test_an_organ_has_the_row_of_the_nearest_class_above_it():
 def real_lesions(folder):
     """(mask, spacing) of every piece of every segmented lesion."""
     for name, values in REAL.items():
-        labels, affine = nifti.read_label_values(folder / f"{name}.nii.gz")
+        labels, affine = label_maps.read(folder / f"{name}.nii.gz")
         mm = tuple(np.linalg.norm(affine[:3, :3], axis=0).tolist())
         for value in values:
             parts, _ = ndimage.label(labels == value, np.ones((3, 3, 3)))

@@ -11,20 +11,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int32, Integer, UInt8
+from jaxtyping import Float, Int32, Integer
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from ..core import labels
-from ..core.errors import InputError, ensure
-from ..core.volume import Grid, Volume
+from ..core.errors import ensure
+from ..core.volume import Volume
 from .nifti_bytes import NiftiSource, check_writable, decoded, load, save, save_new
 
 __all__ = [
     "check_writable",
     "read",
-    "read_label_map",
-    "read_label_values",
-    "read_labels",
     "write",
     "write_labels",
     "write_mask",
@@ -42,18 +39,6 @@ def read(path: str | Path) -> Volume:
     return Volume(decoded(source, source.dtype), source.affine, source)
 
 
-def read_label_values(
-    path: str | Path,
-) -> tuple[Int32[np.ndarray, "x y z"], Float[np.ndarray, "4 4"]]:
-    """A label map with its stored values, whatever they mean (`label_sets`), and its affine.
-
-    In the axes closest to RAS. Raises `InputError` if `read` would reject the file, or its values
-    are not integers below 2^24.
-    """
-    source = load(Path(path))
-    return whole_numbers(decoded(source, source.dtype), path), source.affine
-
-
 def whole_numbers(
     values: Float[np.ndarray, "x y z"], path: str | Path
 ) -> Int32[np.ndarray, "x y z"]:
@@ -65,28 +50,6 @@ def whole_numbers(
     ensure(not broken, f"{fraction} nearest neighbour")
     ensure(np.abs(ids).max() < 2**24, f"{no} it has values of 2^24 or more; give the original")
     return ids.astype(np.int32)
-
-
-def read_label_map(
-    path: str | Path,
-) -> tuple[UInt8[np.ndarray, "x y z"], Float[np.ndarray, "4 4"]]:
-    """A label map by itself: ids of `core.labels` in the axes closest to RAS, and its affine.
-
-    `InputError` as for `read_label_values`, or if a value is not a label of the vocabulary.
-    """
-    ids, affine = read_label_values(path)
-    try:
-        labels.check(np.unique(ids))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    return ids.astype(np.uint8), affine
-
-
-def read_labels(path: str | Path, like: Volume) -> UInt8[np.ndarray, "x y z"]:
-    """The label map of a volume; `InputError` if it is not on that volume's grid."""
-    ids, affine = read_label_map(path)
-    Grid(ids.shape, affine).require(like.grid, path)
-    return ids
 
 
 def write(volume: Volume, path: str | Path, force: bool = False) -> None:

@@ -46,7 +46,7 @@ class Layer:
 
 
 def of_nifti(path: Path) -> tuple[Layer, ...]:
-    """The label map in a NIfTI file; `InputError` as for `nifti.read_label_values`."""
+    """The label map in a NIfTI file; `InputError` unless its values are integers."""
     source = load(path)
     values = nifti.whole_numbers(decoded(source, source.dtype), path)
     text = source.head[348:].decode("utf-8", "replace")
