@@ -47,9 +47,9 @@ def prepare(
     """Add every scan in `source` to the store `target`; yields a line per scan, and a summary.
 
     layout: a name from datasets/layouts.py; recognised if None. patients: see `layouts.survey`.
-    Complete entries are left alone;
-    with `retry`, those set aside are tried again. Raises `InputError` if the store was made with
-    other settings, if another run is writing to it, or if scans are missing at the end.
+    Complete entries are left alone; with `retry`, those set aside are tried again. Raises
+    `InputError` if the store was made with other settings, if another run is writing to it, or if
+    scans are missing at the end.
     """
     if config.segment:
         totalsegmentator.require()

@@ -55,10 +55,10 @@ def simulate_low_dose(
     `dose`: 1/dose - 1 times its variance, if `photons` and `kernel` match the scan.
 
     Slices are independent, as with a parallel beam; slice k draws from (seed, k), regardless of the
-    slices before it. Voxels below -1500 HU are padding and do not
-    change; nor do fills (`constant_fill.outside_fill`), which count as air. Tissue outside the grid
-    does not attenuate: a crop becomes less noisy than the whole scan would. done: called with the
-    completed share. `InputError` if pixels are not square or HU are not finite.
+    slices before it. Voxels below -1500 HU are padding and do not change; nor do fills
+    (`constant_fill.outside_fill`), which count as air. Tissue outside the grid does not attenuate:
+    a crop becomes less noisy than the whole scan would. done: called with the completed share.
+    `InputError` if pixels are not square or HU are not finite.
     """
     hu = volume.hu
     x_mm, y_mm, z_mm = volume.spacing_mm
