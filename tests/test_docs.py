@@ -433,3 +433,23 @@ def test_nothing_of_a_patient_is_tracked():
     out = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     scans = re.compile(r"\.(nii|nii\.gz|dcm|nrrd|mha|npy|npz|pt|pth|ckpt)$")
     assert not [name for name in out.stdout.splitlines() if scans.search(name)]
+
+
+# ---- the repository -----------------------------------------------------------------------------
+
+LARGEST_MB, WHOLE_MB = 10, 45  # of a tracked file, of all: the tree travels
+
+
+def test_the_tracked_tree_stays_small():
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is not a clone")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    sizes = {
+        name: (ROOT / name).stat().st_size / 1e6
+        for name in listed.stdout.split("\0")
+        if name and (ROOT / name).is_file()
+    }
+    assert {name: mb for name, mb in sizes.items() if mb > LARGEST_MB} == {}
+    assert sum(sizes.values()) < WHOLE_MB
