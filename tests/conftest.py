@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +40,17 @@ def data_dir() -> Path:
     if not (folder / "index.json").is_file():
         pytest.skip(f"no CTs at {folder}; set DENOVOX_TEST_DATA to a folder that has them")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def in_float32() -> Iterator[None]:
+    """ "auto" is float32 on every machine, so that expected values are the same on all."""
+    from denovox.model import weights
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DENOVOX_PRECISION", "float32")
+        patch.setattr(weights, "use_bfloat16", lambda precision, _: precision == "bfloat16")
+        yield
 
 
 @dataclass(frozen=True)

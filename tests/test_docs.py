@@ -28,6 +28,7 @@ import denovox
 from denovox.cli.main import main
 from denovox.core.config import Settings
 from denovox.core.labels import NAMES, path
+from denovox.reports import manifest
 from denovox.train.config import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +42,9 @@ TODAY = [
 ]
 WORDS = {str: "string", int: "integer", float: "number", bool: "boolean", Path: "path"}
 SHARED = {"tile", "device", "precision", "batch"} | {
-    "series", "straighten", "accept_hu", "report", "like", "force"
+    "series", "straighten", "accept_hu", "report", "like", "force",
+    "no_manifest", "as_json", "png", "progress", "memory", "seed", "weights",
+    "out", "form", "workers", "engine", "watch", "quiet_time",  # of every batch
 }  # fmt: skip
 
 
@@ -168,7 +171,12 @@ def recipes_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-WRITTEN = [("cli.md", cli_page), ("labels.md", labels_page), ("recipes.md", recipes_page)]
+WRITTEN = [
+    ("cli.md", cli_page),
+    ("labels.md", labels_page),
+    ("manifest.schema.json", manifest.schema),
+    ("recipes.md", recipes_page),
+]
 
 
 @pytest.mark.parametrize(("page", "written"), WRITTEN, ids=lambda x: x if type(x) is str else "")

@@ -29,14 +29,28 @@ def test_every_public_name_can_be_had_and_is_listed():
         denovox.denoise  # noqa: B018
 
 
+def imported(code, *names):
+    """Which of some modules are imported by code, in a process of its own."""
+    code += f"; import sys; print(sorted({set(names)} & set(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return out.stdout.strip()
+
+
 def test_importing_denovox_imports_nothing_slow():
     """Listing its names, as tab completion does, as well."""
-    code = (
-        "import sys, denovox; dir(denovox); denovox.simulate;"
-        "print(sorted({'torch', 'monai', 'scipy', 'nibabel', 'pydicom'} & set(sys.modules)))"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"
+    code = "import denovox; dir(denovox); denovox.simulate"
+    assert imported(code, "torch", "monai", "scipy", "nibabel", "pydicom") == "[]"
+
+
+def test_the_command_line_imports_nothing_slow_before_a_command_runs():
+    slow = ("numpy", "scipy", "torch", "nibabel", "pydicom", "pydantic", "pyarrow", "rich")
+    assert imported("import denovox.cli.main", *slow) == "[]"
+
+
+def test_a_model_is_loaded_without_what_other_tasks_need():
+    code = "import denovox; denovox.load()"
+    slow = ("monai", "scipy.signal", "scipy.stats", "skimage", "zarr", "pyarrow", "matplotlib")
+    assert imported(code, *slow) == "[]"
 
 
 @pytest.mark.slow

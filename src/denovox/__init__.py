@@ -12,7 +12,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .core.process import watch_forks
+from .core.process import use_huge_pages, watch_forks
 from .core.version import __version__
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ _HOMES = {  # public name -> module, and the name it has there where that is ano
 }
 
 watch_forks()
+use_huge_pages()
 
 
 def __getattr__(name: str) -> Any:

@@ -77,6 +77,26 @@ def synthesis(noise: Noise, schedule: Schedule, steps: int = 20, solver: Solver 
     return Task(sigmas[0] * noise(0), sigmas, clip, fresh, order)
 
 
+def refinement(
+    y: Float[Tensor, "b 1 u v w"],
+    operator: Operator,
+    estimate: Vol,
+    noise: Noise,
+    sigmas: Sequence[float],
+    solver: Solver = "dpm++",
+    sigma: float = 0.0,
+) -> Task:
+    """A finer level of a synthesis from a coarser one y = A x (Method 6).
+
+    estimate: an interpolation of y, to which noise of sigmas[0] is added: what is coarser than that
+    remains, what is finer is drawn. sigma: how far the averages of the result may be from y, as an
+    SD; with 0 every estimate has exactly those of y, unless they lead out of the window.
+    """
+    fresh, order = _SOLVERS[solver]
+    correct = then(clip, prox(operator, y, sigma), clip)  # the averages may lead out of the window
+    return Task(estimate + sigmas[0] * noise(0), sigmas, correct, fresh, order, blend=False)
+
+
 def denoising(y: Vol, sigma: float) -> Task:
     """The posterior mean: one evaluation of the denoiser, at the noise level of y."""
     return Task(y, [sigma, 0.0])

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from denovox.cli import demo
 from denovox.cli.main import main
+from denovox.evaluation import demo
 from denovox.inference import model
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig

@@ -97,7 +97,8 @@ def test_the_report_says_where_and_by_what(ready, detected):
     assert line.startswith(f"score {told['score']:.1f}, {many} component")
     assert "not a diagnosis" in told["meaning"]
     assert set(first) == {
-        *("volume_ml", "centre_mm", "peak_z", "mean_hu", "contrast_hu", "region", "tissue")
+        *("volume_ml", "centre_mm", "peak_z", "mean_z", "mean_hu", "contrast_hu", "region"),
+        "tissue",
     }
 
 

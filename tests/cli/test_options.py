@@ -14,7 +14,9 @@ from denovox.inference import model
 
 # Options of reading, running and writing that many commands have in common.
 SHARED = {"device", "precision", "tile", "window", "batch"} | {
-    "series", "straighten", "accept_hu", "report", "like", "force"
+    "series", "straighten", "accept_hu", "report", "like", "force",
+    "no_manifest", "as_json", "png", "progress", "memory", "seed", "weights",
+    "out", "form", "workers", "engine", "watch", "quiet_time",  # of every batch
 }  # fmt: skip
 VARIABLES = ("DEVICE", "PRECISION", "BATCH", "WINDOW_BATCH")
 
@@ -71,16 +73,16 @@ def fake(monkeypatch):
 
 @pytest.fixture
 def asked(tmp_path):
-    """`denoise IN OUT --force` on a scan."""
+    """`denoise IN OUT --force --no-manifest` on a scan: `Fake` cannot be described."""
     path = tmp_path / "scan.nii.gz"
     hu = np.random.default_rng(0).normal(0, 200, (8, 8, 4)).astype(np.int16)
     nibabel.Nifti1Image(hu, np.diag([4.0, 4, 5, 1])).to_filename(path)
-    return "denoise", path, tmp_path / "out.nii.gz", "--force"
+    return "denoise", path, tmp_path / "out.nii.gz", "--force", "--no-manifest"
 
 
 def test_defaults(fake, asked):
     assert run(*asked).exit_code == 0
-    assert (fake.device, fake.precision) == (None, "float32")
+    assert (fake.device, fake.precision) == (None, "auto")
     assert (fake.options.tile, fake.options.batch, fake.options.seed) == (64, 1, 0)
 
 
@@ -203,9 +205,11 @@ def test_options_are_listed_in_sections():
     assert listed == {
         "Options": ["--noise-hu", "--samples", "-h"],
         "Input": ["--region", "--series", "--straighten", "--accept-hu"],
-        "Output": ["--report", "--like", "--force"],
+        "Output": ["--report", "--like", "--force", "--no-manifest", "--json", "--png"],
         "Model": ["--weights"],
-        "Running": ["--device", "--precision", "--tile", "--batch", "--seed"],
+        "Running": [
+            *("--device", "--precision", "--tile", "--batch", "--memory", "--seed", "--progress")
+        ],
     }
 
 
@@ -222,7 +226,8 @@ def test_no_option_is_lost_in_sections(words):
 def test_commands_are_listed_in_sections():
     listed = sections(run("--help").stdout)
     assert [*listed] == [
-        *("Options", "Restore", "Detect", "Generate", "Data", "Train", "Evaluate", "Other")
+        *("Options", "Restore", "Detect", "Generate", "Many scans"),
+        *("Data", "Train", "Evaluate", "Other"),
     ]
     shown = [name for title, names in listed.items() if title != "Options" for name in names]
     assert sorted(shown) == sorted(main.commands)

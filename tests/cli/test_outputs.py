@@ -168,9 +168,11 @@ def test_a_report_of_too_little_body_is_refused_before_the_work(scan, idle, monk
 # ---- all or none --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at", [0, 1, 2, 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [0, 1, 2, 3, 4])
 def test_a_lesion_has_all_of_its_files_or_none(at, scan, tiny_lesion, monkeypatch):
-    """`at`: of the mask, the list, the DICOM SEG and the scan, the one that cannot be renamed."""
+    """`at`: of the mask, the list, the DICOM SEG, the scan and the manifest, the one that cannot be
+    renamed."""
     monkeypatch.setattr(
         lesions, "add", lambda engine, context, plan, options: lesions.Edited(
             context.volume, plan.numbers, plan.placed
@@ -187,6 +189,7 @@ def test_a_lesion_has_all_of_its_files_or_none(at, scan, tiny_lesion, monkeypatc
              "--weights", tiny_lesion)  # fmt: skip
     before = left(scan.parent)
     names = ["out_mask.nii.gz", "out_lesions.json", "out_mask.dcm", "out.nii.gz"]
+    names.append("out.nii.gz.json")
     real = os.replace
 
     def replace(source: Path, target: Path) -> None:
@@ -205,6 +208,7 @@ def test_a_lesion_has_all_of_its_files_or_none(at, scan, tiny_lesion, monkeypatc
     assert set(left(scan.parent)) - set(before) == set(names)
 
 
+@pytest.mark.slow
 def test_a_denoised_scan_has_its_sd_map_and_report_or_nothing(scan, tiny, monkeypatch):
     def fail(*given: object) -> None:
         raise KeyboardInterrupt
@@ -233,7 +237,8 @@ def test_a_denoised_scan_has_its_sd_map_and_report_or_nothing(scan, tiny, monkey
     assert left(scan.parent) == before
     result = run(*words)
     assert result.exit_code == 0, result.output
-    assert set(left(scan.parent)) - set(before) == {"out.nii.gz", "out_sd.nii.gz", "report"}
+    new = {"out.nii.gz", "out_sd.nii.gz", "report", "out.nii.gz.json"}
+    assert set(left(scan.parent)) - set(before) == new
 
 
 def unchanged(engine, context, n, options):

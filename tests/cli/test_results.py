@@ -55,6 +55,7 @@ def denoise(folder, source, output, tiny, *more):
     return run("denoise", folder / source, folder / output, *words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["out", "out.zip"])
 def test_a_dicom_result_holds_the_hu_of_the_nifti_result(scan, tiny, output):
     for name in (output, "out.nii.gz"):
@@ -66,6 +67,7 @@ def test_a_dicom_result_holds_the_hu_of_the_nifti_result(scan, tiny, output):
     assert series.source.patient_id == read(scan / "ct").source.patient_id
 
 
+@pytest.mark.slow
 def test_the_header_states_the_command_and_its_settings(scan, tiny, tiny_lesion):
     assert denoise(scan, "ct", "out", tiny, "--seed", 7).exit_code == 0
     header = pydicom.dcmread(next((scan / "out").iterdir()), stop_before_pixels=True)
@@ -81,6 +83,7 @@ def test_the_header_states_the_command_and_its_settings(scan, tiny, tiny_lesion)
     assert str(scan) not in header.to_json()
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_files(scan, tiny):
     for name in ("a", "b"):
         assert denoise(scan, "ct", name, tiny).exit_code == 0
@@ -88,6 +91,7 @@ def test_the_same_run_gives_the_same_files(scan, tiny):
     assert first == second
 
 
+@pytest.mark.slow
 def test_nifti_becomes_dicom_like_a_series(scan, tiny, idle, monkeypatch):
     refuses(denoise(scan, "scan.nii.gz", "out", tiny), "give that series with --like")
     refuses(denoise(scan, "ct", "out.nii.gz", tiny, "--like", scan / "ct"), "a folder or a .zip")
@@ -99,6 +103,7 @@ def test_nifti_becomes_dicom_like_a_series(scan, tiny, idle, monkeypatch):
     assert read(scan / "out").source.patient_id == read(scan / "ct").source.patient_id
 
 
+@pytest.mark.slow
 def test_thin_slices_as_dicom(scan, tiny):
     words = ("--factor", 2, "--region", "abdomen", "--weights", tiny)
     result = run("superres", scan / "ct", scan / "thin", *words)
@@ -139,6 +144,7 @@ def names(folder: Path) -> list[list[str]]:
     return [[layer["name"] for layer in image] for image in json.loads(content)["images"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "shown"),
     [
@@ -162,6 +168,7 @@ def test_every_command_has_a_page(scan, tiny_lesion, monkeypatch, words, shown):
     refuses(again, "index.html")  # a file, where a folder is wanted
 
 
+@pytest.mark.slow
 def test_a_page_of_a_lesion_lists_it(scan, tiny_lesion):
     words = ("--mask", scan / "mask.nii.gz", "--weights", tiny_lesion, "--report", scan / "page")
     assert run("lesion", scan / "ct", scan / "out.nii.gz", *words).exit_code == 0

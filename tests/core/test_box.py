@@ -7,10 +7,11 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from denovox.core.box import Box, Tiling, bounding_box, coordinates, whole
+from denovox.core.box import tilings as for_volume
 
 
 def test_a_box_cuts_an_array():
@@ -59,9 +60,10 @@ def test_coordinates_of_a_coarser_grid_are_means():
 @st.composite
 def tilings(draw):
     multiple = draw(st.sampled_from([1, 2, 4, 8]))
-    halves = draw(st.integers(0, 3))
-    pieces = draw(st.integers(2 * halves + 1, 2 * halves + 12))
-    return Tiling(size=pieces * multiple, overlap=2 * halves * multiple, multiple=multiple)
+    overlap = draw(st.integers(0, 6 * multiple))
+    least = overlap // multiple + 1
+    pieces = draw(st.integers(least, least + 11))
+    return Tiling(size=pieces * multiple, overlap=overlap, multiple=multiple)
 
 
 lengths, shifts = st.integers(1, 400), st.floats(-1, 1)
@@ -137,9 +139,40 @@ def test_the_blend_is_a_raised_cosine():
     np.testing.assert_allclose(one.weight, [*[1] * 16, *ramp[::-1]], atol=1e-6)
 
 
+@given(
+    st.tuples(*[st.integers(1, 600)] * 3),
+    st.sampled_from([24, 32, 64, 96]),
+    st.sampled_from([0, 4, 8, 16]),
+)
+@example((259, 196, 49), 64, 4)
+def test_tiles_of_a_volume_fit_into_a_cube_and_are_no_more_voxels_than_cubes(shape, edge, overlap):
+    chosen = for_volume(shape, edge, overlap, 8)
+    assert math.prod(each.size for each in chosen) <= edge**3
+    assert all(each.size <= 2 * edge for each in chosen)
+    cubes = math.prod(Tiling(edge, overlap, 8).total(n) for n in shape)
+    assert math.prod(each.total(n) for each, n in zip(chosen, shape, strict=True)) <= cubes
+    for each, n in zip(chosen, shape, strict=True):
+        tiles = each.tiles(n)
+        assert len(tiles) == each.count(n)
+        assert sum(tile.stop - tile.start for tile in tiles) == each.total(n)
+
+
+@given(st.tuples(*[st.integers(1, 150)] * 3), st.sampled_from([0, 4, 8]))
+@settings(max_examples=20)
+def test_no_other_sizes_of_tiles_have_fewer_voxels(shape, overlap):
+    edge, sizes = 32, range(8 * (overlap // 8 + 1), 65, 8)
+    chosen = for_volume(shape, edge, overlap, 8)
+    fewest = min(
+        math.prod(Tiling(size, overlap, 8).total(n) for size, n in zip(each, shape, strict=True))
+        for each in itertools.product(sizes, repeat=3)
+        if math.prod(each) <= edge**3
+    )
+    assert math.prod(each.total(n) for each, n in zip(chosen, shape, strict=True)) == fewest
+
+
 @pytest.mark.parametrize(
     ("size", "overlap", "multiple"),
-    [(12, 0, 8), (32, 8, 8), (32, 4, 8), (16, 16, 8), (16, 32, 8)],
+    [(12, 0, 8), (16, 16, 8), (16, 32, 8)],
 )
 def test_what_cannot_be_tiled_is_refused(size, overlap, multiple):
     with pytest.raises(ValueError, match="must be"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from denovox.core import morphology
 from denovox.core.morphology import (
     close_mm,
     component_sizes,
@@ -48,6 +49,20 @@ def test_erosion_and_dilation_are_thresholds_of_a_distance(mm, radius_mm, share)
     inside, outside = (ndimage.distance_transform_edt(m, mm) for m in (mask, ~mask))
     assert np.array_equal(erode_mm(mask, radius_mm, mm), inside > radius_mm)
     assert np.array_equal(dilate_mm(mask, radius_mm, mm), outside <= radius_mm)
+
+
+@pytest.mark.parametrize("mm", SPACINGS)
+def test_a_ball_of_many_rods_is_the_same(mm, monkeypatch):
+    """It is found by its distance instead."""
+    mask = blobs(5)
+    by_rods = dilate_mm(mask, 3.5, mm), erode_mm(mask, 3.5, mm)
+    asked = []
+    depth = morphology.depth_mm
+    monkeypatch.setattr(morphology, "depth_mm", lambda *of: asked.append(1) or depth(*of))
+    monkeypatch.setattr(morphology, "MOST_RODS", 0)
+    assert np.array_equal(dilate_mm(mask, 3.5, mm), by_rods[0])
+    assert np.array_equal(erode_mm(mask, 3.5, mm), by_rods[1])
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize("mm", SPACINGS)

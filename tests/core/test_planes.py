@@ -7,7 +7,7 @@ import re
 import numpy as np
 from PIL import Image
 
-from denovox.core.planes import HEIGHT, planes_png
+from denovox.core.display.planes import HEIGHT, planes_png
 from denovox.core.volume import Volume
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,10 +12,11 @@ import engine_jobs as jobs
 import nibabel
 import numpy as np
 import pytest
+import ray_nodes
 
 from denovox.core.errors import InputError
 from denovox.datasets.executors import here, processes, ray_cluster
-from denovox.datasets.prepare import PrepareConfig, prepare
+from denovox.datasets.prepare import PrepareConfig, left_out, prepare
 from denovox.datasets.source_scans import Entry
 
 HERE = str(Path(jobs.__file__).parent)
@@ -26,32 +27,31 @@ def entries(count: int, scan: Path = Path("none")) -> list[Entry]:
 
 
 def test_here_is_one_after_the_other():
-    assert [line[0] for line in here(jobs.name, entries(4))] == list("0123")
+    assert [line[0] for line in here(jobs.name, entries(4), left_out)] == list("0123")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_processes_do_every_job_on_one_thread_each(workers, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    lines = sorted(processes(workers)(jobs.name, entries(9)))
+    lines = sorted(processes(workers)(jobs.name, entries(9), left_out))
     assert lines == [f"{i} on 1" for i in range(9)]
     assert os.environ["OMP_NUM_THREADS"] == "7"
 
 
 def test_nothing_to_do_is_done():
-    assert list(processes(2)(jobs.name, [])) == []
+    assert list(processes(2)(jobs.name, [], left_out)) == []
 
 
 @pytest.mark.slow
 def test_a_worker_that_dies_once_costs_nothing(tmp_path):
-    lines = list(processes(2)(jobs.dies_once, entries(8, tmp_path / "first")))
-    assert sorted(line for line in lines if len(line) == 1) == list("01234567")
-    assert sum("one scan at a time" in line for line in lines) == 1
+    lines = list(processes(2)(jobs.dies_once, entries(8, tmp_path / "first"), left_out))
+    assert sorted(lines) == list("01234567")
 
 
 @pytest.mark.slow
 def test_a_job_that_kills_its_worker_again_is_named_and_the_others_done():
-    lines = list(processes(2)(jobs.dies, entries(6)))
+    lines = list(processes(2)(jobs.dies, entries(6), left_out))
     assert sorted(line for line in lines if len(line) == 1) == list("01245")
     assert [line for line in lines if line.startswith("3: its worker died again")]
 
@@ -59,7 +59,7 @@ def test_a_job_that_kills_its_worker_again_is_named_and_the_others_done():
 @pytest.mark.slow
 def test_an_error_of_a_job_is_the_runs():
     with pytest.raises(OSError, match="No space left"):
-        list(processes(2)(jobs.fails, entries(3)))
+        list(processes(2)(jobs.fails, entries(3), left_out))
 
 
 def test_without_ray_one_sentence_says_how_to_get_it(monkeypatch):
@@ -70,21 +70,60 @@ def test_without_ray_one_sentence_says_how_to_get_it(monkeypatch):
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """Two nodes, each a set of processes on this machine, with one CPU each."""
-    if importlib.util.find_spec("ray") is None:
-        pytest.skip("ray is not installed")
-    import ray
-    from ray.cluster_utils import Cluster
+    """Two nodes with one CPU each."""
+    yield from ray_nodes.two(monkeypatch)
 
-    monkeypatch.setenv("PYTHONPATH", HERE)
-    nodes = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
-    )
-    second = nodes.add_node(num_cpus=1)
-    nodes.wait_for_nodes()
-    yield nodes, second
-    ray.shutdown()
-    nodes.shutdown()
+
+@pytest.mark.slow
+def test_entries_may_come_later():
+    """None: nothing yet; the workers go on, and what they finish is not kept back."""
+    seen = []
+
+    def later():
+        yield from entries(2)
+        while len(seen) < 2:
+            time.sleep(0.01)
+            yield None
+        yield from entries(3)[2:]
+
+    for line in processes(2)(jobs.name, later(), left_out):
+        seen += line[:1]
+    assert sorted(seen) == ["0", "1", "2"]
+
+
+def worker_of(folder: Path) -> int:
+    """The process that began `engine_jobs.sleeps` there."""
+    while not (began := list(folder.glob("*.pid"))):
+        time.sleep(0.01)
+    return int(began[0].stem)
+
+
+def ends(process: int) -> bool:
+    for _ in range(1000):
+        if not Path(f"/proc/{process}").exists():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.mark.slow
+def test_workers_end_with_their_parent(tmp_path):
+    """Which is killed, and cannot end them itself."""
+    command = [sys.executable, jobs.__file__, str(tmp_path)]
+    parent = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    worker = worker_of(tmp_path)
+    parent.kill()
+    parent.wait()
+    assert ends(worker)
+
+
+@pytest.mark.slow
+def test_what_is_in_progress_ends_when_nobody_waits_for_it(tmp_path):
+    results = processes(2)(jobs.first_then_sleeps, entries(2, tmp_path), left_out)
+    assert next(results) == "0"
+    worker = worker_of(tmp_path)
+    results.close()
+    assert ends(worker)
 
 
 @pytest.mark.slow
@@ -94,7 +133,7 @@ def test_a_ray_node_killed_half_way_loses_no_job(cluster, tmp_path):
 
     (tmp_path / "doomed").write_text(second.node_id)
     lines, lost = [], []
-    for line in ray_cluster(nodes.address)(jobs.on_node, entries(8, tmp_path)):
+    for line in ray_cluster(nodes.address)(jobs.on_node, entries(8, tmp_path), left_out):
         lines.append(line)
         if len(lines) == 2:
             while not (lost := list(tmp_path.glob(f"*.began.{second.node_id}"))):

@@ -238,12 +238,13 @@ def test_windows_are_counted_as_they_are_evaluated(
         scan_context, "noise_in", lambda v, c, slab, g, say: (20.0, of[slab.region])
     )
     model.denoise(chest, method=method, options=RunOptions(tile=32))
-    coloured = tuple(of[slab.region] is SOFT for slab in slabs)
-    told = cost.cost(timing, chest, slabs, method, edge=32, coloured=coloured)
+    noise = tuple(cost.Noise(20.0, of[slab.region] is SOFT) for slab in slabs)
+    coloured = [each.coloured for each in noise]
+    told = cost.cost(timing, chest, slabs, method, edge=32, noise=noise)
     assert told.tiles == len(seen)
     assert told.evaluations == (10 if method == "diffpir" else 4 if any(coloured) else 1)
     assert math.prod(told.tile) == math.prod(max(shapes, key=math.prod))
-    assert cost.plan(timing.model, chest, slabs, method, 32, coloured).shapes == shapes
+    assert cost.plan(timing.model, chest, slabs, method, 32, noise).shapes == shapes
     per_voxel = timing.seconds / math.prod(timing.tile)
     assert told.seconds == pytest.approx(sum(seen) * per_voxel, rel=1e-9)
 
@@ -255,7 +256,7 @@ def test_memory_grows_with_the_scan_and_the_tile(chest: Volume, timing: TileTimi
     one = cost.cost(timing, chest, slabs, "mean", edge=32)
     two = cost.cost(timing, large, big, "mean", edge=32)
     grown = (large.hu.size - chest.hu.size) * 4 / 1e6
-    assert two.memory_mb - one.memory_mb > 5 * grown  # HU, and what is made of them
+    assert two.memory_mb - one.memory_mb > 2 * grown  # HU, the result, and what is between
     assert one.memory_mb > timing.resident_mb + chest.hu.nbytes / 1e6
     assert two.device_mb == 0
 

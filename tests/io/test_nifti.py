@@ -7,6 +7,7 @@ import io
 import itertools
 import os
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from nibabel.orientations import aff2axcodes, axcodes2ornt, inv_ornt_aff
 from denovox.core import labels
 from denovox.core.errors import InputError
 from denovox.core.volume import Volume
-from denovox.io import label_maps, nifti, nifti_bytes
+from denovox.io import gzip_stream, label_maps, nifti, nifti_bytes
 
 SHAPE = (3, 4, 5)
 REPOSITORY = Path(__file__).parents[2]
@@ -623,3 +624,47 @@ def test_bytes_behind_a_gzip_are_ignored_with_a_note(tmp_path: Path, behind: byt
         packed.write_bytes(content[:-9] + behind)
         with pytest.raises(InputError, match="damaged gzip"):
             nifti.read(packed)
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [1], [700_001] * 5, [3, 2**20, 2**21 - 3]])
+def test_gzip_is_one_member_whatever_the_parts_and_threads(
+    sizes: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    parts = [rng.integers(0, 4, size, np.uint8).tobytes() for size in sizes]
+    files = []
+    for threads in (1, 4):
+        monkeypatch.setattr(gzip_stream, "MOST_THREADS", threads)
+        with open(tmp_path / "packed.gz", "wb") as file:
+            gzip_stream.write_packed(file, iter(parts))
+        files.append((tmp_path / "packed.gz").read_bytes())
+    assert files[0] == files[1]
+    machine = zlib.decompressobj(31)
+    assert machine.decompress(files[0]) == b"".join(parts)
+    assert machine.eof
+    assert not machine.unused_data
+    assert files[0][3:10] == bytes(6) + b"\xff"  # no name, no time
+    assert len(files[0]) < 0.4 * sum(sizes) + 40
+
+
+@pytest.mark.parametrize("dtype", ["<i2", ">i2", "<u2", "u1", "i1", "<i4"])
+def test_values_that_are_stored_as_hu_are_the_same_bits(tmp_path: Path, dtype: str) -> None:
+    """With slope 1 and intercept 0, nothing but rounding and clipping is done."""
+    limits = np.iinfo(dtype)
+    raw = np.random.default_rng(0).integers(
+        limits.min, limits.max, (5, 6, 37), np.dtype(dtype).type
+    )
+    raw[0, 0, :2] = limits.min, limits.max
+    image = nib.Nifti1Image(raw.astype(dtype), np.diag([2.0, 2, 3, 1]))
+    image.header.set_data_dtype(dtype)
+    nib.save(image, tmp_path / "a.nii")
+    volume = nifti.read(tmp_path / "a.nii")
+    assert np.array_equal(volume.hu, raw.astype(np.float64).astype(np.float32))
+    hu = volume.hu.copy()
+    hu[1] += np.float32(0.5)
+    hu[2] = 1e6
+    nifti.write(volume.with_hu(hu), tmp_path / "b.nii")
+    wanted = np.clip(np.rint(hu.astype(np.float64)), limits.min, limits.max).astype(raw.dtype)
+    same = hu == volume.hu
+    wanted[same] = raw[same]
+    assert np.array_equal(np.asarray(nib.load(tmp_path / "b.nii").dataobj), wanted)

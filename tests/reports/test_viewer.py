@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import os
 import re
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,21 +16,22 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from scipy import ndimage
 
+from denovox.core.errors import InputError
 from denovox.core.volume import Volume, Window
 from denovox.reports.viewer import page as module
 from denovox.reports.viewer.page import Overlay, Place, View, page
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 SHAPE = (40, 32, 24)
 AFFINE = np.array([[2.0, 0, 0, -40], [0, 2, 0, -30], [0, 0, 3, 100], [0, 0, 0, 1]])
 
 
 def scan() -> Volume:
-    """A body of 40 to 60 HU that fills most of the volume; every voxel of it differs in x and z."""
+    """A body of 50 to 200 HU that fills most of the volume and rises along each axis."""
     x, y, z = np.indices(SHAPE)
     inside = ((x - 19.5) / 17) ** 2 + ((y - 15.5) / 13) ** 2 < 1
-    return Volume(np.where(inside, 40 + x + 3 * z, -1000).astype(np.float32), AFFINE)
+    return Volume(np.where(inside, 40 + x + 2 * y + 3 * z, -1000).astype(np.float32), AFFINE)
 
 
 def view(**more: Any) -> View:
@@ -79,11 +82,18 @@ def test_the_images_are_the_scan_and_the_result_at_their_place() -> None:
 def test_a_scan_is_cropped_to_its_body() -> None:
     hu = np.full((80, 32, 24), -1000, np.float32)
     hu[20:60] = scan().hu
-    (image,) = embedded(page(View(Volume(hu, AFFINE)), "a scan")).values()
+    whole = Volume(hu, AFFINE)
+    mask = (hu > 60).astype(np.uint8)
+    text = page(View(whole, whole.with_hu(hu + 1), (Overlay("mask", mask),)), "a scan")
+    image, after, overlay = embedded(text).values()
+    assert "Images are cropped to the body." in text
     first = round((image.affine[0, 3] - AFFINE[0, 3]) / 2)
     assert 17 <= first <= 20
     assert image.shape[0] < 50
-    assert np.array_equal(np.asarray(image.dataobj), hu[first : first + image.shape[0]])
+    kept = slice(first, first + image.shape[0])
+    assert np.array_equal(np.asarray(image.dataobj), hu[kept])
+    assert np.array_equal(np.asarray(after.dataobj), hu[kept] + 1)
+    assert np.array_equal(np.asarray(overlay.dataobj), mask[kept])
 
 
 def test_images_that_are_too_large_are_averaged_and_the_page_says_so(
@@ -110,28 +120,71 @@ def test_words_from_outside_cannot_become_markup() -> None:
     assert "<title>&lt;u&gt; &amp; co" in text
 
 
-# ---- in a browser -------------------------------------------------------------------------------
+# ---- in browsers --------------------------------------------------------------------------------
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+FIREFOX = next(filter(None, map(shutil.which, ("firefox-esr", "firefox"))), None)
+DEAD = {"server": "http://127.0.0.1:9"}  # a proxy that does not answer: no network
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Callable[..., Any]]:
-    """Flags -> headless Chromium."""
+def display() -> Iterator[str]:
+    """An X display, without which Firefox has no WebGL."""
+    if (server := shutil.which("Xvfb")) is None:
+        pytest.skip("Xvfb is not installed")
+    read, write = os.pipe()
+    flags = ("-displayfd", str(write), "-nolisten", "tcp", "-screen", "0", "1280x1024x24")
+    process = subprocess.Popen([server, *flags], pass_fds=[write], stderr=subprocess.DEVNULL)
+    os.close(write)
+    with os.fdopen(read) as number:
+        yield f":{number.readline().strip()}"
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture(scope="module", params=["chromium", "firefox"])
+def launch(request: pytest.FixtureRequest) -> Iterator[Callable[[bool], Any]]:
+    """Whether with WebGL -> a headless browser without a network."""
     sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed")
+    path = CHROMIUM if request.param == "chromium" else FIREFOX
+    if path is None:
+        pytest.skip(f"{request.param} is not installed")
+    known: dict[str, Any] = {"executable_path": path, "proxy": DEAD}
+    if request.param == "firefox":
+        known |= {
+            "channel": "moz-firefox",
+            "env": {**os.environ, "DISPLAY": request.getfixturevalue("display")},
+        }
     with sync.sync_playwright() as playwright:
-        yield lambda *flags: playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", *flags]
-        )
+
+        def chromium(webgl: bool) -> Any:
+            software = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+            flags = software if webgl else ("--disable-gpu", "--disable-3d-apis")
+            return playwright.chromium.launch(**known, args=["--no-sandbox", *flags])
+
+        def firefox(webgl: bool) -> Any:
+            allowed = {"webgl.force-enabled": True, "webgl.forbid-software": False}
+            wanted = allowed if webgl else {"webgl.disabled": True}
+            browser = playwright.firefox.launch(**known, firefox_user_prefs=wanted)
+            try:
+                browser.new_context().close()
+            except sync.Error as error:
+                browser.close()
+                if "unknown command" not in str(error):
+                    raise
+                pytest.skip("this Playwright is too new for Firefox; see constraints.txt")
+            return browser
+
+        yield chromium if request.param == "chromium" else firefox
 
 
 @pytest.fixture(scope="module")
-def shown(chromium: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The page in a browser without a network; its requests are kept in `asked`."""
+def shown(launch: Callable[[bool], Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The page in a browser; its requests are kept in `asked`."""
     path: Path = tmp_path_factory.mktemp("viewer") / "index.html"
     path.write_text(page(view(window=Window(400, 40)), "a scan"), "utf-8")
-    browser = chromium("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
-    opened = browser.new_page(viewport={"width": 900, "height": 800}, offline=True)
+    browser = launch(True)
+    opened = browser.new_page(viewport={"width": 900, "height": 800})
     opened.set_default_timeout(120_000)
     opened.asked, opened.errors = [], []
     opened.on("request", lambda request: opened.asked.append(request.url))
@@ -150,7 +203,7 @@ def values(shown: Any) -> dict[str, float]:
 def test_the_page_loads_without_a_request(shown: Any) -> None:
     assert shown.get_attribute("#viewer", "data-state") == "ready", shown.inner_text("#status")
     assert shown.errors == []
-    assert [url for url in shown.asked if not url.startswith(("data:", "blob:"))] == [shown.url]
+    assert [url for url in shown.asked if not url.startswith(("data:", "blob:", "file:"))] == []
 
 
 @pytest.mark.slow
@@ -171,7 +224,9 @@ def test_a_place_and_the_keyboard_move_the_cursor(shown: Any) -> None:
     assert values(shown)["z-score"] == pytest.approx(-4.25, abs=1e-3)
     start = values(shown)["before"]
     shown.focus("#under")
-    for key, change in (("PageUp", 3), ("ArrowLeft", 1), ("PageDown", -3), ("ArrowRight", -1)):
+    keys = (("PageUp", 3), ("ArrowLeft", 1), ("ArrowUp", 2))
+    back = (("PageDown", -3), ("ArrowRight", -1), ("ArrowDown", -2))
+    for key, change in (*keys, *back):
         before = values(shown)["before"]
         shown.keyboard.press(key)
         assert values(shown)["before"] - before == change
@@ -210,29 +265,119 @@ def test_the_window_changes_by_preset_and_by_number(shown: Any) -> None:
     ends = "denovox.viewers.map(v => [v.volumes[0].cal_min, v.volumes[0].cal_max])"
     shown.click("text=Lung")
     assert shown.evaluate(ends) == [[-1350, 150]] * 2
-    shown.fill("#level", "100")
-    shown.press("#level", "Enter")
+    shown.focus("#level")
+    shown.keyboard.press("Control+A")
+    shown.keyboard.type("100")
+    shown.keyboard.press("Enter")
     assert shown.evaluate(ends) == [[-650, 850]] * 2
     assert shown.get_attribute("text=Lung", "aria-pressed") == "false"
     shown.click("text=Mediastinum")
 
 
 @pytest.mark.slow
-def test_every_control_has_a_name(shown: Any) -> None:
-    controls = shown.evaluate(
-        """[...document.querySelectorAll("button, input, canvas[tabindex='0']")].map(
-             one => [one.getAttribute("aria-label") || one.textContent.trim(), one.outerHTML])"""
+def test_every_control_has_a_name_and_can_be_reached_by_keyboard(shown: Any) -> None:
+    """The name of a control is its label or its text; Tab reaches all, in order."""
+    found = """[...document.querySelectorAll("button, input, select, a[href], [tabindex='0']")]"""
+    name = "one.getAttribute('aria-label') || one.textContent.trim()"
+    controls = shown.evaluate(f"{found}.map(one => [{name}, one.outerHTML])")
+    assert len(controls) >= 16
+    assert [markup for named, markup in controls if not named] == []
+    assert len({named for named, _ in controls}) == len(controls)  # no two are called the same
+    shown.focus("#line")
+    reached = [controls[0][0]]
+    for _ in controls[1:]:
+        shown.keyboard.press("Tab")
+        reached.append(shown.evaluate(f"(one => {name})(document.activeElement)"))
+    assert reached == [named for named, _ in controls]
+
+
+@pytest.mark.slow
+def test_the_keyboard_moves_the_line_and_the_opacity(shown: Any) -> None:
+    shown.evaluate("denovox.moveLine(0.5)")
+    clip = "document.getElementById('over').style.clipPath"
+    start = shown.evaluate(clip)
+    shown.focus("#line")
+    shown.keyboard.press("End")
+    assert shown.input_value("#line") == "100"
+    assert shown.evaluate(clip) != start
+    shown.evaluate("denovox.moveLine(0.5)")
+    shown.focus("[aria-label='Opacity of lesion']")
+    shown.keyboard.press("Home")
+    assert shown.evaluate("denovox.viewers.map(v => v.volumes[1].opacity)") == [0, 0]
+    shown.fill("[aria-label='Opacity of lesion']", "50")
+
+
+@pytest.mark.slow
+def test_the_line_is_dragged_by_its_handle(shown: Any) -> None:
+    shown.evaluate("denovox.moveLine(0.5)")
+    box = shown.locator("#handles div").first.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    shown.mouse.move(x, y)
+    shown.mouse.down()
+    shown.mouse.move(x + 40, y)
+    shown.mouse.up()
+    after = shown.locator("#handles div").first.bounding_box()
+    assert after["x"] - box["x"] == pytest.approx(40, abs=1)
+    assert int(shown.input_value("#line")) > 50
+    shown.evaluate("denovox.moveLine(0.5)")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("share", "which"), [(1.0, "before"), (0.0, "after")])
+def test_the_planes_are_drawn_as_numpy_draws_them(shown: Any, share: float, which: str) -> None:
+    """Each plane at the centre of every voxel of the body: the grey of its HU in the window. The
+    patient's right is on the left; in the sagittal plane, posterior is. Anterior and superior are
+    at the top."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    at = (20, 16, 2)
+    volume = view(window=Window(400, 40))
+    scan_shown = volume.before if which == "before" else volume.after
+    assert scan_shown is not None
+    shown.evaluate("mm => denovox.goTo(mm)", list(position(*at)))
+    shown.evaluate("share => denovox.moveLine(share)", share)
+    shown.evaluate("denovox.viewers.forEach(v => [1, 2].forEach(k => v.setOpacity(k, 0)))")
+    tiles = shown.evaluate(
+        """denovox.viewers[1].screenSlices.filter(one => one.axCorSag < 3).map(one => [
+             one.axCorSag, one.leftTopWidthHeight.map(n => n / over.width * over.clientWidth)])"""
     )
-    assert len(controls) >= 14
-    assert [markup for name, markup in controls if not name] == []
+    shown.evaluate("document.getElementById('handles').style.display = 'none'")
+    png = shown.locator("#stage").screenshot()
+    shown.evaluate("document.getElementById('handles').style.display = ''")
+    picture = np.asarray(Image.open(BytesIO(png)).convert("L")).astype(float)
+    grey = np.clip((scan_shown.hu + 160) / 400, 0, 1) * 255
+    body = ndimage.binary_erosion(scan_shown.hu > -500, iterations=2)  # off the interpolated edge
+    planes = {0: (0, 1, 2), 1: (0, 2, 1), 2: (1, 2, 0)}  # across, down, through
+    assert sorted(kind for kind, _ in tiles) == [0, 1, 2]
+    for kind, (left, top, width, height) in tiles:
+        across, down, through = planes[kind]
+        wanted, inside = (
+            np.take(one, at[through], through) for one in (grey, body)
+        )  # wanted[i across, j down]
+        columns, rows = (
+            (np.arange(n) + 0.5) * size / n
+            for n, size in zip(wanted.shape, (width, height), strict=True)
+        )
+        columns = width - columns if kind < 2 else columns
+        x = np.rint(left + columns - 0.5).astype(int)
+        y = np.rint(top + height - rows - 0.5).astype(int)
+        drawn = picture[y[None, :], x[:, None]]
+        inside = inside.copy()
+        inside[at[across]], inside[:, at[down]] = False, False  # the cursor's lines
+        assert inside.sum() > 100
+        assert np.abs(drawn - wanted)[inside].max() <= 2
+    shown.evaluate("denovox.viewers.forEach(v => [1, 2].forEach(k => v.setOpacity(k, 0.5)))")
+    shown.evaluate("denovox.moveLine(0.5)")
 
 
 @pytest.mark.slow
 def test_without_webgl_the_page_shows_a_picture_and_says_why(
-    chromium: Callable[..., Any], tmp_path: Path
+    launch: Callable[[bool], Any], tmp_path: Path
 ) -> None:
     (tmp_path / "index.html").write_text(page(view(), "a scan"), "utf-8")
-    browser = chromium("--disable-gpu", "--disable-3d-apis")
+    browser = launch(False)
     opened = browser.new_page()
     opened.goto((tmp_path / "index.html").as_uri())
     opened.wait_for_selector('#viewer[data-state="failed"]', timeout=120_000)
@@ -247,3 +392,15 @@ def test_the_settings_of_the_page_are_readable_json() -> None:
     content = json.loads(text)
     assert [layer["name"] for layer in content["images"][1]] == ["after", "lesion", "z-score"]
     assert content["window"] == {"width": 400, "level": 40}
+    assert content["images"][1][2]["colour_map_negative"] == "winter"
+    assert content["start_mm"] == list(position(25, 15, 12))  # the first place
+    (text,) = re.findall(r'id="view">(.*?)</script>', page(View(scan()), "a scan"), re.S)
+    content = json.loads(text)
+    assert [layer["name"] for layer in content["images"][0]] == ["scan"]
+    assert content["start_mm"] == pytest.approx(AFFINE[:3] @ [19.5, 15.5, 11.5, 1])
+
+
+def test_a_result_on_another_grid_is_refused() -> None:
+    other = Volume(scan().hu, AFFINE + np.diag([0, 0, 1.0, 0]))
+    with pytest.raises(InputError, match="after is not on the grid of before"):
+        page(view(after=other), "a scan")

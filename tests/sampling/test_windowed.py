@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 
 import numpy as np
 import pytest
@@ -10,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from denovox.core.box import Box, Tiling
+from denovox.core.box import Box, Tile, Tiling
 from denovox.core.condition import Condition, condition
-from denovox.sampling.windowed import windowed
+from denovox.sampling.windowed import Layers, covered, layout, windowed
 
 TILING = Tiling(size=24, overlap=8, multiple=4)
 SMALLEST = Tiling(size=12, overlap=8, multiple=4)  # three windows meet in a voxel
@@ -162,7 +163,7 @@ def volumes_held() -> dict[int, int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 4])
-def test_no_more_is_held_than_the_result_and_a_batch_of_windows(batch):
+def test_no_more_is_held_than_the_result_a_layer_and_a_batch_of_windows(batch):
     shape, sizes, peaks = (70, 50, 61), [], []
     x = volume(shape)
     before = volumes_held()
@@ -178,10 +179,12 @@ def test_no_more_is_held_than_the_result_and_a_batch_of_windows(batch):
         return x.clone()
 
     torch.testing.assert_close(windowed(watch, told(shape), TILING, batch)(x, 1.0), x)
-    # The result, the windows now asked about, and those answered last.
-    allowed = x.numel() + 2 * max(sizes)
+    # The result, a layer and what it shares with the next, the windows now asked about, and those
+    # answered last.
+    layer = shape[0] * shape[1] * (TILING.size + TILING.overlap)
+    allowed = x.numel() + layer + 2 * max(sizes)
     assert max(peaks) <= allowed
-    assert allowed < 0.6 * sum(sizes)  # all windows at once would take much more
+    assert allowed < 0.8 * sum(sizes)  # all windows at once would take much more
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -202,3 +205,56 @@ def test_x_is_left_alone():
     before = x.clone()
     windowed(lambda x, s, c: x.mul_(0), told((31, 17, 45)), TILING)(x, 1.0)
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("tiling", [TILING, SMALLEST, Tiling(24, 5, 4)], ids=str)
+def test_a_stream_of_slices_is_the_whole_bit_for_bit(tiling):
+    shape = (31, 17, 45)
+    x, c, asked = volume(shape), told(shape), []
+
+    def some(z: slice) -> Tensor:
+        asked.append((z.start, z.stop))
+        return x[..., z].clone()
+
+    parts = list(Layers(blurred, c, layout(shape, tiling, 3)).run(some, 0.5, shape[2]))
+    assert [z.start for z, _ in parts] == [0, *(z.stop for z, _ in parts[:-1])]
+    assert parts[-1][0].stop == shape[2]
+    assert asked == [(t.start, min(t.stop, shape[2])) for t in tiling_of(tiling, shape)]
+    joined = torch.cat([part for _, part in parts], -1)
+    assert torch.equal(joined, windowed(blurred, c, tiling, seed=3)(x, 0.5))
+
+
+def tiling_of(tiling: Tiling, shape: tuple[int, int, int]) -> list[Tile]:
+    """The tiles along z of the first call with seed 3."""
+    return tiling.tiles(shape[2], np.random.default_rng([3, 0]).uniform(-1, 1, 3)[2])
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_tiles_without_a_needed_voxel_are_skipped_and_the_rest_is_the_same(batch):
+    shape, seen, shares = (60, 31, 45), [], []
+    x, needed = volume(shape), torch.zeros(shape, dtype=torch.bool)
+    needed[20:23, 3, 40], needed[59, 30, 0] = True, True
+
+    def counted(x: Tensor, sigma: float, c: Condition) -> Tensor:
+        seen.append(len(x))
+        return blurred(x, sigma, c)
+
+    whole = windowed(counted, told(shape), TILING, batch)(x, 1.0)
+    every = sum(seen)
+    seen.clear()
+    some = windowed(
+        counted, told(shape), TILING, batch, done=shares.append, needed=lambda z: needed[..., z]
+    )(x, 1.0)
+    axes = layout(shape, TILING, 0)
+    wanted = [
+        tiles
+        for tiles in itertools.product(*axes)
+        if needed[tuple(slice(t.start, t.stop) for t in tiles)].any()
+    ]
+    assert sum(seen) == len(wanted) < every / 2
+    assert torch.equal(some[0, 0][needed], whole[0, 0][needed])
+    assert shares[-1] == 1
+    reach = torch.zeros(shape, dtype=torch.bool)
+    for tiles in wanted:
+        reach[tuple(slice(t.start, t.stop) for t in tiles)] = True
+    assert torch.equal(covered(axes, needed), reach)

@@ -138,8 +138,9 @@ def test_what_is_accepted_is_said(tmp_path: Path) -> None:
 def test_nan_is_never_accepted() -> None:
     volume = chest()
     volume.hu[1, 2, 3] = np.nan
-    with pytest.raises(InputError, match="1 voxels are NaN"):
+    with pytest.raises(InputError, match="1 voxels are NaN") as caught:
         gate.require_ct(volume, accept_hu=True)
+    assert gate.HOW_TO_ACCEPT not in str(caught.value)
 
 
 def test_geometry_is_refused_whatever_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,6 +148,14 @@ def test_geometry_is_refused_whatever_is_accepted(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(gate, "check_geometry", lambda volume: (None, (refused,)))
     with pytest.raises(InputError, match=r"^the volume: voxels of 3000 mm$"):
         gate.require_ct(chest(), accept_hu=True)
+
+
+def test_slices_of_two_phases_are_refused_whatever_is_accepted() -> None:
+    volume = chest()
+    hu = volume.hu.copy()
+    hu[..., 1::2] += 90 * (hu[..., 1::2] > -200)
+    with pytest.raises(InputError, match=r"^the volume: slices along z alternate: .* series of"):
+        gate.require_ct(volume.with_hu(hu), accept_hu=True)
 
 
 def test_the_api_refuses_an_array_that_is_not_in_hu() -> None:

@@ -46,6 +46,7 @@ def test_beyond_what_a_ct_can_be_is_refused(
         ((512, 512, 30), (0.9, 0.9, 10)),
         ((512, 512, 900), (0.7, 0.7, 2)),  # 1.8 m
         ((300, 200, 400), (1.5, 1.5, 1.5)),
+        ((512, 512, 100), (1.6, 1.6, 3)),  # 0.82 m: an extended field of view
         ((40, 40, 12), (0.8, 0.8, 5)),  # a crop
         ((7, 6, 5), (1, 1, 1)),
         ((100, 90, 80), (1, 1, 1)),
@@ -65,6 +66,7 @@ def test_what_hardly_any_ct_is_is_doubted() -> None:
     assert findings((512, 512, 100), (1, 1, 1), 0)["identity"] == "doubt"
     assert findings((200, 200, 100), (1, 1, 1), 0)["identity"] == "note"
     assert "identity" not in findings((200, 200, 100), (1, 1, 1))
+    assert "identity" not in findings((40, 40, 20), (1, 1, 1), 0)  # a crop
     assert "identity" not in findings((512, 512, 100), (0.9, 0.9, 1), 0)
 
 

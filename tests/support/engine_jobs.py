@@ -40,3 +40,24 @@ def on_node(entry: Entry) -> str:
 
 def fails(entry: Entry) -> str:
     raise OSError(28, "No space left on device")
+
+
+def sleeps(entry: Entry) -> str:
+    """Never ends; leaves a file that names its process in the folder that is its scan."""
+    Path(entry.scan, f"{os.getpid()}.pid").touch()
+    time.sleep(600)
+    return entry.id
+
+
+def first_then_sleeps(entry: Entry) -> str:
+    return entry.id if entry.id == "0" else sleeps(entry)
+
+
+if __name__ == "__main__":  # a process that can be killed while its worker is busy
+    import sys
+
+    import engine_jobs
+
+    from denovox.datasets.executors import processes
+
+    list(processes(1)(engine_jobs.sleeps, [Entry("0", "p", Path(sys.argv[1]))], str))

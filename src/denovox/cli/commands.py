@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from ..core.errors import InputError, line, shown
+from ..core.errors import InputError, line, missing_extra, shown
 from ..core.process import out_of_memory
 from .progress import terminable
 
@@ -128,11 +128,21 @@ class Group(click.Group):
             return super().invoke(ctx)
         except InputError as error:
             _refuse(ctx, str(error))
+        except ModuleNotFoundError as error:
+            sentence = missing_extra(error)
+            if sentence is None:
+                raise
+            _refuse(ctx, sentence)
         except OSError as error:  # a full disk, a folder that may not be read, ...
             if error.errno in (None, errno.EPIPE):
                 raise
-            what = error.strerror or line(error)
-            _refuse(ctx, what if error.filename is None else f"{shown(error.filename)}: {what}")
+            _refuse(ctx, system_sentence(error))
+
+
+def system_sentence(error: OSError) -> str:
+    """An error of the system in words."""
+    what = error.strerror or line(error)
+    return what if error.filename is None else f"{shown(error.filename)}: {what}"
 
 
 class Main(Group):
@@ -160,6 +170,8 @@ def _shortage(memory: str, params: dict[str, Any]) -> str:
     ]
     if memory == "GPU" and "device" in params:
         less.append("--device cpu")
+    if memory == "main" and "memory" in params:
+        less.append("--memory with less than is free, so that the result is kept on disk meanwhile")
     where = "the GPU" if memory == "GPU" else "this machine"
     try_this = f"use {', or '.join(less)}, or" if less else "use"
     return f"the memory of {where} is not enough; {try_this} a smaller part of the input"

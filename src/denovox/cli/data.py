@@ -10,6 +10,8 @@ import click
 from .commands import Command, option
 from .options import FILE, accept_hu_option, device_option, dicom_options, precision_option
 from .progress import say
+from .results.command import Cases
+from .results.run import check_extras
 
 
 @click.command(cls=Command)
@@ -53,7 +55,7 @@ def doctor(
         raise SystemExit(2)
 
 
-@click.command(cls=Command)
+@click.command(cls=Cases)
 @click.argument("source", type=FILE)
 @option(
     "--layout",
@@ -133,6 +135,7 @@ def prepare(
         return
     check_apart({"--out": out}, {"SOURCE": source})
     check_folder(out, force=True, parents=True)
+    check_extras()
     config = PrepareConfig(
         spacing_mm=spacing,
         straighten=given["straighten"],

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .commands import Command, option
+from .commands import option
 from .options import (
     FILE,
     loaded,
@@ -20,7 +19,9 @@ from .options import (
     seed_option,
     write_view,
 )
+from .outputs import Output, like_option
 from .progress import say
+from .results.command import Result, Tables
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from ..core.volume import Volume
 
 
-@click.command(cls=Command)
+@click.command(cls=Result)
 @click.argument("input", type=FILE)
 @click.argument("output", type=FILE)
 @option(
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     group="Output",
     help="JSON file for the score and the components, or new folder for a page that shows them.",
 )
+@like_option
 @running_options
 @seed_option
 def detect(
@@ -61,6 +63,7 @@ def detect(
     region: str,
     calibration: tuple[Path, ...],
     report: Path | None,
+    like: Path | None,
     **run: Any,
 ) -> None:
     """Map anomalies: where a CT scan differs from healthy ones.
@@ -72,30 +75,31 @@ def detect(
     outside the body, the ROI and the calibrated regions. Within an ROI, preferably an organ, voxels
     are compared with each other. The ROI can be NIfTI, NRRD or MetaImage.
 
-    --report writes the score of the scan and its components, which are connected voxels with |z|
-    above 4: to a file whose name ends in .json, or to a folder, for index.html, a page that shows
-    the scan, its z-scores and a list of the components.
+    If OUTPUT is a .zip or a folder, it is DICOM: the z-scores (Parametric Map), the components
+    (SEG), which are connected voxels with |z| above 4, and the score and their volumes, z-scores
+    and HU (SR, TID 1500).
+
+    --report writes the score of the scan and its components: to a file whose name ends in .json, or
+    to a folder, for index.html, a page that shows the scan, its z-scores and a list of the
+    components.
     """
     from ..core.version import __version__
     from ..inference.anomaly import calibration as calibrations
     from ..inference.anomaly import detection, findings
     from ..inference.views import of_detection
-    from ..io import nifti
-    from ..io.atomic import check_folder, together
+    from ..io.atomic import together
     from ..io.label_maps import marked
-    from ..io.outputs import check_apart, check_space, least_bytes
     from ..model.weights import describe
 
     inputs = {"INPUT": input, "--roi": roi, **{f"--calibration {one}": one for one in calibration}}
-    check_apart({"OUTPUT": output, "--report": report}, inputs)
-    nifti.check_writable(output, run["force"])
     as_json = report is not None and report.suffix != ""
-    if report is not None:
-        (findings.check_json if as_json else check_folder)(report, run["force"])
+    target = Output(output, run["force"], like, None if as_json else report)
+    target.check(inputs, {"--report": report} if report is not None and as_json else None)
+    if report is not None and as_json:
+        findings.check_json(report, run["force"])
     chosen = [calibrations.read(path) for path in calibration] or calibrations.bundled()
     volume = read_ct(input, run)
-    if not output.name.lower().endswith(".gz"):  # a map that is mostly 0 is packed to nothing
-        check_space({output: least_bytes(output, replace(volume, source=None), 2.0)})
+    target.check_findings(volume)
     mask = None if roi is None else marked(roi, volume)
     with loaded(run, "detect") as (model, options):
         result = model.detect(volume, mask, region, chosen, options=options)
@@ -112,11 +116,11 @@ def detect(
                 findings.write_json(content, report, run["force"])
             else:
                 write_view(report, of_detection(volume, result), model, content)
-        findings.write_map(result.z, output, run["force"])
+        target.write_findings(result, model, volume)
     say(findings.summary(result, detection.THRESHOLD))
 
 
-@click.command(cls=Command)
+@click.command(cls=Tables)
 @click.argument("scans", type=FILE, nargs=-1, required=True)
 @option(
     "--lesions",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .commands import Command, option
+from .commands import option
 from .options import (
     FILE,
     beside,
@@ -21,8 +21,9 @@ from .options import (
     seed_option,
     write_view,
 )
-from .outputs import Output, like_option
+from .outputs import Output, is_series, like_option, processing
 from .progress import say
+from .results.command import Cases, Result
 
 if TYPE_CHECKING:
     from ..inference.lesions import Plan
@@ -36,7 +37,7 @@ diameter_option = option(
 )
 
 
-@click.command(cls=Command)
+@click.command(cls=Result)
 @click.argument("input", type=FILE)
 @click.argument("output", type=FILE)
 @option("--mask", type=FILE, help="Mask of the lesions, on the grid of INPUT.")
@@ -75,7 +76,7 @@ def lesion(
     unchanged, bit for bit.
 
     Also written: OUTPUT_mask.nii.gz (lesions numbered from 1), OUTPUT_lesions.json (positions,
-    sizes, seed, weights) and, if INPUT is DICOM, OUTPUT_mask.dcm (DICOM SEG).
+    sizes, seed, weights) and, if INPUT or OUTPUT is DICOM, OUTPUT_mask.dcm (DICOM SEG).
     --report writes a page for comparing both scans, with a list of the lesions.
     """
     from ..core.errors import ensure
@@ -85,8 +86,7 @@ def lesion(
     from ..inference.views import of_edit
     from ..io import nifti
     from ..io.atomic import together
-    from ..io.dicom import seg
-    from ..io.dicom.reader import DicomSource
+    from ..io.dicom.evidence import seg
     from ..io.label_maps import marked
 
     ensure((mask is None) != (organ is None), "give either --mask or --organ, but not both")
@@ -104,10 +104,11 @@ def lesion(
     nifti.check_writable(mask_path, run["force"])
     findings.check_json(list_path, run["force"])
     volume = read_ct(input, run)
-    seg_path = beside(output, "_mask.dcm") if isinstance(volume.source, DicomSource) else None
+    series = target.series_of(volume)
+    seg_path = None if series is None else beside(output, "_mask.dcm")
     target.check_scan(volume)
     if seg_path is not None:
-        seg.check(seg_path, volume, run["force"], say)
+        seg.check(seg_path, volume, run["force"], say, series)
     context = ScanContext(volume, say=say)
     if mask is not None:
         plan = lesions.in_mask(volume, marked(mask, volume), run["seed"])
@@ -123,7 +124,8 @@ def lesion(
         nifti.write_mask(edited.numbers, volume, mask_path, run["force"])
         findings.write_json(record, list_path, run["force"])
         if seg_path is not None:
-            seg.write(seg_path, edited.numbers, volume, lines, force=run["force"])
+            how = seg.How(processing(model), lines, force=run["force"], like=series)
+            seg.write(seg_path, edited.numbers, volume, how)
         if report is not None:
             view = of_edit(volume, edited.volume, edited.numbers, edited.placed)
             write_view(report, view, model, record)
@@ -144,7 +146,7 @@ def _in_organ(
     return lesions.in_organ(context, wanted, anatomy, seed)
 
 
-@click.command(cls=Command)
+@click.command(cls=Cases)
 @click.argument("store", type=FILE)
 @option("--per-scan", default=5, show_default=True, type=click.IntRange(1), help="Copies per scan.")
 @option(
@@ -199,7 +201,7 @@ def augment(
             say(line)
 
 
-@click.command(cls=Command)
+@click.command(cls=Result)
 @click.argument("input", type=FILE)
 @click.argument("output", type=FILE)
 @option("--mask", type=FILE, required=True, help="Mask of the voxels to replace, on INPUT's grid.")
@@ -231,17 +233,26 @@ def inpaint(
     INPUT is a CT scan in HU, in any format that `denovox denoise` reads; masks are NIfTI, NRRD or
     MetaImage on its grid. OUTPUT is NIfTI, or a DICOM series: a .zip, or a folder; outside --mask
     it is the scan, bit for bit. To remove a lesion, mask it; with --with-lesion a lesion is drawn
-    instead. --report writes a page for comparing both scans.
+    instead. Where OUTPUT is DICOM, the mask is written to OUTPUT_mask.dcm (DICOM SEG), too.
+    --report writes a page for comparing both scans.
     """
     from ..inference.views import of_edit
     from ..io.atomic import together
+    from ..io.dicom.evidence import seg
     from ..io.label_maps import marked
 
     pair = _jumps(jumps)
     target = Output(output, run["force"], like, report)
-    target.check({"INPUT": input, "--mask": mask, "--with-lesion": with_lesion})
+    seg_path = beside(output, "_mask.dcm") if is_series(output) else None
+    target.check(
+        {"INPUT": input, "--mask": mask, "--with-lesion": with_lesion},
+        None if seg_path is None else {"its mask": seg_path},
+    )
     volume = read_ct(input, run)
     target.check_scan(volume)
+    series = target.series_of(volume)
+    if seg_path is not None:
+        seg.check(seg_path, volume, run["force"], say, series)
     hole = marked(mask, volume)
     drawn = None if with_lesion is None else marked(with_lesion, volume)
     with loaded(run, "inpaint", "lesion") as (model, options):
@@ -249,6 +260,10 @@ def inpaint(
     with together():
         if report is not None:
             write_view(report, of_edit(volume, result, hole), model, {})
+        if seg_path is not None:
+            labels = ("Replaced region", "Synthetic lesion")
+            how = seg.How(processing(model), labels, seg.REPLACED, run["force"], series)
+            seg.write(seg_path, seg.layered(hole, drawn), volume, how)
         target.write(result, model, volume)
 
 

@@ -9,6 +9,7 @@ import click
 
 from ..core.version import __version__
 from . import (
+    batch,
     data,
     detect,
     edit,
@@ -37,6 +38,7 @@ def main() -> None:
 main.add("Restore", restore.denoise, restore.superres)
 main.add("Detect", detect.detect, detect.calibrate)
 main.add("Generate", synthesize.synthesize, edit.lesion, edit.inpaint, edit.augment)
+main.add("Many scans", batch.batch)
 main.add("Data", data.doctor, data.prepare, simulate.simulate)
 main.add("Train", train.pretrain, train.finetune, pack.plan, pack.pack)
 main.add("Evaluate", evaluate.evaluate, train.ablate)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ import click
 from ..core.errors import InputError, ensure
 from .commands import LEAST_TILE, option
 from .progress import progress, say
+from .results.run import check_extras, current_run
 
 if TYPE_CHECKING:
     from ..core.condition import ControlKind
@@ -33,6 +36,14 @@ def _device(ctx: click.Context, param: click.Parameter, name: str | None) -> str
     from ..model.devices import device_named
 
     return device_named(name)
+
+
+def _memory(ctx: click.Context, param: click.Parameter, amount: str | None) -> str | None:
+    if amount is not None:
+        from ..core.process import megabytes
+
+        megabytes(amount)
+    return amount
 
 
 def _window(ctx: click.Context, param: click.Parameter, edge: int | None) -> None:
@@ -68,7 +79,7 @@ precision_option = option(
     "--precision",
     group="Running",
     type=click.Choice(["float32", "bfloat16", "auto"]),
-    default="float32",
+    default="auto",
     show_default=True,
     envvar="DENOVOX_PRECISION",
     show_envvar=True,
@@ -82,7 +93,7 @@ tile_option = _all(
         default=64,
         show_default=True,
         callback=_tile,
-        help="Edge of the sliding tile in voxels; halve it if memory runs out.",
+        help="Largest edge of the tiles on which the network is evaluated, in voxels.",
     ),
     option("--window", type=EDGE, hidden=True, is_eager=True, expose_value=False, callback=_window),
 )
@@ -95,6 +106,13 @@ batch_option = option(
     envvar=["DENOVOX_BATCH", "DENOVOX_WINDOW_BATCH"],  # the second is the old name
     show_envvar=True,
     help="Tiles evaluated at once.",
+)
+memory_option = option(
+    "--memory",
+    group="Running",
+    callback=_memory,
+    help="Most memory to take, such as 4GB; the result is kept on disk meanwhile if need be."
+    "  [default: half of what is free]",
 )
 model_options = _all(device_option, precision_option, tile_option, batch_option)
 seed_option = option(
@@ -181,17 +199,34 @@ def read_ct(path: Path, given: dict[str, Any]) -> Volume:
     from ..scan import gate
 
     reading = {name: given[name] for name in ("series", "straighten", "accept_hu")}
-    return gate.read(path, **reading, say=say)
+    check_extras()
+    volume = gate.read(path, **reading, say=say)
+    if (run := current_run()) is not None:
+        run.read(path, volume)
+    return volume
 
 
 def running_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of a command that runs a base model and writes a file."""
-    return _all(force_option, weights_option, model_options)(command)
+    return _all(force_option, weights_option, model_options, memory_option)(command)
 
 
 def control_options(default: str) -> Callable[..., Any]:
     """`running_options` of a command that can use a control."""
-    return _all(force_option, control_option(default), model_options)
+    return _all(force_option, control_option(default), model_options, memory_option)
+
+
+_loading: ContextVar[Callable[..., Model] | None] = ContextVar("loading", default=None)
+
+
+@contextmanager
+def loading_by(load: Callable[..., Model]) -> Iterator[None]:
+    """Within the block commands take their models from here, in place of `inference.model.load`."""
+    before = _loading.set(load)
+    try:
+        yield
+    finally:
+        _loading.reset(before)
 
 
 @contextmanager
@@ -208,13 +243,20 @@ def loaded(
 
     names = [run["weights"]] if isinstance(run["weights"], str) else list(run["weights"])
     ensure(len(names) <= 2, "--weights and --control take one base and one control at most")
-    model = load(names[0], run.get("device"), run.get("precision", "float32"), *names[1:])
+    check_extras()
+    ready = _loading.get() or load
+    model = ready(names[0], run.get("device"), run.get("precision", "auto"), *names[1:])
     if model.control not in (None, control):
         takes = f"takes one for {control}" if control else "takes none"
         raise InputError(f"{names[-1]} is a control for {model.control}; {label} {takes}")
-    chosen = {name: run[name] for name in ("seed", "tile", "batch", "accept_hu") if name in run}
+    if (current := current_run()) is not None:
+        current.loaded(model)
+    of_run = ("seed", "tile", "batch", "memory", "accept_hu")
+    chosen = {name: run[name] for name in of_run if name in run}
     with progress(label) as done:
-        yield model, RunOptions(**chosen, say=say, progress=done)
+        notes = deque([""], maxlen=1)
+        chosen |= {"note": notes.append, "progress": lambda share: done(share, notes[-1])}
+        yield model, RunOptions(**chosen, say=say)
 
 
 def triple(text: str, cast: Callable[[str], Any], name: str) -> tuple[Any, Any, Any]:

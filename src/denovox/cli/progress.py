@@ -8,16 +8,30 @@ from contextlib import contextmanager
 import click
 
 from ..core.errors import printable
+from .results.run import current_run
 
 
 def say(line: str) -> None:
-    """Write a line on stderr, with every name in it `shown`."""
+    """Write a line on stderr, with every name in it `shown`; the manifest has it, too."""
+    if (run := current_run()) is not None:
+        run.notes.append(printable(line))
     click.echo(printable(line), err=True)
+
+
+def answer(line: str) -> None:
+    """Write a line of a result on stdout, or on stderr where the manifest takes stdout."""
+    run = current_run()
+    click.echo(line, err=run is not None and run.as_json)
 
 
 @contextmanager
 def progress(label: str, shown: bool = True) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr; yields its update, called with the share done and a note."""
+    """A progress bar, or lines, on stderr; yields its update, called with the share done and a
+    note."""
+    if (run := current_run()) is not None and run.plain:
+        run.share(0.0)
+        yield run.share
+        return
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import (

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .commands import Command, option
+from .commands import option
 from .options import (
     FILE,
-    beside,
     control_options,
     loaded,
     read_ct,
@@ -22,6 +21,7 @@ from .options import (
 )
 from .outputs import Output, like_option
 from .progress import say
+from .results.command import Result
 
 if TYPE_CHECKING:
     from ..core.volume import Volume
@@ -33,7 +33,7 @@ report_option = option(
 )
 
 
-@click.command(cls=Command)
+@click.command(cls=Result)
 @click.argument("input", type=FILE)
 @click.argument("output", type=FILE)
 @option("--noise-hu", type=float, help="SD of the noise in HU.  [default: estimated]")
@@ -62,22 +62,20 @@ def denoise(
     .zip, or a folder.
 
     With --samples, OUTPUT is the mean of posterior samples, and their SD in HU is written to
-    OUTPUT_sd.nii.gz. --report writes index.html, a page for comparing both scans, and report.json.
+    OUTPUT_sd.nii.gz, or to OUTPUT_sd.dcm (DICOM Parametric Map) where OUTPUT is DICOM. --report
+    writes index.html, a page for comparing both scans, and report.json.
     """
     from ..inference.posterior import check_count
     from ..inference.scan_context import ScanContext
-    from ..io import nifti
     from ..io.atomic import together
     from ..reports.faithfulness import require_body
     from ..reports.types import Given
 
     if samples is not None:
         check_count(samples)
-    more = {} if samples is None else {"its SD map": beside(output, "_sd.nii.gz")}
     target = Output(output, run["force"], like, report)
+    more = {} if samples is None else {"its SD map": target.map_beside("_sd")}
     target.check({"INPUT": input}, more)
-    for path in more.values():
-        nifti.check_writable(path, run["force"])
     volume = read_ct(input, run)
     target.check_scan(volume, more=tuple(more.values()))
     context = ScanContext(volume, region, noise_hu, say)
@@ -92,7 +90,7 @@ def denoise(
             result, sd = posterior.mean, posterior.sd
     with together():
         if sd is not None:
-            nifti.write(sd, more["its SD map"], run["force"])
+            target.write_sd(sd, more["its SD map"], model, volume)
         if report is not None:
             given = Given(
                 sd_hu=None if sd is None else sd.hu,
@@ -128,7 +126,7 @@ def _report(
     say(write_report(folder, before, after, given, shown(input), force).summary)
 
 
-@click.command(cls=Command)
+@click.command(cls=Result)
 @click.argument("input", type=FILE)
 @click.argument("output", type=FILE)
 @option("--factor", type=float, help="Slices in OUTPUT per slice of INPUT.")

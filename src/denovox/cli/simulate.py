@@ -9,7 +9,9 @@ import click
 
 from .commands import Group, option
 from .options import FILE, force_option, read_ct, reading_options, seed_option
+from .outputs import Output, like_option
 from .progress import progress, say
+from .results.command import Result
 
 
 @click.group(cls=Group)
@@ -17,7 +19,7 @@ def simulate() -> None:
     """Degrade a CT scan: a lower dose, or thicker slices."""
 
 
-@simulate.command("low-dose")
+@simulate.command("low-dose", cls=Result)
 @click.argument("input", type=FILE)
 @click.argument("output", type=FILE)
 @option(
@@ -53,6 +55,7 @@ def simulate() -> None:
     help="Simulated views over half a turn.",
 )
 @reading_options
+@like_option
 @force_option
 @seed_option
 def low_dose(
@@ -61,21 +64,21 @@ def low_dose(
     photons: float | None,
     noise_hu: float | None,
     electronic: float | None,
+    like: Path | None,
     force: bool,
     **given: Any,
 ) -> None:
     """Add the noise of a lower dose, in the projection domain.
 
-    INPUT is a CT scan in HU, in any format that `denovox denoise` reads. OUTPUT is NIfTI on the
-    same grid. Each slice is projected as a parallel beam.
+    INPUT is a CT scan in HU, in any format that `denovox denoise` reads. OUTPUT is on the same
+    grid; it is NIfTI, or a DICOM series: a .zip, or a folder. Each slice is projected as a parallel
+    beam.
     """
     from ..core.errors import ensure
-    from ..io import nifti
-    from ..io.outputs import check_apart, check_space, least_bytes
     from ..simulate.dose import LowDoseConfig, photons_of, simulate_low_dose
 
-    check_apart({"OUTPUT": output}, {"INPUT": input})
-    nifti.check_writable(output, force)
+    target = Output(output, force, like)
+    target.check({"INPUT": input})
     ensure(
         photons is None or noise_hu is None,
         "--photons and --noise-hu both set the noise of INPUT; give one of them",
@@ -87,16 +90,16 @@ def low_dose(
         electronic = config.electronic if noise_hu is None else 0.0
     config = config.model_copy(update={"electronic": electronic})
     volume = read_ct(input, given)
-    check_space({output: least_bytes(output, volume)})
+    target.check_scan(volume)
     if noise_hu is not None:
         config = config.model_copy(update={"photons": photons_of(volume, noise_hu, config)})
         say(f"photons: {config.photons:.3g}, from a noise of {noise_hu:g} HU")
     with progress("low dose") as done:
         result = simulate_low_dose(volume, config, done)
-    nifti.write(result, output, force)
+    target.write(result, None, volume)
 
 
-@simulate.command("thick-slices")
+@simulate.command("thick-slices", cls=Result)
 @click.argument("input", type=FILE)
 @click.argument("output", type=FILE)
 @option("--thickness", type=float, required=True, help="Slice thickness of OUTPUT in mm.")
@@ -109,6 +112,7 @@ def low_dose(
     help="Slice sensitivity profile.",
 )
 @reading_options
+@like_option
 @force_option
 def thick_slices(
     input: Path,
@@ -116,19 +120,21 @@ def thick_slices(
     thickness: float,
     spacing: float | None,
     profile: Any,
+    like: Path | None,
     force: bool,
     **reading: Any,
 ) -> None:
     """Average thin slices into thick ones.
 
-    INPUT is a CT scan in HU, in any format that `denovox denoise` reads. OUTPUT is NIfTI on a grid
-    with fewer slices. Where --spacing is larger than --thickness there are gaps between slices.
+    INPUT is a CT scan in HU, in any format that `denovox denoise` reads. OUTPUT has fewer slices;
+    it is NIfTI, or a DICOM series: a .zip, or a folder. Where --spacing is larger than --thickness
+    there are gaps between slices.
     """
-    from ..io import nifti
-    from ..io.outputs import check_apart
     from ..simulate.slabs import simulate_thick_slices
 
-    check_apart({"OUTPUT": output}, {"INPUT": input})
-    nifti.check_writable(output, force)
+    target = Output(output, force, like)
+    target.check({"INPUT": input})
     volume = read_ct(input, reading)
-    nifti.write(simulate_thick_slices(volume, thickness, spacing, profile), output, force)
+    target.check_scan(volume, 0.0)  # there are fewer slices: how many is not known yet
+    result = simulate_thick_slices(volume, thickness, spacing, profile)
+    target.write(result, None, volume, thickness)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .commands import Command, option
+from .commands import option
 from .options import (
     FILE,
     REGION_NAMES,
@@ -21,19 +21,46 @@ from .options import (
     write_view,
 )
 from .outputs import Output
+from .progress import answer
+from .results.command import Result, Tables
 
 
-@click.command(cls=Command)
+@click.command(cls=Result)
 @click.argument("output", type=FILE)
-@option("--region", type=click.Choice(REGION_NAMES), required=True, help="Body region.")
+@option(
+    "--region",
+    type=click.Choice(["auto", *REGION_NAMES]),
+    default="auto",
+    show_default=True,
+    help="Body region; auto: those that the labels of --anatomy show.",
+)
 @option("--shape", metavar="NxNxN", help="Number of SLICESxROWSxCOLUMNS, e.g. 128x160x160.")
 @option("--spacing", metavar="MM", help="Voxel size in mm: one number, or SLICESxROWSxCOLUMNS.")
 @option(
     "--steps",
-    default=20,
+    default=10,
     show_default=True,
     type=click.IntRange(2),
-    help="Evaluations of the model, by DPM-Solver++(2M).",
+    help="Evaluations of the model at each level, by DPM-Solver++(2M).",
+)
+@option(
+    "--levels",
+    type=click.IntRange(1),
+    help="1 generates all at once; more generate the whole on a coarse grid first and refine it."
+    "  [default: 1 with --anatomy unless the volume is very large, else as many as fit]",
+)
+@option(
+    "--guidance",
+    type=float,
+    metavar="WEIGHT",
+    help="How far to follow region and anatomy; 1: as trained, without guidance."
+    "  [default: 2, or 1 for weights that do not support it]",
+)
+@option(
+    "--guide",
+    group="Model",
+    metavar="WEIGHTS",
+    help="Weaker weights to guide away from, in place of --weights without region and anatomy.",
 )
 @option(
     "--anatomy",
@@ -53,6 +80,9 @@ def synthesize(
     anatomy: Path | None,
     lesions: Path | None,
     steps: int,
+    levels: int | None,
+    guidance: float | None,
+    guide: str | None,
     report: Path | None,
     **run: Any,
 ) -> None:
@@ -69,6 +99,7 @@ def synthesize(
 
     from ..core.errors import ensure
     from ..core.volume import Volume, spacing_of
+    from ..inference.model import load
     from ..inference.views import of_synthesis
     from ..io import label_maps
     from ..io.atomic import together
@@ -93,7 +124,23 @@ def synthesize(
         mm = triple(spacing or "", float, "--spacing")[::-1]
     check_space({output: packed_bytes(output, 2 * math.prod(size))})
     with loaded(run, "synthesize", "lesion") as (model, options):
-        result = model.synthesize(region, size, mm, labels, drawn, steps, options=options)
+        weaker = None if guide is None else load(guide, run["device"], run["precision"])
+        ensure(
+            weaker is None or weaker.control is None,
+            f"{guide} is a control; --guide takes the weights of a base",
+        )
+        result = model.synthesize(
+            region,
+            size,
+            mm,
+            labels,
+            drawn,
+            steps,
+            options=options,
+            guidance=guidance,
+            guide=weaker,
+            levels=levels,
+        )
     result = result if affine is None else replace(result, affine=affine)
     with together():
         if report is not None:
@@ -101,7 +148,7 @@ def synthesize(
         target.write(result, model)
 
 
-@click.command(cls=Command)
+@click.command(cls=Tables)
 @option(
     "--out",
     type=FILE,
@@ -121,10 +168,10 @@ def demo(out: Path, force: bool, **run: Any) -> None:
     --out holds the volumes as NIfTI, sheet.png with their middle slices, and index.html, a page for
     comparing the noisy and the denoised scan; file names and PSNR go to stdout.
     """
-    from .demo import check, fill
+    from ..evaluation.demo import check, fill
 
     check(out, force)
     with loaded(run, "demo") as (model, options):
         lines = fill(out, model, options, force)
     for line in lines:
-        click.echo(line)
+        answer(line)

@@ -6,6 +6,8 @@ where a box lies from its voxels' coordinates in the whole volume, from -1 to 1 
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,14 +88,23 @@ class Tiling:
     """
 
     size: int = 64
-    overlap: int = 16
+    overlap: int = 4
     multiple: int = 8
 
     def __post_init__(self) -> None:
-        if self.size % self.multiple or self.overlap % (2 * self.multiple):
-            raise ValueError("size and half the overlap must be multiples of `multiple`")
+        if self.size % self.multiple:
+            raise ValueError("size must be a multiple of `multiple`")
         if self.size <= self.overlap:
             raise ValueError("tiles must be larger than their overlap")
+
+    def count(self, length: int) -> int:
+        """How many tiles cover `length` voxels."""
+        return max(1, math.ceil((length - self.overlap) / (self.size - self.overlap)))
+
+    def total(self, length: int) -> int:
+        """Voxels of all tiles over `length` voxels."""
+        shared = (self.count(length) - 1) * self.overlap
+        return math.ceil((length + shared) / self.multiple) * self.multiple
 
     def tiles(self, length: int, shift: float = 0.0) -> list[Tile]:
         """Tiles over `length` voxels; their weights sum to one at every voxel.
@@ -102,20 +113,18 @@ class Tiling:
         every step of a sampler, they average out, so a small overlap does the work of a large one,
         at no cost: what one tile loses, its neighbour gains.
         """
-        end = math.ceil(length / self.multiple) * self.multiple
-        stride = self.size - self.overlap
-        count = max(1, math.ceil((end - self.overlap) / stride))
-        # Tile starts: all but the last overlap in nearly equal pieces, none longer than a stride.
-        even = (end - self.overlap) / count / self.multiple
-        starts = [round(i * even) * self.multiple for i in range(count + 1)]
-        pieces = [b - a for a, b in pairwise(starts)]
-        slack = min(stride - max(pieces), min(pieces) // 2) if count > 1 else 0
+        count, total = self.count(length), self.total(length)
+        ends = [round(i * total / count / self.multiple) * self.multiple for i in range(count + 1)]
+        sizes = [b - a for a, b in pairwise(ends)]
+        least = min(sizes) - self.overlap
+        slack = min(self.size - max(sizes), least // 2) if count > 1 else 0
         offset = round(shift * slack / self.multiple) * self.multiple
-        starts = [0, *(start + offset for start in starts[1:-1])]
-        stops = [*(start + self.overlap for start in starts[1:]), end]
+        sizes[0], sizes[-1] = sizes[0] + offset, sizes[-1] - offset
+        starts = [sum(sizes[:i]) - i * self.overlap for i in range(count)]
+        stops = [start + size for start, size in zip(starts, sizes, strict=True)]
 
         ramp = (1 - np.cos(np.pi * (np.arange(self.overlap) + 0.5) / max(self.overlap, 1))) / 2
-        weights, total = [], np.zeros(end)
+        weights, sums = [], np.zeros(stops[-1])
         for i, (start, stop) in enumerate(zip(starts, stops, strict=True)):
             weight = np.ones(stop - start)
             if self.overlap and i > 0:
@@ -123,10 +132,34 @@ class Tiling:
             if self.overlap and i < count - 1:
                 weight[-self.overlap :] *= ramp[::-1]
             weights.append(weight)
-            total[start:stop] += weight
+            sums[start:stop] += weight
         # The ramps of two tiles sum to one already; where tiles are so small that three overlap,
         # the weights are normalised.
         return [
-            Tile(start, stop, (weight / total[start:stop]).astype(np.float32))
+            Tile(start, stop, (weight / sums[start:stop]).astype(np.float32))
             for start, stop, weight in zip(starts, stops, weights, strict=True)
         ]
+
+
+@functools.lru_cache(64)
+def tilings(shape: Shape, edge: int, overlap: int, multiple: int) -> tuple[Tiling, Tiling, Tiling]:
+    """A tiling for each axis of a volume: the fewest voxels in all tiles together.
+
+    No tile has more voxels than a cube of `edge`, nor more than twice `edge` along an axis: where
+    a volume is thin, tiles are wider in exchange. Among equals, the fewest tiles.
+    """
+    axes = []
+    for n in shape:
+        fewest: dict[int, tuple[int, int, int]] = {}  # number of tiles -> the smallest such size
+        for size in range((overlap // multiple + 1) * multiple, 2 * edge + 1, multiple):
+            each = Tiling(size, overlap, multiple)
+            fewest.setdefault(each.count(n), (size, each.total(n), each.count(n)))
+        axes.append(fewest.values())
+
+    def cost(sizes: tuple[tuple[int, int, int], ...]) -> tuple[int, int, int]:
+        (a, i, k), (b, j, m), (c, h, n) = sizes
+        return i * j * h, k * m * n, max(a, b, c)
+
+    fitting = (t for t in itertools.product(*axes) if t[0][0] * t[1][0] * t[2][0] <= edge**3)
+    x, y, z = (Tiling(size, overlap, multiple) for size, _, _ in min(fitting, key=cost))
+    return x, y, z

@@ -4,6 +4,14 @@ import difflib
 from collections.abc import Sequence
 
 _BREAK = "\n  "
+# Packages that are imported only where they are needed, and the extra that installs each.
+EXTRAS = {
+    **dict.fromkeys(("zarr", "numcodecs", "fsspec", "pyarrow", "filelock", "accelerate"), "train"),
+    **dict.fromkeys(("highdicom", "gdcm"), "dicom"),
+    "ipyniivue": "notebook",
+    "ray": "cluster",
+    "s3fs": "s3",
+}
 
 
 class InputError(Exception):
@@ -50,6 +58,17 @@ def ensure(condition: object, message: str) -> None:
     """Raise `InputError` with that message unless the condition holds."""
     if not condition:
         raise InputError(message)
+
+
+def missing_extra(error: ImportError) -> str | None:
+    """What to install, in words, where an import failed for want of a package of `EXTRAS`."""
+    package = (error.name or "").partition(".")[0]
+    extra = EXTRAS.get(package)
+    if extra is None:
+        return None
+    return (
+        f"this needs the package {package}, which is not installed: pip install 'denovox[{extra}]'"
+    )
 
 
 def line(error: object) -> str:

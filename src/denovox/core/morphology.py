@@ -21,6 +21,7 @@ Mask = Bool[np.ndarray, "x y z"]
 Spacing = tuple[float, float, float]  # voxel size along x, y, z, mm
 Bits = UInt8[np.ndarray, "u v w"]  # a mask, eight voxels a byte along the last axis
 
+MOST_RODS = 3000  # in a ball of voxels; more take longer than distances
 SWEEPS = 50  # before a winding region is followed voxel by voxel
 
 
@@ -53,7 +54,7 @@ def depth_mm(mask: Mask, spacing_mm: Spacing, ends: bool = False) -> Float[np.nd
 def erode_mm(mask: Mask, radius_mm: float, spacing_mm: Spacing) -> Mask:
     """Voxels farther than a radius from every voxel outside the mask."""
     out, box = np.zeros_like(mask), bounding_box(mask, (1, 1, 1)).slices
-    out[box] = depth_mm(mask[box], spacing_mm) > radius_mm
+    out[box] = ~_near(~mask[box], radius_mm, spacing_mm)
     return out
 
 
@@ -61,13 +62,46 @@ def dilate_mm(mask: Mask, radius_mm: float, spacing_mm: Spacing) -> Mask:
     """Voxels within a radius of the mask; none for an empty mask."""
     margin = [math.ceil(radius_mm / mm) for mm in spacing_mm]
     out, box = np.zeros_like(mask), bounding_box(mask, margin).slices
-    out[box] = depth_mm(~mask[box], spacing_mm) <= radius_mm
+    out[box] = _near(mask[box], radius_mm, spacing_mm)
     return out
 
 
 def close_mm(mask: Mask, radius_mm: float, spacing_mm: Spacing) -> Mask:
     """The mask with holes and gaps up to twice a radius wide filled."""
     return erode_mm(dilate_mm(mask, radius_mm, spacing_mm), radius_mm, spacing_mm)
+
+
+def _near(mask: Mask, radius_mm: float, spacing_mm: Spacing) -> Mask:
+    """Voxels within a radius of the mask.
+
+    A ball is a bundle of rods along the last axis: the mask is lengthened to each of their lengths,
+    on packed bits, and shifted to each of their places. The exact distance takes ten times the
+    time, and twelve bytes a voxel.
+    """
+    x2, y2, z2 = (
+        np.square(np.arange(math.ceil(radius_mm / step) + 1) * step) for step in spacing_mm
+    )
+    inside = np.sqrt(x2[:, None, None] + y2[:, None] + z2) <= radius_mm
+    lengths = inside.sum(2)  # from the middle to one end; 0 outside the ball
+    if np.count_nonzero(lengths) > MOST_RODS:
+        return depth_mm(~mask, spacing_mm) <= radius_mm
+    rods = [_packed(mask)]
+    for _ in range(1, int(lengths.max())):
+        rods.append(_lengthened(rods[-1]))
+    found = np.zeros_like(rods[0])
+    for i, row in enumerate(lengths[: len(mask)]):
+        disc = np.zeros_like(found)
+        for j, length in enumerate(row[: mask.shape[1]]):
+            if length:
+                _add_shifted(disc.swapaxes(0, 1), rods[length - 1].swapaxes(0, 1), j)
+        _add_shifted(found, disc, i)
+    return np.unpackbits(found, axis=-1, count=mask.shape[-1]).view(bool)
+
+
+def _add_shifted(out: Bits, bits: Bits, by: int) -> None:
+    """Add bits, shifted along the first axis in both directions."""
+    out[by:] |= bits[: len(bits) - by]
+    out[: len(out) - by] |= bits[by:]
 
 
 def component_sizes(
@@ -138,14 +172,20 @@ def _connected(kept: Bits, core: Bits) -> Bits:
 
 def _grown(bits: Bits) -> Bits:
     """Dilated by a cube of 3 x 3 x 3 voxels."""
-    wider = bits | bits >> 1 | bits << 1
-    wider[..., 1:] |= bits[..., :-1] << 7
-    wider[..., :-1] |= bits[..., 1:] >> 7
+    wider = _lengthened(bits)
     for axis in (0, 1):
         bits, wider = wider, wider.copy()
         out, old = np.moveaxis(wider, axis, 0), np.moveaxis(bits, axis, 0)
         out[:-1] |= old[1:]
         out[1:] |= old[:-1]
+    return wider
+
+
+def _lengthened(bits: Bits) -> Bits:
+    """Dilated by one voxel along the last axis."""
+    wider = bits | bits >> 1 | bits << 1
+    wider[..., 1:] |= bits[..., :-1] << 7
+    wider[..., :-1] |= bits[..., 1:] >> 7
     return wider
 
 

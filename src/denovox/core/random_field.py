@@ -74,11 +74,18 @@ def normal(
             counter = torch.arange(first // 4, math.ceil(last / 4), device=device)
             flat[first:last] = _normals(counter, stream, seed).view(-1)[: last - first]
         return flat.view(1, 1, *shape)
-    axes = [torch.arange(a, b, device=device) for a, b in zip(box.start, box.stop, strict=True)]
-    x, y, z = torch.meshgrid(*axes, indexing="ij")
-    index = ((x * shape[1] + y) * shape[2] + z).reshape(-1)
-    drawn = _normals(index // 4, stream, seed).gather(1, (index % 4)[:, None])
-    return drawn.view(1, 1, *box.size)
+    (x, y, z), (_, _, length) = box.start, box.size
+    rows = torch.arange(x, box.stop[0], device=device)[:, None] * shape[1]
+    rows = ((rows + torch.arange(y, box.stop[1], device=device)) * shape[2] + z).view(-1, 1)
+    out = torch.empty(len(rows), length, device=device)
+    words = torch.arange(length // 4 + 2, device=device)  # a row may begin within a counter's four
+    step = max(1, (_SLAB if out.is_cpu else _GPU_SLAB) // (4 * len(words)))
+    for first in range(0, len(rows), step):
+        start = rows[first : first + step]
+        drawn = _normals((start // 4 + words).view(-1), stream, seed).view(len(start), -1)
+        along = start % 4 + torch.arange(length, device=device)
+        out[first : first + step] = drawn.gather(1, along)
+    return out.view(1, 1, *box.size)
 
 
 def normals(seeds: Sequence[int], shape: Shape, device: str = "cpu") -> Float[Tensor, "b 1 x y z"]:

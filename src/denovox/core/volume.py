@@ -8,12 +8,15 @@ stores them.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
 from .errors import ensure
+
+if TYPE_CHECKING:
+    from .display.notebook import Comparison
 
 # Corners of one grid may differ by this much. float32 headers and decimals in text round to less
 # (about 1e-3 mm), and a real misplacement is at least a large part of a voxel (0.1 mm or more).
@@ -150,9 +153,26 @@ class Volume:
 
     def _repr_html_(self) -> str:
         """Three planes and the grid, for Jupyter."""
-        from .planes import html
+        from .display.planes import html
 
         return html(self.hu, self.spacing_mm)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
+        """A viewer of the planes, for Jupyter with ipyniivue; None without."""
+        from .display.notebook import mimebundle
+
+        return mimebundle(self)
+
+    def compared_with(self, before: Volume) -> Comparison:
+        """This scan and the one it was computed from, for Jupyter to show: with ipyniivue (the
+        extra `notebook`) in a viewer with a before/after slider, else three planes of each.
+
+        `InputError` where they are not on one grid.
+        """
+        from .display.notebook import Comparison
+
+        before.grid.require(self.grid, "the scan before", "the scan after")
+        return Comparison(before, self)
 
     def with_hu(self, hu: Float[np.ndarray, "x y z"]) -> Volume:
         """The same grid and source with new values; `ValueError` if the shape differs."""

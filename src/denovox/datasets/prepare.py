@@ -27,9 +27,10 @@ from ..scan import anatomy, gate, totalsegmentator
 from ..scan.body_regions import RegionSpan, region_spans
 from ..scan.constant_fill import constant_fill
 from . import label_sets, layouts, store
+from .executors import Engine
 from .manifest import CaseFacts, split_of
 from .prepare_config import PrepareConfig
-from .source_scans import Engine, Entry
+from .source_scans import Entry
 
 LEAST_MM = 30.0  # less of a region along z is too little to learn from
 LOWEST_HU, HIGHEST_HU = -1024, 32767  # padding becomes air
@@ -64,7 +65,8 @@ def prepare(
             left = [one for one in entries if not store.is_done(target, one.id)]
             there = len(entries) - len(left)
             yield f"{len(entries)} scans ({survey.layout}), {there} of them already in the store"
-            yield from engine(partial(bring, source=source, target=target, config=config), left)
+            job = partial(bring, source=source, target=target, config=config)
+            yield from engine(job, left, left_out)
             rows = store.index(target)
     except (
         OSError
@@ -96,6 +98,11 @@ def bring(entry: Entry, source: Path, target: Path, config: PrepareConfig) -> st
     return f"{entry.id}: " + ", ".join(
         f"{row.region} {'x'.join(map(str, row.shape))}" for row in rows
     )
+
+
+def left_out(entry: Entry) -> str:
+    """The log line of a scan whose worker died twice."""
+    return f"{entry.id}: its worker died again; left out of this run"
 
 
 def _cases(entry: Entry, source: Path, folder: Path, config: PrepareConfig) -> Iterator[CaseFacts]:

@@ -11,7 +11,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ LeftOut = tuple[str, str]  # (path below SOURCE or id, why)
 LONGEST = 120  # characters of an id, which becomes part of file names
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)  # by Windows
 SPANNING = ("torso", "whole body")  # not regions of the model: scans that show several
-_SCAN = re.compile(r"(?P<stem>.+)\.(?:nii(?:\.gz)?|nrrd|nhdr|mha|mhd|zip)", re.I | re.S)
+SCAN = re.compile(r"(?P<stem>.+)\.(?:nii(?:\.gz)?|nrrd|nhdr|mha|mhd|zip)", re.I | re.S)
 _MASK_ENDS = ("_seg", "_labels", ".seg")
 LESION_ENDS = ("_lesion", "_lesions", "_lesion.seg", "_lesions.seg")
 _INDEX_LESIONS = ("lesion", "tumour", "tumor", "nodule", "metastas", "lymph_node")
@@ -72,11 +72,6 @@ class Entry:
     partner: Path | None = None
     notes: tuple[str, ...] = ()
     split: Split | None = None
-
-
-# A job processes one entry and returns a log line; an engine (datasets/executors.py) runs many.
-Job = Callable[[Entry], str]
-Engine = Callable[[Job, list[Entry]], Iterator[str]]
 
 
 def indexed(source: Path) -> list[Entry]:
@@ -136,8 +131,8 @@ def own(
     named <stem>_seg or <stem>_labels next to the scan, or has the scan's name in a labels/ folder
     next to it, or its path in labels/ at the top. <stem>_lesion marks lesions with values above 0.
     """
-    stems = {name: fit["stem"] for name in files if (fit := _SCAN.fullmatch(name))}
-    masks = {stem: name for name, stem in stems.items() if _is_mask(stem)}
+    stems = {name: fit["stem"] for name in files if (fit := SCAN.fullmatch(name))}
+    masks = {stem: name for name, stem in stems.items() if is_mask(stem)}
     left = [(n, "not a CT file") for n in files if n not in stems and not PAPERS.fullmatch(n)]
     entries, used = [], set()
     for name in sorted([n for n in stems if n not in masks.values()] + [*series]):
@@ -216,7 +211,7 @@ def hashed(name: str, text: str) -> str:
     return f"{name[: LONGEST - 9]}-{hashlib.sha256(whole).hexdigest()[:8]}"
 
 
-def _is_mask(stem: str) -> bool:
+def is_mask(stem: str) -> bool:
     return "labels" in stem.split("/")[:-1] or stem.endswith((*_MASK_ENDS, *LESION_ENDS))
 
 

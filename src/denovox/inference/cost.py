@@ -17,35 +17,35 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 
-from ..core.box import Shape
+from ..core.box import Shape, Tile
 from ..core.condition import Condition, condition
 from ..core.config import Settings
 from ..core.process import resident_mb
 from ..core.regions import region as region_named
+from ..core.resample import noise_gain
 from ..core.volume import Volume
 from ..io.nifti_bytes import NiftiSource
 from ..sampling.interleaved import STEP
+from ..sampling.windowed import covered, layout
 from ..scan.body_regions import RegionSpan
-from ..tasks import denoising, denoising_diffpir
 from .engine import Engine
 from .frame import Frame, working_grid
+from .memory import grid_mb
 from .options import RunOptions
 from .region_blend import blend_parts
 
 Method = Literal["mean", "diffpir"]
 METHODS: tuple[Method, ...] = ("mean", "diffpir")
-# Bytes per voxel, besides HU and stored values. Of the scan: labels, the change to be added, and
-# the part of one region; finding the anatomy happens before anything else is allocated.
-SCAN_BYTES, ANATOMY_BYTES = 17, 6
-# Of the largest part, on the working grid: the measurement, its noise, the start, the state, the
-# sum over tiles.
-GRID_BYTES = {"mean": 24, "coloured": 48, "diffpir": 40}
+# Bytes per voxel of the scan, besides HU and stored values: labels and the result; finding the
+# anatomy happens before anything else is allocated.
+SCAN_BYTES, ANATOMY_BYTES = 5, 6
 # On a CPU, each further tile shape leaves behind this fraction of a tile's memory: it is freed, but
 # glibc keeps it, since it fits no other shape (with MALLOC_MMAP_THRESHOLD_=1000000 in the
 # environment, glibc returns it). Measured: benchmarks/doctor.py.
 RETAINED = 0.12
-COLOURED = 4  # evaluations where the noise is coloured
+EVALUATIONS = {"mean": 1, "coloured": 4, "diffpir": 10}
 
 
 class Cost(Settings):
@@ -82,7 +82,7 @@ class TileTiming:
 @dataclass(frozen=True)
 class TilePlan:
     """The tiles to evaluate. count, voxels: over all tiles and evaluations. shapes: distinct ones.
-    part: voxels of the largest part of the scan that is processed at once.
+    part: size of the largest part of the scan that is processed at once.
 
     Seams and shapes change from one evaluation to the next, but count and voxels do not.
     """
@@ -91,12 +91,35 @@ class TilePlan:
     count: int
     voxels: int
     shapes: frozenset[Shape]
-    part: int
+    part: Shape
 
     @property
     def largest(self) -> Shape:
         """The shape with the most voxels."""
-        return max(self.shapes, key=math.prod)
+        return max(self.shapes, key=math.prod, default=(0, 0, 0))
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The noise of a region as it decides how much work there is. sd_hu: SD, HU."""
+
+    sd_hu: float = 0.0
+    coloured: bool = False
+
+
+@dataclass(frozen=True)
+class _Call:
+    """An evaluation of the network on a box: its tiles, and the voxels that matter (None: all)."""
+
+    axes: list[list[Tile]]
+    needed: Bool[torch.Tensor, "x y z"] | None
+
+    def sizes(self) -> Iterator[Shape]:
+        """Of the tiles that are evaluated."""
+        for x, y, z in itertools.product(*self.axes):
+            at = (slice(x.start, x.stop), slice(y.start, y.stop), slice(z.start, z.stop))
+            if self.needed is None or self.needed[at].any():
+                yield x.stop - x.start, y.stop - y.start, z.stop - z.start
 
 
 def plan(
@@ -105,52 +128,66 @@ def plan(
     spans: tuple[RegionSpan, ...],
     method: Method,
     edge: int,
-    coloured: tuple[bool, ...] = (),
+    noise: tuple[Noise, ...] = (),
 ) -> TilePlan:
     """The tiles of a run with seed 0, as `sampling/windowed` will cut them.
 
-    coloured: for each region, whether its noise is treated as coloured (default: none is).
+    noise: of each region (default: white, and so little that voxels outside the window stay).
     """
     grid = working_grid(volume, model.config.spacing_mm)
-    start = torch.zeros(1, 1, 1, 1, 1)
-    task = (
-        denoising(start, 0.1)
-        if method == "mean"
-        else denoising_diffpir(start, 0.1, model.config.noise_schedule)
-    )
-    tiling = model.tiling(edge, task.blend)
-    count, voxels, largest, shapes = 0, 0, 0, set[Shape]()
+    largest, shapes = (0, 0, 0), list[Shape]()
     parts = blend_parts(spans, volume.spacing_mm[2])
-    coloured_parts = [method == "mean" and each for each in coloured or (False,) * len(parts)]
-    for part, is_coloured in zip(parts, coloured_parts, strict=True):
-        size = Frame.of_slices(volume, grid, region_named(part.span.region), part.z).box.size
-        largest = max(largest, math.prod(size))
-        whole = [(size, call) for call in range(task.evaluations)]
-        for shape, call in [(each, 0) for each in _coloured_calls(size)] if is_coloured else whole:
-            shifts = np.random.default_rng([0, call]).uniform(-1, 1, 3)
-            axes = [
-                [tile.stop - tile.start for tile in tiling.tiles(n, shift)]
-                for n, shift in zip(shape, shifts, strict=True)
-            ]
-            count += math.prod(len(sizes) for sizes in axes)
-            voxels += math.prod(sum(sizes) for sizes in axes)
-            shapes |= {(x, y, z) for x, y, z in itertools.product(*axes)}
+    for part, of in zip(parts, noise or (Noise(),) * len(parts), strict=True):
+        frame = Frame.of_slices(volume, grid, region_named(part.span.region), part.z)
+        largest = max(largest, frame.box.size, key=math.prod)
+        calls = (
+            _mean_calls(model, _needed(volume, frame, of.sd_hu), edge, of.coloured)
+            if method == "mean"
+            else _sampler_calls(model, frame.box.size, edge)
+        )
+        for call in calls:
+            shapes += call.sizes()
+    some = any(of.coloured for of in noise)
     return TilePlan(
-        COLOURED if any(coloured_parts) else task.evaluations,
-        count,
-        voxels,
+        EVALUATIONS["coloured" if some and method == "mean" else method],
+        len(shapes),
+        sum(math.prod(shape) for shape in shapes),
         frozenset(shapes),
         largest,
     )
 
 
-def _coloured_calls(size: Shape) -> Iterator[Shape]:
-    """Boxes that `Model.denoise` evaluates where the noise is coloured: the whole box three times,
-    and once in four phases of every other voxel in the slices."""
-    x, y, z = size
-    yield from (size, size, size)
+def _needed(volume: Volume, frame: Frame, noise_hu: float) -> Bool[torch.Tensor, "x y z"]:
+    """Voxels of a frame that may change."""
+    window = frame.region.window
+    sigma = window.sigma(noise_hu) * noise_gain(volume.shape, frame.grid)
+    near = np.empty(volume.shape, bool)
+    for hu, out in zip(volume.hu, near, strict=True):
+        np.less_equal(np.abs(window.unit(hu)), 1 + 3 * sigma, out=out)
+    return torch.from_numpy(frame.labels(near))
+
+
+def _mean_calls(
+    model: Engine, needed: Bool[torch.Tensor, "x y z"], edge: int, coloured: bool
+) -> Iterator[_Call]:
+    """As `inference/denoise` evaluates a posterior mean."""
+    x, y, z = needed.shape
+    whole = layout((x, y, z), model.tilings((x, y, z), edge), 0)
+    yield _Call(whole, needed)
+    if not coloured:
+        return
+    reach = covered(whole, needed)
+    yield from (_Call(whole, reach),) * 2
     for i, j in itertools.product(range(STEP), repeat=2):
-        yield len(range(i, x, STEP)), len(range(j, y, STEP)), z
+        phase = reach[i::STEP, j::STEP]
+        x, y, z = phase.shape
+        yield _Call(layout((x, y, z), model.tilings((x, y, z), edge), 0), phase)
+
+
+def _sampler_calls(model: Engine, size: Shape, edge: int) -> Iterator[_Call]:
+    """As DiffPIR evaluates a box."""
+    tiles = model.tilings(size, edge, blend=False)
+    yield from (_Call(layout(size, tiles, 0, n), None) for n in range(EVALUATIONS["diffpir"]))
 
 
 def time_tile(model: Engine, edge: int = RunOptions.tile, seconds: float = 1.0) -> TileTiming:
@@ -194,7 +231,7 @@ def cost(
     spans: tuple[RegionSpan, ...],
     method: Method,
     edge: int = RunOptions.tile,
-    coloured: tuple[bool, ...] = (),
+    noise: tuple[Noise, ...] = (),
     stored_mb: float | None = None,
 ) -> Cost:
     """What denoising `volume` would cost in a process that holds only the model and the scan.
@@ -202,15 +239,18 @@ def cost(
     stored_mb: from `stored_in`, for a volume without its source.
     """
     model, timed = timing.model, math.prod(timing.tile)
-    work = plan(model, volume, spans, method, edge, coloured)
+    work = plan(model, volume, spans, method, edge, noise)
     largest = math.prod(work.largest)
     others = sum(math.prod(shape) for shape in work.shapes) - largest
     grown = timing.grown_mb * (largest + (0 if timing.on_gpu else RETAINED * others)) / timed
     scan = math.prod(volume.shape)
     stored = stored_in(volume) if stored_mb is None else stored_mb
     held = volume.hu.nbytes / 1e6 + stored
-    kind = "coloured" if work.evaluations == COLOURED else method
-    on_grid = work.part * GRID_BYTES[kind] / 1e6
+    kind: str = "coloured" if work.evaluations == EVALUATIONS["coloured"] else method
+    if kind == "mean" and working_grid(volume, model.config.spacing_mm) != volume.shape:
+        kind = "resampled"
+    layer = max(z for _, _, z in work.shapes or {(0, 0, 0)})
+    on_grid = grid_mb(kind, work.part, layer)
     options = SCAN_BYTES * scan / 1e6 + (0 if timing.on_gpu else on_grid + grown)
     return Cost(
         method=method,

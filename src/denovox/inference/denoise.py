@@ -1,36 +1,49 @@
-"""Denoising without task-specific training: posterior mean or sample (Method 2 and Method 3)."""
+"""Denoising without task-specific training: posterior mean or sample (Method 2 and Method 3).
+
+A scan passes through in slices where the result is the posterior mean: besides the scan and the
+result, one layer of tiles is in memory.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float
 
+from ..core.box import Box
+from ..core.condition import Condition
 from ..core.operators.coloured_noise import Spectrum
 from ..core.regions import region as region_named
 from ..core.resample import noise_gain
 from ..core.tensors import tensor
 from ..core.volume import Volume
+from ..sampling.sampler import Noise
 from ..tasks import (
+    COLOUR,
     RESIDUAL,
     change,
-    denoising,
     denoising_coloured,
     denoising_diffpir,
     denoising_sample,
     noisy_input,
 )
+from . import memory
 from .engine import Engine
 from .frame import Frame
 from .options import RunOptions
-from .region_blend import blend_parts, share_of
+from .region_blend import Part, blend_parts, share_of
 from .scan_context import ScanContext
 
 Method = Literal["mean", "diffpir", "sample"]
-PLANES = 32
+PLANES = 16  # at a time, so that the steps of an elementwise function take no memory
+
+Vol = Float[torch.Tensor, "1 1 x y z"]
+Restored = Iterator[tuple[slice, Vol]]
 
 
 def denoise(engine: Engine, context: ScanContext, method: Method, options: RunOptions) -> Volume:
@@ -38,82 +51,161 @@ def denoise(engine: Engine, context: ScanContext, method: Method, options: RunOp
     volume, filled = context.measured, context.filled
     noise, parts = context.noise, blend_parts(context.spans, volume.spacing_mm[2])
     grid = context.grid(engine.config.spacing_mm)
-    added_hu = np.zeros(volume.shape, np.float32)
-    for number, (part, region_noise) in enumerate(zip(parts, noise, strict=True)):
+    frames = [
+        Frame.of_slices(volume, grid, region_named(part.span.region), part.z) for part in parts
+    ]
+    more_mb = max(
+        _memory_mb(engine, frame, method, each.spectrum, options)
+        for frame, each in zip(frames, noise, strict=True)
+    )
+    added_hu = memory.result(volume.shape, np.float32, more_mb, options)
+    for number, (part, frame, each) in enumerate(zip(parts, frames, noise, strict=True)):
         share = share_of(options, number, parts)
-        frame = Frame.of_slices(volume, grid, region_named(part.span.region), part.z)
-        added = _added_hu(
-            engine,
-            volume,
-            frame,
-            part.z,
-            (region_noise.sd_hu, region_noise.spectrum),
-            method,
-            context.coarse,
-            share,
-        )
-        added_hu[..., part.z] += part.weight * added
-    if filled is not None:
-        added_hu[filled] = 0
+        work = _Work(engine, volume, frame, part, each.sd_hu, each.spectrum, share)
+        condition = frame.condition(context.coarse)
+        of_part = added_hu[..., part.z]
+        finished = None
+        for (x, z), added in work.added_hu(work.restored(method, condition)):
+            if z != finished:
+                memory.release(added_hu)
+            of_part[x, :, z] += part.weight[z] * added
+            finished = z
     scan = context.volume
-    return scan.with_hu((scan.hu + added_hu).astype(scan.hu.dtype))
+    out = added_hu if scan.hu.dtype == np.float32 else np.empty_like(scan.hu)
+    for k in range(0, volume.shape[2], PLANES):
+        z = slice(k, k + PLANES)
+        if filled is not None:
+            added_hu[..., z][filled[..., z]] = 0
+        np.add(scan.hu[..., z], added_hu[..., z], out=out[..., z])
+        memory.release(added_hu)
+    return scan.with_hu(out)
 
 
-def _added_hu(
-    engine: Engine,
-    volume: Volume,
-    frame: Frame,
-    z: slice,
-    noise_of: tuple[float, Spectrum],
-    method: Method,
-    ids: UInt8[np.ndarray, "x y z"],
-    options: RunOptions,
-) -> Float[np.ndarray, "x y z2"]:
-    """The change to add to slices z, HU, in the window of the frame's region."""
-    noise_hu, spectrum = noise_of
-    window, noise = frame.region.window, frame.noise(options.seed, engine.device)
-    sigma = window.sigma(noise_hu) * noise_gain(volume.shape, frame.grid)
-    hu = frame.to_grid(volume.hu.astype(np.float32, copy=False))
-    measured = tensor(window.unit(hu)).to(engine.device)
-    del hu
+def _memory_mb(
+    engine: Engine, frame: Frame, method: Method, spectrum: Spectrum, options: RunOptions
+) -> float:
+    """What denoising a part takes besides the scan, its anatomy and the result, MB."""
+    kind: str = method if frame.own_grid or method != "mean" else "resampled"
+    if method == "mean" and spectrum.mean_square(frame.box.size, frame.spacing_mm) >= COLOUR:
+        kind = "coloured"
+    x, y, z = (tiling.size for tiling in engine.tilings(frame.box.size, options.tile))
+    grid = memory.grid_mb(kind, frame.box.size, z)
+    return grid + memory.tile_mb(engine, (x, y, z), options.batch)
 
-    def noisy(unit: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-        return noisy_input(unit, sigma, lambda stream: drawn)
 
-    y = _by_planes(noisy, measured, noise(0))
-    condition = frame.condition(ids)
-    psd = spectrum.on(frame.box.size, frame.spacing_mm).to(engine.device)
-    schedule = engine.config.noise_schedule
-    if method == "diffpir":
-        x0 = engine.run(denoising_diffpir(y, sigma, schedule), condition, noise, options)
-    elif method == "sample":
-        task = denoising_sample(y, sigma, psd, noise, schedule)
-        x0 = engine.run(task, condition, noise, options)
-    else:
-        tasks = denoising_coloured(y, sigma, psd, noise)
-        count = len(tasks) if len(tasks) == 1 else len(tasks) + 1
-        x0 = torch.zeros_like(y)
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """A part of a scan in the window of its region. Slices z are those of the frame's box."""
+
+    engine: Engine
+    volume: Volume
+    frame: Frame
+    part: Part
+    noise_hu: float
+    spectrum: Spectrum
+    options: RunOptions
+
+    @cached_property
+    def sigma(self) -> float:
+        """The noise on the working grid, model units."""
+        gain = noise_gain(self.volume.shape, self.frame.grid)
+        return self.frame.region.window.sigma(self.noise_hu) * gain
+
+    @cached_property
+    def _resampled(self) -> Float[np.ndarray, "u v w"]:
+        return self.frame.to_grid(self.volume.hu.astype(np.float32, copy=False))
+
+    def measured(self, x: slice, z: slice) -> Vol:
+        """The scan, model units."""
+        if self.frame.own_grid:
+            own = self.volume.hu[x, :, self.part.z][..., z].astype(np.float32, copy=False)
+        else:
+            own = self._resampled[x, :, z]
+        return tensor(self.frame.region.window.unit(own)).to(self.engine.device)
+
+    def noisy(self, z: slice) -> Vol:
+        """The scan as the denoiser was trained to see it."""
+        out = self._empty(z)
+        for x in self._planes:
+            unit = self.measured(x, z)
+            if not bool(self._may_change(unit).all()):  # drawing noise takes longer than the rest
+                unit = noisy_input(unit, self.sigma, self._noise(x, z))
+            out[:, :, x] = unit
+        return out
+
+    def _noise(self, x: slice, z: slice) -> Noise:
+        (i, j, k), (_, v, _) = self.frame.box.start, self.frame.box.size
+        box = Box((i + x.start, j, k + z.start), (x.stop - x.start, v, z.stop - z.start))
+        return replace(self.frame, box=box).noise(self.options.seed, self.engine.device)
+
+    def needed(self, z: slice) -> Bool[torch.Tensor, "x y z"]:
+        """Voxels that may change."""
+        return torch.cat([self._may_change(self.measured(x, z))[0, 0] for x in self._planes])
+
+    def _may_change(self, unit: Vol) -> Bool[torch.Tensor, "1 1 x y z"]:
+        return unit.abs() <= 1 + 3 * self.sigma  # as in `tasks.change`
+
+    def restored(self, method: Method, condition: Condition) -> Restored:
+        """The restored part, as finished slices in order, model units."""
+        if method == "mean":
+            return self._mean(condition)
+        y, schedule = self.noisy(self._all), self.engine.config.noise_schedule
+        noise = self.frame.noise(self.options.seed, self.engine.device)
+        if method == "diffpir":
+            task = denoising_diffpir(y, self.sigma, schedule)
+        else:
+            task = denoising_sample(y, self.sigma, self._psd, noise, schedule)
+        x0 = self.engine.run(task, condition, noise, self.options)
+        return iter([(self._all, x0)])
+
+    def _mean(self, condition: Condition) -> Restored:
+        if self.spectrum.mean_square(self.frame.box.size, self.frame.spacing_mm) < COLOUR:
+            return self.engine.means(self.noisy, self.sigma, condition, self.options, self.needed)
+        noise = self.frame.noise(self.options.seed, self.engine.device)
+        tasks = denoising_coloured(self.noisy(self._all), self.sigma, self._psd, noise)
+        reach = self.engine.reach(self.needed(self._all), self.options)
+        mean, count = torch.zeros_like(tasks[0].x), len(tasks) + 1
         for number, task in enumerate(tasks):
-            x0 += engine.run(task, condition, noise, options.part(number, count)) / len(tasks)
-        if count > 1:
-            last = options.part(count - 1, count)
-            x0 = engine.run(denoising(x0, RESIDUAL * sigma), condition, noise, last)
-    del y
-    changed = _by_planes(lambda unit, restored: change(unit, restored, sigma), measured, x0)
-    added = changed[0, 0].cpu().numpy()
-    if not frame.own_grid:
+            share = self.options.part(number, count)
+            mean += self.engine.run(task, condition, noise, share, reach) / len(tasks)
+        del tasks
+        last, sigma = self.options.part(count - 1, count), RESIDUAL * self.sigma
+        return self.engine.means(lambda z: mean[..., z], sigma, condition, last, self.needed)
+
+    @property
+    def _psd(self) -> Float[torch.Tensor, "u v w"]:
+        psd = self.spectrum.on(self.frame.box.size, self.frame.spacing_mm)
+        return psd.to(self.engine.device)
+
+    @property
+    def _all(self) -> slice:
+        return slice(0, self.frame.box.size[2])
+
+    @property
+    def _planes(self) -> Iterator[slice]:
+        count = self.frame.box.size[0]
+        return (slice(i, min(i + PLANES, count)) for i in range(0, count, PLANES))
+
+    def _empty(self, z: slice) -> Vol:
+        size = *self.frame.box.size[:2], z.stop - z.start
+        return torch.empty(1, 1, *size, device=self.engine.device)
+
+    def added_hu(self, restored: Restored) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+        """The change to add to planes x and slices z of the part, HU."""
+        half = self.frame.region.window.width_hu / 2
+        changes = (
+            ((x, z), change(self.measured(x, z), x0[:, :, x], self.sigma)[0, 0].cpu().numpy())
+            for z, x0 in restored
+            for x in self._planes
+        )
+        if self.frame.own_grid:
+            yield from ((at, changed * half) for at, changed in changes)
+            return
+        whole = np.empty(self.frame.box.size, np.float32)
+        for (x, z), changed in changes:
+            whole[x, :, z] = changed
         # Interpolation would spread the change into voxels that must stay unchanged.
-        far = np.abs(window.unit(volume.hu[..., z])) > 1 + 3 * window.sigma(noise_hu)
-        added = np.where(far, 0, frame.from_grid(added, z))
-    return added * (window.width_hu / 2)
-
-
-def _by_planes(
-    elementwise: Callable[..., torch.Tensor], *volumes: Float[torch.Tensor, "1 1 x y z"]
-) -> Float[torch.Tensor, "1 1 x y z"]:
-    """An elementwise function of volumes, a few planes at a time: its steps take no memory."""
-    out = torch.empty_like(volumes[0])
-    for i in range(0, out.shape[2], PLANES):
-        some = (..., slice(i, i + PLANES), slice(None), slice(None))
-        out[some] = elementwise(*(each[some] for each in volumes))
-    return out
+        window, z = self.frame.region.window, self.part.z
+        far = np.abs(window.unit(self.volume.hu[..., z])) > 1 + 3 * window.sigma(self.noise_hu)
+        added = np.where(far, 0, self.frame.from_grid(whole, z))
+        yield (slice(None), slice(0, z.stop - z.start)), added * half

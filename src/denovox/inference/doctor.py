@@ -21,7 +21,7 @@ from ..scan import anatomy, geometry_checks, hu_checks, slice_checks
 from ..scan.body_regions import RegionSpan, region_spans
 from ..scan.constant_fill import as_air, fill_sentence, outside_fill
 from ..scan.hu_checks import Finding, Severity
-from .cost import METHODS, Cost, TileTiming, cost, stored_in
+from .cost import METHODS, Cost, Noise, TileTiming, cost, stored_in
 from .frame import working_grid
 from .scan_context import noise_in
 
@@ -129,12 +129,12 @@ def examine(
     found += more
     spans = region_spans(volume, coarse)
     regions = tuple(_region(volume, coarse, span) for span in spans)
-    coloured = tuple(region.coloured for region in regions)
+    noise = tuple(Noise(region.noise_hu or 0.0, region.coloured) for region in regions)
     costs = (
         ()
         if timing is None
         else tuple(
-            cost(timing, volume, spans, method, coloured=coloured, stored_mb=stored_mb)
+            cost(timing, volume, spans, method, noise=noise, stored_mb=stored_mb)
             for method in METHODS
         )
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..core.box import Box, Shape
 from ..core.condition import Condition, condition
-from ..core.random_field import field, normal
+from ..core.random_field import normal
 from ..core.regions import Region
 from ..core.resample import nearest, resize
 from ..core.tensors import tensor
@@ -138,7 +138,4 @@ class Frame:
 
     def noise(self, seed: int, device: str) -> Callable[[int], Float[Tensor, "1 1 u v w"]]:
         """stream -> the working grid's noise within the box."""
-        if self.box.size[:2] == self.grid[:2]:
-            whole = field(seed, self.grid, device)  # faster than by voxel, if the box is most of it
-            return lambda stream: whole(stream)[(..., *self.box.slices)]
         return lambda stream: normal(seed, stream, self.grid, self.box, device)

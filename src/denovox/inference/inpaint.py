@@ -19,6 +19,7 @@ from ..core.morphology import dilate_mm
 from ..core.regions import region as region_named
 from ..core.tensors import tensor
 from ..core.volume import Volume
+from ..reports.recorder import decided
 from ..scan.body_regions import RegionSpan
 from ..tasks import inpainting
 from .engine import Engine
@@ -77,6 +78,7 @@ def edit(
     ids = with_lesion(ids, lesion)
     spans = context.spans
     grid = working_grid(volume, engine.config.spacing_mm)
+    decided("working grid", [grid])
     places = boxes(request.hole, grid)
     hu = context.volume.hu.copy()
     for number, box in enumerate(places):

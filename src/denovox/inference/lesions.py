@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -16,8 +16,6 @@ from ..core.errors import InputError, ensure
 from ..core.labels import ID
 from ..core.version import __version__
 from ..core.volume import Volume
-from ..datasets.augment import Make
-from ..datasets.store import Case
 from ..io.label_maps import marked
 from ..model.weights import sha256
 from ..simulate.lesion_placement import LesionRequest, PlacedLesion, check, place
@@ -25,6 +23,10 @@ from .engine import Engine
 from .inpaint import Edit, around, edit
 from .options import RunOptions
 from .scan_context import ScanContext
+
+if TYPE_CHECKING:  # they import zarr
+    from ..datasets.augment import Make
+    from ..datasets.store import Case
 
 MAX_LESIONS = 255  # per mask: their numbers are stored as bytes
 

@@ -15,11 +15,11 @@ from ..core.morphology import Mask
 from ..core.operators.coloured_noise import WHITE, Spectrum
 from ..core.regions import region as region_named
 from ..core.volume import Volume
+from ..reports.recorder import decided
 from ..scan import anatomy, gate
 from ..scan.body_regions import RegionSpan, region_spans
 from ..scan.constant_fill import as_air, outside_fill
-from ..scan.noise import RegionNoise, estimate
-from ..scan.noise_level import estimate_noise_hu
+from ..scan.noise import NoiseModel, RegionNoise, estimate
 from ..tasks import COLOUR
 from .frame import working_grid
 from .options import RunOptions, Say
@@ -80,6 +80,7 @@ class ScanContext:
 
     def _grid(self, limits_mm: tuple[float, float]) -> Shape:
         grid = working_grid(self.volume, limits_mm)
+        decided("working grid", [grid])
         if grid != self.volume.shape:
             voxels = " x ".join(map(str, grid))
             self.say(f"grid: resampled to {voxels} voxels, to a spacing the model supports")
@@ -122,8 +123,11 @@ def spans_in(
 ) -> tuple[RegionSpan, ...]:
     """The regions along z; a named one covers the whole scan. `InputError` for an unknown name."""
     if region not in (None, "auto"):
-        return (RegionSpan(region_named(region).name, 0, volume.shape[2], "named"),)
+        named = (RegionSpan(region_named(region).name, 0, volume.shape[2], "named"),)
+        decided("regions", named)
+        return named
     spans = region_spans(volume, coarse)
+    decided("regions", spans)
     for span in spans:
         where = f"slices {span.start} to {span.stop - 1}"
         say(f"region: {span.region}, {where} ({span.reason}; --region overrides)")
@@ -144,28 +148,28 @@ def noise_in(
     """
     z = slice(span.start, span.stop)
     try:
-        sd_hu, spectrum = _estimated(volume.slices(z), coarse[..., z])
+        noise = estimate(volume.slices(z), coarse[..., z], COLOUR)
     except InputError:
         try:
-            sd_hu, spectrum = _estimated(volume, coarse)
+            noise = estimate(volume, coarse, COLOUR)
         except InputError:
             if given_hu is None:
                 raise
-            sd_hu, spectrum = given_hu, WHITE
-    noise_hu = sd_hu if given_hu is None else given_hu
+            noise = NoiseModel(given_hu, WHITE, (0, 0))
+    noise_hu = noise.sd_hu if given_hu is None else given_hu
     if given_hu is None:
         place = f" in the {span.region}" if z != slice(0, volume.shape[2]) else ""
-        kind = "" if spectrum is WHITE else ", coloured"
+        kind = "" if noise.spectrum is WHITE else ", coloured"
         say(f"noise: {noise_hu:.1f} HU{place}{kind} (estimated; --noise-hu overrides)")
     if not 0 < noise_hu < np.inf:
         raise InputError(f"noise of {noise_hu:g} HU cannot be removed; give a value above 0")
-    return noise_hu, spectrum
-
-
-def _estimated(volume: Volume, coarse: Labels) -> tuple[float, Spectrum]:
-    """SD and spectrum; nearly white noise counts as white, for which there is a better estimator
-    (it has no uncertain low frequencies)."""
-    noise = estimate(volume, coarse)
-    if noise.spectrum.mean_square(volume.shape, volume.spacing_mm) < COLOUR:
-        return estimate_noise_hu(volume, coarse), WHITE
-    return noise.sd_hu, noise.spectrum
+    decided_noise = {
+        "region": span.region,
+        "first_slice": span.start,
+        "last_slice": span.stop - 1,
+        "sd_hu": float(noise_hu),
+        "coloured": noise.spectrum is not WHITE,
+        "estimated": given_hu is None,
+    }
+    decided("noise", [decided_noise])
+    return noise_hu, noise.spectrum

@@ -15,6 +15,7 @@ from ..core.regions import region as region_named
 from ..core.tensors import tensor
 from ..core.volume import Volume
 from ..io.dicom.reader import DicomSource
+from ..reports.recorder import decided
 from ..scan.anatomy import coarse
 from ..scan.constant_fill import as_air, outside_fill
 from ..tasks import change, super_resolution
@@ -28,6 +29,7 @@ from .scan_context import spans_in
 # the interpolation is kept (Method 3).
 REACH = 0.1
 CREDIBLE = 0.5, 5.0  # thickness of slices in a header, relative to their spacing
+PLANES = 32  # of columns, at a time
 SAME = 1e-3  # closer to the spacing than this, a thickness is the spacing
 
 
@@ -131,7 +133,7 @@ def superres(
         shapes = f"the anatomy's grid is {ids.shape}, the scan's {volume.shape}"
         ensure(ids.shape in (volume.shape, base.shape), f"{shapes}; resample it to the scan's grid")
         added = _added_hu(engine, seen, filled, fine, ids, region, evaluations, options)
-        base = base.with_hu(base.hu + added)
+        base = base.with_hu(np.add(base.hu, added, out=added))
     return ThinSlices(base.hu, base.affine, None, fine.compare(base, volume))
 
 
@@ -227,6 +229,7 @@ def _added_hu(
     spans = spans_in(base, ids, region, options.say)
     # The grid can differ in plane only: z was requested.
     grid = (*working_grid(base, engine.config.spacing_mm)[:2], fine.count)
+    decided("working grid", [grid])
     if grid != base.shape:
         voxels = " x ".join(map(str, grid))
         options.say(f"grid: processed at {voxels} voxels, at a spacing the model supports")
@@ -242,7 +245,11 @@ def _added_hu(
     if filled is not None:
         free &= ~filled[..., slice_of]
     # Windows, clipping and blending leave traces in the averages: remove them exactly, in HU.
-    return fine.operator.null_space_part(tensor(added), tensor(free))[0, 0].numpy()
+    for first in range(0, len(added), PLANES):  # columns are independent: the steps take no memory
+        some = slice(first, first + PLANES)
+        exact = fine.operator.null_space_part(tensor(added[some]), tensor(free[some]))
+        added[some] = exact[0, 0].numpy()
+    return added
 
 
 def _part(

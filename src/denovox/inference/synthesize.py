@@ -1,58 +1,281 @@
-"""Synthesis of a CT from noise, conditioned on an anatomy if one is given (Method 2)."""
+"""Synthesis of a CT from noise, conditioned on an anatomy if one is given (Method 2 and 6)."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from ..core.box import Shape
-from ..core.condition import condition
-from ..core.errors import InputError
-from ..core.labels import OUTSIDE, with_lesion
+from ..core.condition import Condition, condition
+from ..core.errors import InputError, ensure
+from ..core.labels import AIRWAY, ID, OUTSIDE, with_lesion
+from ..core.operators.cell_average import CellAverage
 from ..core.random_field import field
+from ..core.regions import Region
 from ..core.regions import region as region_named
+from ..core.resample import nearest, resize
+from ..core.tensors import tensor
 from ..core.volume import Volume
-from ..tasks import Solver, synthesis
+from ..model import weights
+from ..sampling.guidance import Guidance, guided
+from ..sampling.levels import TILES, Level, plan, pyramid
+from ..sampling.sampler import Noise, Vol
+from ..scan.body_regions import RegionSpan
+from ..scan.label_regions import label_spans, require_one_body
+from ..tasks import Solver, refinement, synthesis
 from .engine import Engine
 from .frame import Spacing
-from .options import RunOptions
+from .options import RunOptions, Say
+from .region_blend import Part, blend_parts, share_of
 
 AIR_HU = -1000.0
+LARGEST_MM = 1000.0  # of one region; training has none as large
+STREAMS = 1 << 20  # of noise, between levels
+STEPS = 10
+HELD = 0.2  # SD by which a coarse level misses the means of a fine one, model units
+GAS = [OUTSIDE, AIRWAY, ID["trachea"]]
+
+Labels = UInt8[np.ndarray, "x y z"]
 
 
-def synthesize(
-    engine: Engine,
-    region: str,
-    shape: Shape,
-    spacing_mm: Spacing,
-    anatomy: UInt8[np.ndarray, "x y z"] | None,
-    lesions: Bool[np.ndarray, "x y z"] | None,
-    steps: int,
-    solver: Solver,
-    options: RunOptions,
-) -> Volume:
-    """A new CT; see `Model.synthesize`."""
-    window = region_named(region).window
-    low, high = engine.config.spacing_mm
-    if not all(low <= mm <= high for mm in spacing_mm):
-        raise InputError(f"the model supports spacings from {low:g} to {high:g} mm")
-    for name, mask in (("anatomy", anatomy), ("lesion mask", lesions)):
-        if mask is not None and mask.shape != shape:
-            raise InputError(f"the {name}'s grid is {mask.shape}, the requested shape {shape}")
-    affine = np.diag([*spacing_mm, 1.0])
-    affine[:3, 3] = -(np.array(shape) - 1) / 2 * spacing_mm
-    noise = field(options.seed, shape, engine.device)
-    task = synthesis(noise, engine.config.noise_schedule, steps, solver)
-    ids = anatomy if anatomy is None or lesions is None else with_lesion(anatomy, lesions)
-    known = None if ids is None else torch.from_numpy(np.ascontiguousarray(ids))
-    conditioning = condition(shape, spacing_mm, region_named(region).id, known)
-    if lesions is not None:
-        conditioning = engine.with_lesion(
-            conditioning, torch.from_numpy(lesions.astype(np.float32))
+@dataclass(frozen=True)
+class Wanted:
+    """What to draw: see `Model.synthesize`."""
+
+    region: str | None
+    shape: Shape
+    spacing_mm: Spacing
+    anatomy: Labels | None = None
+    lesions: Bool[np.ndarray, "x y z"] | None = None
+
+    def part(self, part: Part) -> Wanted:
+        """The same of one region's slices."""
+        ids, lesions = (
+            None if each is None else np.ascontiguousarray(each[..., part.z])
+            for each in (self.anatomy, self.lesions)
         )
-    hu = window.hu(engine.run(task, conditioning, noise, options)[0, 0].cpu().numpy())
-    if anatomy is not None:
-        air = (anatomy == OUTSIDE) & (hu < window.low_hu + 0.05 * window.width_hu)
+        shape = (*self.shape[:2], part.stop - part.start)
+        return Wanted(part.span.region, shape, self.spacing_mm, ids, lesions)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw it: see `Model.synthesize`. guide: a weaker model, for autoguidance."""
+
+    steps: int = STEPS
+    solver: Solver = "dpm++"
+    levels: int | None = None
+    guidance: float | Guidance | None = None
+    guide: Engine | None = None
+
+
+def synthesize(engine: Engine, wanted: Wanted, how: Sampling, options: RunOptions) -> Volume:
+    """A new CT; see `Model.synthesize`."""
+    _check(engine, wanted, how.steps)
+    guidance = _guidance(engine, how)
+    parts = blend_parts(_spans(wanted, options.say), wanted.spacing_mm[2])
+    each = [wanted.part(part) for part in parts]
+    plans = [_levels(engine, one, how, guidance, options.tile) for one in each]
+    for one, levels in zip(each, plans, strict=True):
+        options.say(_forecast(one.region or "", levels, guidance))
+    guide = None if how.guide is None else how.guide.denoiser
+    drawing = replace(engine, denoiser=guided(engine.denoiser, guidance, guide))
+    noise = field(options.seed, wanted.shape, engine.device)
+    hu = np.zeros(wanted.shape, np.float32)
+    for number, (part, one, levels) in enumerate(zip(parts, each, plans, strict=True)):
+        own = partial(_cut, noise, part.z)  # neighbours share the noise where they overlap
+        drawn = _drawn(drawing, one, levels, how.solver, own, share_of(options, number, parts))
+        hu[..., part.z] += part.weight * drawn
+    affine = np.diag([*wanted.spacing_mm, 1.0])
+    affine[:3, 3] = -(np.array(wanted.shape) - 1) / 2 * wanted.spacing_mm
+    return Volume(hu, affine)
+
+
+def _cut(noise: Noise, z: slice, stream: int) -> Vol:
+    return noise(stream)[..., z]
+
+
+# ---- what is asked for --------------------------------------------------------------------------
+
+
+def _check(engine: Engine, wanted: Wanted, steps: int) -> None:
+    whole = isinstance(steps, int) and not isinstance(steps, bool)
+    ensure(whole and steps > 0, f"steps is {steps!r}; pass a whole number from 1")
+    low, high = engine.config.spacing_mm
+    if not all(low <= mm <= high for mm in wanted.spacing_mm):
+        raise InputError(f"the model supports spacings from {low:g} to {high:g} mm")
+    for name, mask in (("anatomy", wanted.anatomy), ("lesion mask", wanted.lesions)):
+        if mask is not None and mask.shape != wanted.shape:
+            raise InputError(
+                f"the {name}'s grid is {mask.shape}, the requested shape {wanted.shape}"
+            )
+    if wanted.anatomy is not None:
+        require_one_body(wanted.anatomy, wanted.spacing_mm)
+
+
+def _spans(wanted: Wanted, say: Say) -> tuple[RegionSpan, ...]:
+    """The regions along z: the named one, or those of the labels."""
+    count = wanted.shape[2]
+    if wanted.region not in (None, "auto"):
+        spans: tuple[RegionSpan, ...]
+        spans = (RegionSpan(region_named(wanted.region).name, 0, count, "named"),)
+    else:
+        ensure(
+            wanted.anatomy is not None,
+            "without an anatomy the region is not known; give --region headneck, chest or abdomen",
+        )
+        assert wanted.anatomy is not None
+        spans = label_spans(wanted.anatomy, wanted.spacing_mm[2])
+        for span in spans:
+            where = f"slices {span.start} to {span.stop - 1}"
+            say(f"region: {span.region}, {where} ({span.reason}; --region overrides)")
+    for span in spans:
+        size = (*wanted.shape[:2], span.stop - span.start)
+        extent = [n * mm for n, mm in zip(size, wanted.spacing_mm, strict=True)]
+        ensure(
+            max(extent) <= LARGEST_MM,
+            f"a {span.region} of {' x '.join(f'{mm:.0f}' for mm in extent)} mm is larger than any"
+            f" that the model was trained on ({LARGEST_MM:.0f} mm at most); reduce the shape or the"
+            " spacing",
+        )
+    return spans
+
+
+def _guidance(engine: Engine, how: Sampling) -> Guidance:
+    """The guidance to use; `InputError` where the weights do not support it."""
+    wanted = how.guidance
+    if isinstance(wanted, float | int):
+        wanted = Guidance(wanted)
+    if how.guide is not None or droppable(engine):
+        return wanted or Guidance()
+    ensure(
+        wanted is None or wanted.weight == 1,
+        f"the weights {engine.path.name} were not trained with dropped conditions, which"
+        " guidance needs; leave --guidance out, or give weaker weights with --guide",
+    )
+    return Guidance(1.0)
+
+
+def droppable(engine: Engine) -> bool:
+    """Whether the weights were trained with dropped conditions, according to their card."""
+    if not engine.path.is_file():
+        return False
+    card: Any = weights.describe(engine.path)[1]
+    try:
+        return float(card["recipe"]["data"]["sample"]["drop"]) > 0
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+# ---- levels -------------------------------------------------------------------------------------
+
+
+def _levels(
+    engine: Engine, wanted: Wanted, how: Sampling, guidance: Guidance, edge: int
+) -> list[Level]:
+    """The levels of a part, from the coarsest.
+
+    Unless their number is given: one where an anatomy fixes the whole and its tiles are within
+    `TILES`, else as many as there are.
+    """
+
+    def tiles(grid: Shape, blend: bool) -> int:
+        axes = zip(engine.tilings(grid, edge, blend), grid, strict=True)
+        return math.prod(tiling.count(n) for tiling, n in axes)
+
+    def planned(grids: list[Shape]) -> list[Level]:
+        return plan(grids, how.steps, engine.config.noise_schedule, guidance, tiles)
+
+    one = planned([wanted.shape])
+    if how.levels is None and wanted.anatomy is not None and one[0].tiles <= TILES:
+        return one
+    return planned(pyramid(wanted.shape, engine.config.patch, how.levels))
+
+
+def _forecast(region: str, levels: list[Level], guidance: Guidance) -> str:
+    """What a part will cost, for the user."""
+    grids = ", ".join("x".join(map(str, one.grid)) for one in levels)
+    steps = "+".join(str(one.steps) for one in levels)
+    plural = "s" if len(levels) > 1 else ""
+    weight = f", guidance {guidance.weight:g}" if guidance.weight != 1 else ""
+    return (
+        f"{region}: {len(levels)} level{plural} ({grids} voxels), {steps} steps{weight},"
+        f" {sum(one.tiles for one in levels)} evaluations of tiles"
+    )
+
+
+# ---- drawing ------------------------------------------------------------------------------------
+
+
+def _drawn(
+    engine: Engine,
+    wanted: Wanted,
+    levels: list[Level],
+    solver: Solver,
+    noise: Noise,
+    options: RunOptions,
+) -> Float[np.ndarray, "x y z"]:
+    """HU of a part, in the window of its region. noise: of the finest level."""
+    region = region_named(wanted.region or "")
+    total, done = sum(one.tiles for one in levels), 0
+    x = torch.zeros(0)
+    for number, level in enumerate(levels):
+        below = len(levels) - 1 - number
+        own = _stream(options.seed, level.grid, below, engine.device) if below else noise
+        if number == 0:
+            task = synthesis(own, engine.config.noise_schedule, level.steps, solver)
+        else:
+            operator = CellAverage(_shape(x), level.grid)
+            up = tensor(resize(x[0, 0].cpu().numpy(), level.grid)).to(x)
+            up = operator.prox(up, x, 0.0)
+            task = refinement(x, operator, up, own, level.sigmas, solver, HELD)
+        share = options.between(done / total, (done + level.tiles) / total)
+        done += level.tiles
+        noted = _noted(share, f"level {number + 1} of {len(levels)}", level.steps)
+        x = engine.run(task, _condition(engine, wanted, region, level.grid), own, noted)
+    hu = region.window.hu(x[0, 0].cpu().numpy())
+    if wanted.anatomy is not None:
+        cut_off = hu < region.window.low_hu + 0.05 * region.window.width_hu
+        air = np.isin(wanted.anatomy, GAS) & cut_off
         hu = np.where(air, np.minimum(hu, AIR_HU), hu)
-    return Volume(hu.astype(np.float32), affine)
+    return hu.astype(np.float32)
+
+
+def _noted(options: RunOptions, level: str, steps: int) -> RunOptions:
+    """The options of a level, whose progress names the step."""
+
+    def progress(share: float) -> None:
+        options.note(f"{level}, step {min(int(share * steps) + 1, steps)} of {steps}")
+        options.progress(share)
+
+    return replace(options, progress=progress)
+
+
+def _shape(x: Vol) -> Shape:
+    return x.shape[2], x.shape[3], x.shape[4]
+
+
+def _stream(seed: int, grid: Shape, below: int, device: str) -> Noise:
+    """Noise of a coarser level, from other streams than that of the finest."""
+    whole = field(seed, grid, device)
+    return lambda stream: whole(stream + STREAMS * below)
+
+
+def _condition(engine: Engine, wanted: Wanted, region: Region, grid: Shape) -> Condition:
+    """The conditions on a grid of the pyramid, as training resizes them."""
+    x, y, z = (n * mm / m for n, mm, m in zip(wanted.shape, wanted.spacing_mm, grid, strict=True))
+    ids, lesions = wanted.anatomy, wanted.lesions
+    if ids is not None and lesions is not None:
+        ids = with_lesion(ids, lesions)
+    known = None if ids is None else torch.from_numpy(nearest(ids, grid))
+    conditioning = condition(grid, (x, y, z), region.id, known)
+    if lesions is None:
+        return conditioning
+    mask = torch.from_numpy(nearest(lesions, grid).astype(np.float32))
+    return engine.with_lesion(conditioning, mask)

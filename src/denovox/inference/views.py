@@ -11,20 +11,14 @@ from ..core.volume import Volume
 from ..reports.viewer.page import Overlay, Place, View
 from ..simulate.lesion_placement import PlacedLesion
 from .anomaly.detection import THRESHOLD, Detection
+from .anomaly.findings import describe as component
 from .lesions import describe
 
 
 def of_detection(volume: Volume, found: Detection) -> View:
     """A scan under its z-scores; a place for each component."""
     scores = Overlay("z-score", found.z.hu, "warm", THRESHOLD, 2 * THRESHOLD, negative="winter")
-    places = (
-        Place(
-            f"z {one.peak_z:.1f}, {one.volume_ml:.2f} mL, {one.mean_hu:.0f} HU in {one.region}"
-            f" ({one.tissue})",
-            one.centre_mm,
-        )
-        for one in found.components
-    )
+    places = (Place(component(one), one.centre_mm) for one in found.components)
     return View(volume, overlays=(scores,), places=tuple(places))
 
 

@@ -81,6 +81,12 @@ def together() -> Iterator[None]:
         _commit(files.moves, user_output)
 
 
+def pending() -> list[tuple[Path, Path]]:
+    """(final place, present place) of what waits for the end of the `together` block, if any."""
+    files = _collecting.get()
+    return [] if files is None else [(move.target, move.source) for move in files.moves]
+
+
 @contextmanager
 def _joined() -> Iterator[_Set]:
     """The set of the `together` block that we are in, or one that ends with this block."""

@@ -1,4 +1,4 @@
-"""Read a file, decompressing gzip: exactly as many bytes as requested.
+"""Read a file, decompressing gzip: exactly as many bytes as requested; and write gzip.
 
 A gzip file of a megabyte may unpack to a gigabyte, and a 348-byte header may claim any size at all:
 nothing here allocates memory that the file does not fill. Bytes after the last gzip member (zeros
@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import stat
 import zlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, RawIOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Shaped
@@ -26,6 +28,10 @@ CHUNK = 2**20
 DEFLATE = 1032  # maximum compression ratio of gzip
 REST = 2**26  # unpacked bytes that may follow the voxels
 MEMBER = b"\x1f\x8b\x08"  # a gzip member starts like this
+# On CT, level 3 packs within 1 % of the size of level 6, in half the time (benchmarks/startup.py).
+LEVEL = 3
+BLOCK = 2**20  # bytes that are packed by themselves; costs less than 0.1 % of the size
+MOST_THREADS = 4  # more would wait for the voxels
 
 
 class _Members(RawIOBase):
@@ -172,3 +178,38 @@ def unpacked(path: Path) -> Iterator[Unpacked]:
         raise InputError(damage) from error
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check it") from error
+
+
+def write_packed(file: BinaryIO, parts: Iterable[bytes]) -> None:
+    """Write data as one gzip member, packed by several threads; equal data give equal files."""
+    file.write(MEMBER + bytes(6) + b"\xff")  # no name, no time, any system
+    checksum = size = 0
+    waiting: deque[Future[bytes]] = deque()
+    threads = min(os.cpu_count() or 1, MOST_THREADS)
+    with ThreadPoolExecutor(threads) as pool:
+        for block in _blocks(parts):
+            checksum, size = zlib.crc32(block, checksum), size + len(block)
+            waiting.append(pool.submit(_deflated, block))
+            if len(waiting) > 2 * threads:
+                file.write(waiting.popleft().result())
+        for packed in waiting:
+            file.write(packed.result())
+    file.write(zlib.compressobj(LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS).flush())  # the end
+    file.write(checksum.to_bytes(4, "little") + (size % 2**32).to_bytes(4, "little"))
+
+
+def _blocks(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """The same data in blocks of the same size, up to the last."""
+    left = bytearray()
+    for part in parts:
+        left += part
+        while len(left) >= BLOCK:
+            yield bytes(left[:BLOCK])
+            del left[:BLOCK]
+    yield bytes(left)
+
+
+def _deflated(block: bytes) -> bytes:
+    """A block that others may follow: it ends at a whole byte."""
+    machine = zlib.compressobj(LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return machine.compress(block) + machine.flush(zlib.Z_SYNC_FLUSH)

@@ -51,10 +51,7 @@ def read(path: str | Path, thin: bool = False) -> Volume:
     path = Path(path)
     try:
         ensure(stat.S_ISREG(os.stat(path).st_mode), f"{path} is a device; copy it to a file")
-        with open(path, "rb") as file:
-            start = file.read(MOST_HEAD)
-        kind, parse = ("NRRD", nrrd) if is_nrrd(start) else ("MetaImage", meta)
-        head = parse(path, start)
+        kind, head = _parse(path)
         shown = " x ".join(map(str, head.size))
         solid = thin or min(head.size) > 1
         ensure(solid, f"{path} is not a 3D volume (size {shown}); give one")
@@ -71,6 +68,20 @@ def read(path: str | Path, thin: bool = False) -> Volume:
     ensure(not bad, f"{path} has {bad} voxels that are NaN or infinite; replace them")
     source = ItkSource(path, kind, head.notes)
     return Volume(hu, head.affine @ inv_ornt_aff(ornt, raw.shape), source)
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """The files of an image: one, or its header and its data file; `InputError` and `OSError`."""
+    _, head = _parse(path)
+    return (path,) if head.data == path else (path, head.data)
+
+
+def _parse(path: Path) -> tuple[str, Head]:
+    """NRRD or MetaImage, and the header."""
+    with open(path, "rb") as file:
+        start = file.read(MOST_HEAD)
+    kind, parse = ("NRRD", nrrd) if is_nrrd(start) else ("MetaImage", meta)
+    return kind, parse(path, start)
 
 
 # ---- voxels -------------------------------------------------------------------------------------

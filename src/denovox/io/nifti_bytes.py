@@ -10,11 +10,10 @@ does not write it, because it would normalise it. Other modules use `nifti.py`.
 
 from __future__ import annotations
 
-import gzip
+import itertools
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -27,12 +26,13 @@ from nibabel.spatialimages import HeaderDataError
 
 from ..core.errors import InputError, ensure, line
 from . import atomic
-from .gzip_stream import unpacked
+from .gzip_stream import unpacked, write_packed
 from .nifti_geometry import geometry
 
 SUFFIXES = (".nii", ".nii.gz")
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _HEADER = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}  # by the size it states
+PLANES = 16  # slices copied at a time: as many as fit in a line of the cache
 _MOST_HEAD = 2**26  # bytes before the voxels: the header and its extensions
 _log = logging.getLogger(__name__)  # receives nibabel's notes on header repairs
 _log.addHandler(logging.NullHandler())
@@ -64,19 +64,28 @@ class NiftiSource:
         wide = self.raw.dtype.kind == "f" and self.raw.dtype.itemsize > 4
         return np.dtype(np.float64 if wide else np.float32)
 
-    def decode(self, plane: Shaped[np.ndarray, "i j"], dtype: np.dtype) -> np.ndarray:
+    @property
+    def as_stored(self) -> bool:
+        """Whether HU are the stored values: small integers, which float32 holds exactly."""
+        small = self.raw.dtype.kind in "iu" and self.raw.dtype.itemsize <= 2
+        return small and (self.slope, self.inter) == (1, 0)
+
+    def decode(self, plane: Shaped[np.ndarray, "*ijk"], dtype: np.dtype) -> np.ndarray:
         """Stored values -> HU."""
+        if self.as_stored:
+            return plane.astype(dtype)
         with np.errstate(over="ignore", invalid="ignore"):  # the reader counts non-finite voxels
             return (plane.astype(np.float64) * self.slope + self.inter).astype(dtype)
 
     def planes(self, hu: Float[np.ndarray, "x y z"]) -> Iterator[np.ndarray]:
         """The planes of the file for these HU; unchanged voxels keep their stored value."""
         new = apply_orientation(hu, self.ornt)
-        for k in range(new.shape[2]):
+        for k, plane in enumerate(_planes(new)):
             raw = self.raw[..., k]
-            encoded = _encode(new[..., k], raw.dtype, self.slope, self.inter)
-            same = new[..., k].astype(self.dtype) == self.decode(raw, self.dtype)
-            encoded[same] = raw[same]
+            encoded = _encode(plane, raw.dtype, self.slope, self.inter)
+            if not self.as_stored:
+                same = plane.astype(self.dtype) == self.decode(raw, self.dtype)
+                encoded[same] = raw[same]
             yield encoded
 
 
@@ -200,9 +209,11 @@ def decoded(source: NiftiSource, dtype: np.dtype) -> Float[np.ndarray, "x y z"]:
     values = np.empty([source.raw.shape[axis] for axis in source.ornt[:, 0]], dtype)
     in_file = apply_orientation(values, source.ornt)  # a view: filling it fills `values`
     bad = 0
-    for k in range(source.raw.shape[2]):  # plane by plane: no second copy of the volume
-        plane = in_file[..., k] = source.decode(source.raw[..., k], dtype)
-        bad += plane.size - int(np.count_nonzero(np.isfinite(plane)))
+    for k in range(0, source.raw.shape[2], PLANES):  # no second copy of the volume
+        some = slice(k, k + PLANES)
+        planes = in_file[..., some] = source.decode(source.raw[..., some], dtype)
+        if not source.as_stored:
+            bad += planes.size - int(np.count_nonzero(np.isfinite(planes)))
     ensure(not bad, f"{source.path} has {bad} voxels that are NaN or infinite; replace them")
     return values
 
@@ -219,13 +230,24 @@ def _encode(
     plane: np.ndarray, dtype: np.dtype, slope: float = 1.0, inter: float = 0.0
 ) -> Shaped[np.ndarray, "i j"]:
     """HU -> stored values: rounded for integer types, clipped to the range of the type."""
-    values = (plane.astype(np.float64) - inter) / slope
+    as_stored = (slope, inter) == (1, 0)
+    if as_stored and plane.dtype == dtype:
+        return plane
+    # float32 holds every integer of 16 bits.
+    narrow = plane.dtype == np.float32 and dtype.kind in "iu" and dtype.itemsize <= 2
+    values = plane if as_stored and narrow else (plane.astype(np.float64) - inter) / slope
     limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
     high = float(limits.max)
     if dtype.kind != "f":
         values = np.rint(values)
         high = high if dtype.itemsize < 8 else float(np.nextafter(high, 0))  # 2**63 - 1
     return np.clip(values, float(limits.min), high).astype(dtype)
+
+
+def _planes(array: Shaped[np.ndarray, "x y z"]) -> Iterator[Shaped[np.ndarray, "x y"]]:
+    """Its slices, copied a few at a time: each is scattered over all of its memory."""
+    for k in range(0, array.shape[2], PLANES):
+        yield from np.moveaxis(array[..., k : k + PLANES], 2, 0).copy()
 
 
 def save_new(
@@ -245,17 +267,15 @@ def save_new(
     header.set_slope_inter(1, 0)
     header["vox_offset"] = header.single_vox_offset
     head = bytes(header.binaryblock) + bytes(4)  # four zeros: no extensions
-    save(path, force, head, (_encode(array[..., k], dtype) for k in range(array.shape[2])))
+    save(path, force, head, (_encode(plane, dtype) for plane in _planes(array)))
 
 
 def save(path: str | Path, force: bool, head: bytes, planes: Iterator[np.ndarray]) -> None:
     """Write a file in full or not at all; `InputError` if that fails."""
     check_writable(path, force)
-    packed = str(path).lower().endswith(".gz")
+    parts = itertools.chain([head], (plane.tobytes("F") for plane in planes))
     with atomic.user_output(path), atomic.open_file(path) as file:
-        # No name or time inside: equal volumes give identical files.
-        out = gzip.GzipFile("", "wb", 6, file, mtime=0) if packed else nullcontext(file)
-        with out as stream:
-            stream.write(head)
-            for plane in planes:
-                stream.write(plane.tobytes("F"))
+        if str(path).lower().endswith(".gz"):
+            write_packed(file, parts)
+        else:
+            file.writelines(parts)

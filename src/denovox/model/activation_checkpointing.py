@@ -7,6 +7,8 @@ from functools import partial
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from .blocks import AttentionBlock, ResidualBlock
+
 
 def recompute(net: nn.Module) -> None:
     """Change the network in place: only the input of each residual block and attention is kept.
@@ -15,10 +17,7 @@ def recompute(net: nn.Module) -> None:
     twice); a step takes up to a third longer (Chen et al. 2016, "Training Deep Nets with Sublinear
     Memory Cost").
     """
-    from monai.networks.blocks.spatialattention import SpatialAttentionBlock
-    from monai.networks.nets.diffusion_model_unet import DiffusionUNetResnetBlock
-
     for module in net.modules():
-        if isinstance(module, DiffusionUNetResnetBlock | SpatialAttentionBlock):
+        if isinstance(module, ResidualBlock | AttentionBlock):
             kept = partial(checkpoint, module.forward, use_reentrant=False)
             module.forward = kept  # type: ignore[method-assign]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..core.condition import Condition, ControlKind
 from ..core.config import Settings
+from .backbone import Added, ControlEncoder
 from .unet import GlobalEntry, Net
 
 
@@ -25,7 +26,7 @@ class ControlConfig(Settings):
 
 
 class Control(nn.Module):
-    """MONAI's ControlNet for a `Net`, initialised with the weights of its base (Zhang et al. 2023).
+    """A ControlNet for a `Net`, initialised with the weights of its base (Zhang et al. 2023).
 
     The encoder and the middle block start as copies; the layers that connect them to the base, and
     the control to them, start at zero, so that initially the base's output is unchanged, bit for
@@ -34,38 +35,23 @@ class Control(nn.Module):
 
     def __init__(self, base: Net, config: ControlConfig) -> None:
         super().__init__()
-        from monai.networks.nets.controlnet import ControlNet  # slow to import
-
-        shape = base.config
+        shape = base.config.shape
         self.config = config
-        self.controlnet = ControlNet(
-            spatial_dims=3,
-            in_channels=base.unet.in_channels,
-            num_res_blocks=shape.res_blocks,
-            channels=shape.channels,
-            attention_levels=shape.attention,
-            norm_num_groups=shape.groups,
-            num_head_channels=shape.head_channels,
-            num_class_embeds=1,
-            conditioning_embedding_in_channels=8 if shape.stem == "unshuffle2" else 1,
-            conditioning_embedding_num_channels=(config.width,),
-            use_flash_attention=True,
-        )
-        self.controlnet.add_module("class_embedding", GlobalEntry(4 * shape.channels[0]))
+        voxels = 8 if base.config.stem == "unshuffle2" else 1
+        self.controlnet = ControlEncoder(base.unet.in_channels, voxels, config.width, shape)
+        self.controlnet.class_embedding = GlobalEntry(shape.width)
         state = self.controlnet.state_dict()
         shared = {name: value for name, value in base.unet.state_dict().items() if name in state}
         missing, _ = self.controlnet.load_state_dict(shared, strict=False)
         assert all(name.startswith("controlnet_") for name in missing), missing
 
-    def forward(
-        self, inputs: Tensor, t: Tensor, whole: Tensor, control: Tensor
-    ) -> tuple[list[Tensor], Tensor]:
+    def forward(self, inputs: Tensor, t: Tensor, whole: Tensor, control: Tensor) -> Added:
         """What to add to each of the base's skip connections and to its middle block.
 
         inputs, whole: as for the base's U-Net; control: at the same size.
         """
-        down, middle = self.controlnet(inputs, t, control, class_labels=whole)
-        return down, middle
+        added: Added = self.controlnet(inputs, t, whole, control)
+        return added
 
 
 class Controlled(nn.Module):

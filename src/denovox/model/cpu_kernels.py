@@ -76,8 +76,14 @@ def group_norm(module: nn.GroupNorm, x: Float[Tensor, "b c x y z"]) -> Float[Ten
     return F.group_norm(x, module.num_groups, module.weight, module.bias, module.eps)
 
 
-def convolution(module: nn.Conv3d, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b d u v w"]:
-    """The module's output, up to float32 rounding; by torch's own path where gradients flow."""
+def convolution(
+    module: nn.Conv3d, x: Float[Tensor, "b c x y z"], bias: Tensor | None = None
+) -> Float[Tensor, "b d u v w"]:
+    """The module's output, up to float32 rounding; by torch's own path where gradients flow.
+
+    bias: in place of the module's.
+    """
+    bias = module.bias if bias is None else bias
     if (
         not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
@@ -89,8 +95,8 @@ def convolution(module: nn.Conv3d, x: Float[Tensor, "b c x y z"]) -> Float[Tenso
         and ONEDNN
     ):
         sizes = (module.padding, module.stride, module.dilation, module.groups)
-        return torch.mkldnn_convolution(x, module.weight, module.bias, *sizes)
-    return nn.Conv3d.forward(module, x)
+        return torch.mkldnn_convolution(x, module.weight, bias, *sizes)
+    return module._conv_forward(x, module.weight, bias)
 
 
 def use_fast_kernels(net: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""The network: entries for the conditions + MONAI's DiffusionModelUNet (Method 1)."""
+"""The network: entries for the conditions, then the U-Net of `backbone.py` (Method 1)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from ..core.condition import Condition
 from ..core.config import Settings
 from ..core.labels import NAMES, path_matrix
 from ..core.regions import REGIONS
+from .backbone import Added, UNet
+from .blocks import Shape
 
 
 class NetConfig(Settings):
@@ -49,6 +51,13 @@ class NetConfig(Settings):
         if len(self.channels) != len(self.attention):
             raise ValueError("channels and attention must have the same number of levels")
         return self
+
+    @property
+    def shape(self) -> Shape:
+        """That of the U-Net."""
+        return Shape(
+            self.channels, self.attention, self.res_blocks, self.groups, self.head_channels
+        )
 
     @property
     def multiple(self) -> int:
@@ -124,7 +133,7 @@ class PositionEntry(nn.Module):
 class GlobalEntry(nn.Module):
     """Region and voxel size -> a vector added to the timestep's embedding.
 
-    It takes the place of the class embedding in MONAI's network and receives `class_labels`.
+    It takes the place of the class embedding in MONAI's network.
     """
 
     def __init__(self, width: int) -> None:
@@ -142,8 +151,6 @@ class Net(nn.Module):
 
     def __init__(self, config: NetConfig) -> None:
         super().__init__()
-        from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet  # slow to import
-
         self.config = config
         voxels = 8 if config.stem == "unshuffle2" else 1
         condition_channels = config.anatomy_channels
@@ -152,19 +159,9 @@ class Net(nn.Module):
             condition_channels += config.position_channels
             octaves = config.frequencies if config.position == "embedding" else 0
             self.position = PositionEntry(config.position_channels, octaves)
-        self.unet = DiffusionModelUNet(
-            spatial_dims=3,
-            in_channels=voxels * (1 + config.detail) + condition_channels,
-            out_channels=voxels,
-            num_res_blocks=config.res_blocks,
-            channels=config.channels,
-            attention_levels=config.attention,
-            norm_num_groups=config.groups,
-            num_head_channels=config.head_channels,
-            num_class_embeds=1,  # creates the slot for the global entry
-            use_flash_attention=True,
-        )
-        self.unet.add_module("class_embedding", GlobalEntry(4 * config.channels[0]))
+        inputs = voxels * (1 + config.detail) + condition_channels
+        self.unet = UNet(inputs, voxels, config.shape)
+        self.unet.class_embedding = GlobalEntry(config.shape.width)
 
     def forward(
         self,
@@ -186,32 +183,25 @@ class Net(nn.Module):
         """(maps, values that hold for the whole box): the inputs of the U-Net."""
         scaled = x * torch.rsqrt(1 + sigma**2).view(-1, 1, 1, 1, 1)  # the VP form: sqrt(abar) x
         image = torch.cat([scaled, detail(x, sigma)], 1) if self.config.detail else scaled
-        maps = self.anatomy(condition.anatomy)
+        maps = [self.anatomy(condition.anatomy)]
         if self.config.position != "none":
-            position = self.position(condition.position).expand(-1, -1, *x.shape[2:])
-            maps = torch.cat([maps, position], 1)
+            maps.append(self.position(condition.position).expand(-1, -1, *x.shape[2:]))
         if self.config.stem == "unshuffle2":
-            maps = F.avg_pool3d(maps, 2)
-        inputs = torch.cat([self.to_depth(image), maps], 1)
+            maps = [F.avg_pool3d(each, 2) for each in maps]
+        # Joined with channels last in memory, and in the type of the weights: one pass, not four.
+        parts = [each.movedim(1, -1).to(self.unet.dtype) for each in (self.to_depth(image), *maps)]
         whole = torch.cat([condition.region[:, None], condition.spacing_mm.log()], 1)
-        return inputs.contiguous(memory_format=torch.channels_last_3d), whole
+        return torch.cat(parts, -1).movedim(-1, 1), whole
 
     def answer(
         self,
         inputs: Float[Tensor, "b c u v w"],
         t: Float[Tensor, " b"],
         whole: Float[Tensor, "b 4"],
-        added: tuple[list[Tensor], Tensor] | None = None,
+        added: Added | None = None,
     ) -> Float[Tensor, "b 1 x y z"]:
         """The U-Net's output; added: by a control to its skip connections and middle block."""
-        down, middle = (None, None) if added is None else added
-        answer = self.unet(
-            inputs,
-            t,
-            class_labels=whole,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
-        )
+        answer: Tensor = self.unet(inputs, t, whole, added)
         return depth_to_space(answer) if self.config.stem == "unshuffle2" else answer
 
     def to_depth(self, maps: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b c2 u v w"]:

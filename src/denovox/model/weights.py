@@ -20,6 +20,7 @@ from ..core.process import use_one_thread, was_forked
 from ..core.schedule import Schedule
 from ..io.atomic import write_file
 from .controlnet import Control, ControlConfig, Controlled
+from .cpu_inference import prepare
 from .cpu_kernels import use_fast_kernels
 from .denoiser import Denoiser, Precision, Prediction, denoiser, use_bfloat16
 from .devices import device_named
@@ -286,6 +287,10 @@ def _load(
     net: Net | Controlled = base
     if control is not None:
         net = with_control(base, path, control)
-    net = place(net.eval().requires_grad_(False), device)
     bfloat16 = use_bfloat16(precision, device)
-    return denoiser(net, config.noise_schedule, config.prediction, bfloat16), config
+    net.eval().requires_grad_(False)
+    if device == "cpu":
+        prepare(net, bfloat16)
+    autocast = bfloat16 and device != "cpu"
+    net = place(net, device)
+    return denoiser(net, config.noise_schedule, config.prediction, autocast), config

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Num, Shaped
+from jaxtyping import Float, Shaped
 
 from ..core.volume import Volume, Window
 from ..io.atomic import open_file
@@ -31,6 +31,7 @@ SIDES = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
 WIDTH, DPI = 1600, 100  # pixels, pixels per inch
 MARGIN, GAP, GUTTER = 28, 6, 32  # pixels: around the sheet, between panels, between groups
 TITLE, HEAD, NAME, BAR, FOOT = 64, 62, 30, 58, 20  # pixels: heights of the text lines
+Z_LIMIT = 8.0  # z-scores at the ends of their colour scale: twice the threshold of a component
 INK, QUIET, PAPER = "#1c2430", "#5b6675", "#ffffff"
 
 
@@ -39,22 +40,26 @@ class Row:
     """One row of the sheet.
 
     title, caption: what was done, and its metrics (PSNR, SSIM); one line each.
-    before, after: on one grid; the difference shown is after - before, HU.
+    before, after: on one grid; the difference shown is after - before, HU. after: None: nothing.
     window: range of the grey scale.
     reference: ground truth, shown between `after` and the difference if given.
     names: titles above before, after and reference.
+    scores: z-scores on the grid of `before`, shown beside it if given.
+    at: the voxel through which the planes pass; None: the middle.
     """
 
     title: str
     before: Volume
-    after: Volume
+    after: Volume | None
     window: Window
     caption: str = ""
     reference: Volume | None = None
     names: tuple[str, str, str] = ("before", "after", "reference")
+    scores: Volume | None = None
+    at: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
-        for other in (self.after, self.reference):
+        for other in (self.after, self.reference, self.scores):
             if other is not None and other.shape != self.before.shape:
                 shapes = f"{other.shape} and {self.before.shape}"
                 raise ValueError(f"'{self.title}': the volumes differ in shape: {shapes}")
@@ -105,14 +110,54 @@ def sheet(rows: Sequence[Row], path: str | Path, title: str) -> None:
 def difference_limit(row: Row) -> float:
     """HU at the ends of the difference's colour scale: 1, 2 or 5 times a power of ten.
 
-    The next such value above the 99.5th percentile of |after - before|, both clipped to the window,
-    and at least 1 HU: neither a few outliers nor air and bone beyond the window wash out the rest.
+    The next such value above the 99.5th percentile of |after - before| in the planes that are
+    shown, both clipped to the window, and at least 1 HU: neither a few outliers nor air and bone
+    beyond the window wash out the rest.
     """
     limits = row.window.low_hu, row.window.high_hu
-    difference = np.clip(row.after.hu, *limits) - np.clip(row.before.hu, *limits)
-    least = max(float(np.percentile(np.abs(difference), 99.5)), 1.0)
+    before, after = (
+        np.concatenate([np.clip(shown, *limits).ravel() for shown in _planes(one, row.at)])
+        for one in (row.before, row.after or row.before)
+    )
+    least = max(float(np.percentile(np.abs(after - before), 99.5)), 1.0)
     power = 10.0 ** math.floor(math.log10(least))
     return next(step * power for step in (1, 2, 5, 10) if step * power >= least * (1 - 1e-9))
+
+
+def _planes(volume: Volume, at: tuple[int, int, int] | None) -> list[Float[np.ndarray, "_ _"]]:
+    """The slices that are shown, by the axis held fixed, as float32."""
+    index: Sequence[int | None] = at or (None, None, None)
+    return [plane(volume, axis, index[axis]).astype(np.float32) for axis in range(3)]
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """One group of the sheet: planes of a volume, or of a difference. scale: colour map, ends."""
+
+    name: str
+    planes: Sequence[Float[np.ndarray, "_ _"]]
+    scale: tuple[str, float, float]
+    label: str
+
+
+def _panels(row: Row) -> list[_Panel]:
+    grey = ("gray", row.window.low_hu, row.window.high_hu)
+    window = f"HU (window {row.window.width_hu:g}, level {row.window.level_hu:g})"
+    volumes = zip(row.names, (row.before, row.after, row.reference), strict=True)
+    found = [
+        _Panel(name, _planes(volume, row.at), grey, window)
+        for name, volume in volumes
+        if volume is not None
+    ]
+    if row.scores is not None:
+        scale = ("RdBu_r", -Z_LIMIT, Z_LIMIT)
+        found.append(_Panel("z-scores", _planes(row.scores, row.at), scale, "z-score"))
+    if row.after is not None:
+        limit = difference_limit(row)
+        change = [b - a for a, b in zip(found[0].planes, found[1].planes, strict=True)]
+        name = f"{row.names[1]} minus {row.names[0]}"
+        found.append(_Panel(name, change, ("RdBu_r", -limit, limit), "difference, HU"))
+    return found
 
 
 class _Page:
@@ -165,11 +210,8 @@ class _Band:
     """Layout of a row: groups side by side, each an axial panel over a coronal and a sagittal."""
 
     def __init__(self, row: Row) -> None:
-        self.row = row
-        self.difference = row.after.hu.astype(np.float64) - row.before.hu
-        self.names = [*row.names[: 2 if row.reference is None else 3]]
-        self.names.append(f"{row.names[1]} minus {row.names[0]}")
-        count = len(self.names)
+        self.row, self.panels = row, _panels(row)
+        count = max(len(self.panels), 2)  # a single one would be as tall as the sheet is wide
         self.group = (WIDTH - 2 * MARGIN - GUTTER * (count - 1)) / count
         x, y, z = (n * mm for n, mm in zip(row.before.shape, row.before.spacing_mm, strict=True))
         # Coronal and sagittal share one height; no panel is taller than a group is wide.
@@ -188,33 +230,17 @@ class _Band:
         page.box(MARGIN, top, WIDTH - 2 * MARGIN, 1).set_facecolor("#d5dae1")
         page.write(MARGIN, top + 30, row.title, size=13, weight="bold")
         page.write(MARGIN, top + 52, row.caption, size=10.5, color=QUIET)
-        volumes = [row.before.hu, row.after.hu]
-        if row.reference is not None:
-            volumes.append(row.reference.hu)
-        limit = difference_limit(row)
-        grey = ("gray", row.window.low_hu, row.window.high_hu)
-        scales = [grey] * len(volumes) + [("RdBu_r", -limit, limit)]
         bars = top + HEAD + NAME + self.upper + GAP + self.lower + 12
-        for number, (hu, scale, name) in enumerate(
-            zip([*volumes, self.difference], scales, self.names, strict=True)
-        ):
+        labelled = ""
+        for number, panel in enumerate(self.panels):
             left = MARGIN + number * (self.group + GUTTER)
-            page.write(left, top + HEAD + 20, name, size=11, weight="bold")
-            image = self._group(page, hu, scale, left, top + HEAD + NAME)
-            if number == 0:
-                label = f"HU (window {row.window.width_hu:g}, level {row.window.level_hu:g})"
-                page.bar(image, left, bars, self.group, label)
-            elif number == len(volumes):
-                page.bar(image, left, bars, self.group, "difference, HU")
+            page.write(left, top + HEAD + 20, panel.name, size=11, weight="bold")
+            image = self._group(page, panel, left, top + HEAD + NAME)
+            if panel.label != labelled:  # volumes in HU share a bar
+                page.bar(image, left, bars, self.group, panel.label)
+            labelled = panel.label
 
-    def _group(
-        self,
-        page: _Page,
-        hu: Num[np.ndarray, "x y z"],
-        scale: tuple[str, float, float],
-        left: float,
-        top: float,
-    ) -> AxesImage:
+    def _group(self, page: _Page, panel: _Panel, left: float, top: float) -> AxesImage:
         """Draw the three panels of one volume; returns one of their images, for a colour bar."""
         below = top + self.upper + GAP
         aside = (self.group - self.size["coronal"][0] - GAP - self.size["sagittal"][0]) / 2
@@ -225,9 +251,14 @@ class _Band:
         }
         for axis, name in enumerate(PLANES):
             axes = page.box(*corner[name], *self.size[name])
-            cmap, low, high = scale
+            cmap, low, high = panel.scale
             image = axes.imshow(
-                plane(hu, axis), cmap=cmap, vmin=low, vmax=high, aspect="auto", interpolation="auto"
+                panel.planes[axis],
+                cmap=cmap,
+                vmin=low,
+                vmax=high,
+                aspect="auto",
+                interpolation="auto",
             )
             _letters(axes, SIDES[name], dark=cmap == "gray")
         return image

@@ -1,68 +1,146 @@
-"""A denoiser of whole volumes from a denoiser of boxes (Method 1, "large volumes")."""
+"""A denoiser of whole volumes from a denoiser of boxes (Method 1, "large volumes").
+
+Tiles are evaluated layer by layer along z, and slices are finished as soon as no later tile covers
+them. A volume can thus pass through as a stream: in memory are one layer and one batch of tiles.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..core.box import Box, Tile, Tiling
+from ..core.box import Box, Shape, Tile, Tiling
 from ..core.condition import Condition
 from ..core.condition import batch as collate
 from .sampler import Denoise, Vol
 
 PatchDenoise = Callable[[Tensor, float, Condition], Tensor]
+Slices = Callable[[slice], Vol]  # consecutive slices of a volume
+Needed = Callable[[slice], Bool[Tensor, "x y z"]]  # the same of a mask
+Tilings = tuple[Tiling, Tiling, Tiling]
+Tiles = tuple[Tile, Tile, Tile]
 
 
 def windowed(
     denoise: PatchDenoise,
     condition: Condition,
-    tiling: Tiling | None = None,
+    tiling: Tiling | Tilings | None = None,
     batch: int = 1,
     seed: int | None = 0,
     done: Callable[[float], None] = lambda share: None,
+    needed: Needed | None = None,
 ) -> Denoise:
     """`denoise`, applied tile by tile and blended with weights that sum to one.
 
-    condition: for the whole volume. batch: number of tiles of the same size per batch; affects
-    nothing but float rounding. seed: moves the seams at every call (None: they stay), so that a
-    small overlap is enough. done: called with the share of tiles completed in this call. Apart from
-    x, only the result and one batch of tiles are in memory at a time.
+    condition: for the whole volume. tiling: of each axis, or of all. batch: number of tiles of the
+    same size per batch; affects nothing but float rounding. seed: moves the seams at every call
+    (None: they stay), so that a small overlap is enough. done: called with the share of tiles
+    completed in this call. needed: voxels whose result matters; tiles without any are skipped, and
+    what the others return does not change. Apart from x, only the result, a layer of tiles and one
+    batch of them are in memory at a time.
     """
-    tiling = tiling or Tiling()
     calls = itertools.count()
 
     def whole(x: Vol, sigma: float) -> Vol:
-        rng = np.random.default_rng([seed or 0, next(calls)])
-        shifts = rng.uniform(-1, 1, 3) if seed is not None else np.zeros(3)
-        axes = [tiling.tiles(n, s) for n, s in zip(x.shape[2:], shifts, strict=True)]
-        out = torch.zeros_like(x)
-        count, total = 0, len(axes[0]) * len(axes[1]) * len(axes[2])
-        for group in _groups(axes, batch):
-            boxes = [_box(tiles) for tiles in group]
-            conditions = collate([condition.crop(box) for box in boxes])
-            results = denoise(torch.cat([_cut(x, box) for box in boxes]), sigma, conditions)
-            for tiles, result in zip(group, results, strict=True):
-                _blend(out, tiles, result)
-            count += len(group)
-            done(count / total)
+        x_y_z = layout(x.shape[2:], tiling, seed, next(calls))
+        layers = Layers(denoise, condition, x_y_z, batch, done)
+        out = torch.empty_like(x)
+        for z, part in layers.run(lambda z: x[..., z], sigma, x.shape[4], needed):
+            out[..., z] = part
+            del part  # or it would be held while the next layer is summed
         return out
 
     return whole
 
 
-def _groups(axes: list[list[Tile]], batch: int) -> Iterator[list[tuple[Tile, ...]]]:
+def layout(
+    shape: Shape | torch.Size, tiling: Tiling | Tilings | None, seed: int | None, call: int = 0
+) -> list[list[Tile]]:
+    """The tiles along each axis of a volume; their seams depend on the seed and the call alone."""
+    each = tiling if isinstance(tiling, tuple) else (tiling or Tiling(),) * 3
+    rng = np.random.default_rng([seed or 0, call])
+    shifts = rng.uniform(-1, 1, 3) if seed is not None else np.zeros(3)
+    return [own.tiles(n, s) for own, n, s in zip(each, shape, shifts, strict=True)]
+
+
+def covered(axes: list[list[Tile]], needed: Bool[Tensor, "x y z"]) -> Bool[Tensor, "x y z"]:
+    """The voxels of all tiles in which a voxel is needed: what these tiles look at."""
+    out = torch.zeros_like(needed)
+    for tiles in itertools.product(*axes):
+        inside = _box(tiles).slices
+        if needed[inside].any():
+            out[inside] = True
+    return out
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The tiles of a volume, evaluated layer by layer. axes: from `layout`; else as `windowed`."""
+
+    denoise: PatchDenoise
+    condition: Condition
+    axes: list[list[Tile]]
+    batch: int = 1
+    done: Callable[[float], None] = lambda share: None
+
+    def run(
+        self, x: Slices, sigma: float, length: int, needed: Needed | None = None
+    ) -> Iterator[tuple[slice, Vol]]:
+        """The result as finished slices [z, z'), in order; x is called once for each layer.
+
+        length: slices of the volume. needed: as in `windowed`, called after x for each layer.
+        """
+        across, along, layers = self.axes
+        starts = [tile.start for tile in layers[1:]]
+        total = len(across) * len(along) * len(layers)
+        carried: Vol | None = None
+        for number, (layer, end) in enumerate(zip(layers, [*starts, length], strict=True)):
+            z = slice(layer.start, min(layer.stop, length))
+            slab = x(z)
+            out = torch.zeros_like(slab)
+            if carried is not None:
+                out[..., : carried.shape[4]] = carried
+            at_0 = Tile(0, layer.stop - layer.start, layer.weight)
+            tiles: list[Tiles] = [(a, b, at_0) for a, b in itertools.product(across, along)]
+            if needed is not None:
+                mask = needed(z)
+                tiles = [each for each in tiles if mask[_box(each).slices].any()]
+            count = (number + 1) * len(across) * len(along) - len(tiles)
+            for group in _groups(tiles, self.batch):
+                self._evaluate(slab, out, group, layer.start, sigma)
+                count += len(group)
+                self.done(count / total)
+            if not tiles:
+                self.done(count / total)
+            del slab
+            yield slice(layer.start, end), out[..., : end - layer.start]
+            carried = out[..., end - layer.start :].clone()
+            del out
+
+    def _evaluate(self, slab: Vol, out: Vol, group: list[Tiles], start: int, sigma: float) -> None:
+        """Add the weighted results of a batch of tiles to a layer's sum, in place."""
+        boxes = [_box(tiles) for tiles in group]
+        placed = [Box((*box.start[:2], start), box.size) for box in boxes]
+        conditions = collate([self.condition.crop(box) for box in placed])
+        x = torch.cat([_cut(slab, box) for box in boxes])
+        for tiles, result in zip(group, self.denoise(x, sigma, conditions), strict=True):
+            _blend(out, tiles, result)
+
+
+def _groups(tiles: list[Tiles], batch: int) -> Iterator[list[Tiles]]:
     """Tiles ordered by size, in groups of at most `batch` of the same size."""
 
-    def size(tiles: tuple[Tile, ...]) -> tuple[int, ...]:
-        return tuple(t.stop - t.start for t in tiles)
+    def size(tiles: Tiles) -> Shape:
+        return _box(tiles).size
 
-    for _, alike in itertools.groupby(sorted(itertools.product(*axes), key=size), key=size):
+    for _, alike in itertools.groupby(sorted(tiles, key=size), key=size):
         same = list(alike)
         yield from (same[i : i + batch] for i in range(0, len(same), batch))
 
@@ -84,8 +162,8 @@ def _cut(x: Vol, box: Box) -> Float[Tensor, "b 1 x2 y2 z2"]:
     return F.pad(inside, pads, mode="reflect" if fits else "replicate")
 
 
-def _blend(out: Vol, tiles: tuple[Tile, ...], result: Tensor) -> None:
-    """Add a tile's weighted result to the whole volume, in place."""
+def _blend(out: Vol, tiles: Tiles, result: Tensor) -> None:
+    """Add a tile's weighted result to the sum of its layer, in place."""
     target = out[(0, slice(None), *_box(tiles).slices)]
     for axis, tile in enumerate(tiles, start=1):
         shape = [1, 1, 1, 1]

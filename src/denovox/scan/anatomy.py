@@ -7,10 +7,9 @@ so that noise has no influence, and their edges are then refined on the scan's o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer, Shaped, UInt8
+from jaxtyping import Bool, Float, Integer, UInt8
 from scipy import ndimage
 
 from denovox.core.box import Shape
@@ -21,15 +20,14 @@ from denovox.core.morphology import (
     close_mm,
     component_sizes,
     components_at,
-    depth_mm,
     dilate_mm,
     erode_mm,
     within_slice,
 )
 from denovox.core.volume import Volume
+from denovox.scan.blocks import Slices, block_mean, boxes, coarser, repeat, smooth, smooth_at
 from denovox.scan.constant_fill import without_fill
 
-SLAB = 16  # planes processed at a time, where all of them would take too much memory
 WORK_MM = 3.0  # finer voxels are averaged to about this size
 BODY_HU, LUNG_HU, GAS_HU, BONE_HU, CORTEX_HU = -300.0, -400.0, -950.0, 200.0, 300.0
 OPENING_MM = 5.0  # separates the table's cover and clothes from the skin
@@ -53,34 +51,33 @@ def coarse(volume: Volume) -> UInt8[np.ndarray, "x y z"]:
     """
     spacing = volume.spacing_mm
     factor = tuple(max(1, round(WORK_MM / mm)) for mm in spacing)
-    work_mm = _coarser(spacing, factor)
+    work_mm = coarser(spacing, factor)
     hu = without_fill(volume.hu)
-    work = _smooth(_block_mean(hu, factor), 1.2, work_mm)
+    work = smooth(block_mean(hu, factor), 1.2, work_mm)
 
     body = _body(work, work_mm)
     airway = _airway(work, body, _lung(work, body, work_mm), work_mm)
     lung = _lung(work, body & ~airway, work_mm)
 
-    ends = [
+    (in_body, near_body), (in_lung, near_lung) = (
         (ndimage.binary_erosion(found, border_value=1), ndimage.binary_dilation(found))
         for found in (body, lung)
-    ]
-    out = np.empty(hu.shape, np.uint8)
-    for planes, blocks in _slabs(len(hu), factor[0]):
-        part, labels = hu[planes], out[planes]
+    )
+    out = np.full(hu.shape, OUTSIDE, np.uint8)
+    for voxels, blocks in boxes(near_body, factor):
+        part, labels = hu[voxels], out[voxels]
 
         def back(
-            mask: Mask, blocks: slice = blocks, shape: Shape = part.shape
+            mask: Mask, blocks: Slices = blocks, shape: Shape = part.shape
         ) -> Bool[np.ndarray, "x2 y2 z2"]:
-            return _repeat(mask[blocks], factor, shape)
+            return repeat(mask[blocks], factor, shape)
 
         # HU decide in the 1-voxel rim of what was found on the working grid.
-        (in_body, near_body), (in_lung, near_lung) = ends
-        labels[:] = np.where(((part > BODY_HU) & back(near_body)) | back(in_body), BODY, OUTSIDE)
+        labels[((part > BODY_HU) & back(near_body)) | back(in_body)] = BODY
         airy = ((part < LUNG_HU) & back(near_lung)) | back(in_lung)
         labels[airy & (labels == BODY)] = LUNG
         labels[back(airway) & (labels != OUTSIDE) & (part < -500)] = AIRWAY
-    _mark_bone(out, hu, spacing, factor)
+    _mark_bone(out, hu, near_body, spacing, factor)
     return out
 
 
@@ -93,7 +90,7 @@ def _body(hu: Float[np.ndarray, "x y z"], mm: Spacing) -> Mask:
     opened = dilate_mm(erode_mm(dense, OPENING_MM, mm), OPENING_MM, mm) & dense
     parts, _ = ndimage.label(opened)
     size = component_sizes(parts)
-    thick = component_sizes(parts, depth_mm(opened, mm) >= BODY_RADIUS_MM) > 0
+    thick = component_sizes(parts, erode_mm(opened, math.nextafter(BODY_RADIUS_MM, 0), mm)) > 0
     keep = (thick & (size >= 0.02 * size.max())) | (size == size.max())
     body = keep[parts] & (parts > 0)
     body |= dilate_mm(body, OPENING_MM / 2, mm) & dense
@@ -157,77 +154,59 @@ def _lung(hu: Float[np.ndarray, "x y z"], body: Mask, mm: Spacing) -> Mask:
 def _mark_bone(
     labels: UInt8[np.ndarray, "x y z"],
     hu: Float[np.ndarray, "x y z"],
+    near_body: Bool[np.ndarray, "u v w"],
     mm: Spacing,
     factor: tuple[int, ...],
 ) -> None:
-    """BONE where BODY is above 200 HU and connected to something above 300 HU, without specks."""
-    work_mm = _coarser(mm, factor)
-    level, work = _levels(hu, labels, mm, factor)
+    """BONE where BODY is above 200 HU and connected to something above 300 HU, without specks.
+
+    near_body: the blocks that contain BODY.
+    """
+    work_mm = coarser(mm, factor)
+    level, work = _levels(hu, labels, near_body, mm, factor)
     # A pool of contrast (heart, aorta) is as bright as bone, but thick, large and nowhere dense.
     core = erode_mm((work > BONE_HU) & (work < POOL_HU), POOL_MM, work_mm)
     pools, _ = ndimage.label(dilate_mm(core, POOL_MM, work_mm)) if core.any() else (core * 0, 0)
     pool = (component_sizes(pools) * np.prod(work_mm) / 1000 > POOL_ML)[pools]
     if pool.any():
         wide = dilate_mm(pool, 4.0, work_mm)
-        for planes, blocks in _slabs(len(hu), factor[0]):
-            part = level[planes]
-            part[_repeat(wide[blocks], factor, part.shape) & (part > 1) & (part < 4)] = 1
+        for voxels, blocks in boxes(wide, factor):
+            part = level[voxels]
+            part[repeat(wide[blocks], factor, part.shape) & (part > 1) & (part < 4)] = 1
     parts, where = components_at(level, above=1)
     millilitres = np.bincount(parts) * np.prod(mm) / 1000
     cortex = np.bincount(parts, level.ravel()[where] > 2) > 0
-    bone = 9
-    level.ravel()[where[((millilitres > BONE_ML) & cortex)[parts]]] = bone
+    bone = where[((millilitres > BONE_ML) & cortex)[parts]]
     del parts, where
-    mostly = _block_mean(level, factor, lambda part: (part == bone).astype(np.float32)) > 0.4
-    closed = close_mm(mostly, MARROW_MM, work_mm) & ~pool
-    for planes, blocks in _slabs(len(hu), factor[0]):
-        part = level[planes]
-        marrow = _repeat(closed[blocks], factor, part.shape) & (part > 0)
-        labels[planes][marrow | (part == bone)] = BONE
+    labels.ravel()[bone] = BONE
+    share = block_mean(labels, factor, lambda part: (part == BONE).astype(np.float32))
+    closed = close_mm(share > 0.4, MARROW_MM, work_mm) & ~pool
+    for voxels, blocks in boxes(closed, factor):
+        part = level[voxels]
+        labels[voxels][repeat(closed[blocks], factor, part.shape) & (part > 0)] = BONE
 
 
 def _levels(
     hu: Float[np.ndarray, "x y z"],
     labels: UInt8[np.ndarray, "x y z"],
+    near_body: Bool[np.ndarray, "u v w"],
     mm: Spacing,
     factor: tuple[int, ...],
 ) -> tuple[UInt8[np.ndarray, "x y z"], Float[np.ndarray, "u v w"]]:
     """HU in BODY, smoothed over 0.8 mm: how many of 0, 200 and 300 HU are exceeded, 4 from 700 HU,
-    0 elsewhere; and the smoothed HU's means over blocks, everywhere."""
-    level, work = np.empty(hu.shape, np.uint8), []
-    halo = math.ceil(4 * 0.8 / mm[0]) + 1  # more than the filter's reach
-    for planes, _ in _slabs(len(hu), factor[0]):
-        low = max(0, planes.start - halo)
-        part = _smooth(_clipped(hu[low : planes.stop + halo]), 0.8, mm)
-        smooth = np.ceil(part[planes.start - low :][: planes.stop - planes.start])
-        work.append(_block_mean(smooth, factor))
-        part = level[planes]
+    0 elsewhere; and the smoothed HU's means over blocks, in boxes around the body."""
+    level = np.zeros(hu.shape, np.uint8)
+    work = np.full(near_body.shape, -np.inf, np.float32)
+    for voxels, blocks in boxes(near_body, factor):
+        smooth = smooth_at(hu, voxels, 0.8, mm)
+        np.ceil(smooth, out=smooth)
+        work[blocks] = block_mean(smooth, factor)
+        part = level[voxels]
         part[:] = smooth > 0
         for above in (smooth > BONE_HU, smooth > CORTEX_HU, smooth >= POOL_HU):
             part += above
-        part *= labels[planes] == BODY
-    return level, np.concatenate(work)
-
-
-# -- smoothing
-
-
-def _smooth(
-    hu: Float[np.ndarray, "x y z"], sigma_mm: float, mm: Spacing
-) -> Float[np.ndarray, "x y z"]:
-    return ndimage.gaussian_filter(hu, [sigma_mm / step for step in mm], mode="nearest")
-
-
-def _slabs(count: int, factor: int) -> Iterator[tuple[slice, slice]]:
-    """Planes, a few at a time, and the blocks of `factor` planes that they make up."""
-    blocks = max(1, SLAB // factor)
-    for first in range(0, count, blocks * factor):
-        last = min(first + blocks * factor, count)
-        yield slice(first, last), slice(first // factor, -(-last // factor))
-
-
-def _clipped(hu: Shaped[np.ndarray, "x y z"]) -> Float[np.ndarray, "x y z"]:
-    return np.clip(hu, -1024, 3071).astype(np.float32, copy=False)
+        part *= labels[voxels] == BODY
+    return level, work
 
 
 def _at_rim(parts: Integer[np.ndarray, "x y z"], x: int = 1, y: int = 1) -> Bool[np.ndarray, " n"]:
@@ -244,35 +223,3 @@ def _centre_x(body: Mask) -> Float[np.ndarray, " z"]:
     columns = body.any(1)
     count = np.maximum(columns.sum(0), 1)
     return (columns * np.arange(body.shape[0])[:, None]).sum(0) / count
-
-
-def _coarser(mm: Spacing, factor: tuple[int, ...]) -> Spacing:
-    """Voxel size of the blocks."""
-    return mm[0] * factor[0], mm[1] * factor[1], mm[2] * factor[2]
-
-
-def _block_mean(
-    hu: Shaped[np.ndarray, "x y z"],
-    factor: tuple[int, ...],
-    values: Callable[[Shaped[np.ndarray, "k y z"]], Float[np.ndarray, "k y z"]] | None = None,
-) -> Float[np.ndarray, "u v w"]:
-    """Means of `values` (default: HU, clipped to their range) over blocks; the last block repeats
-    the edge."""
-    values = values or _clipped
-    u, v, w = (math.ceil(n / f) for n, f in zip(hu.shape, factor, strict=True))
-    out = np.empty((u, v, w), np.float32)
-    for i in range(u):
-        part = hu[i * factor[0] : (i + 1) * factor[0]]
-        padding = [(0, k * f - n) for n, f, k in zip(part.shape, factor, (1, v, w), strict=True)]
-        padded = np.pad(values(part), padding, mode="edge")
-        out[i] = padded.reshape(factor[0], v, factor[1], w, factor[2]).mean((0, 2, 4))
-    return out
-
-
-def _repeat(
-    mask: Mask, factor: tuple[int, ...], shape: tuple[int, ...]
-) -> Bool[np.ndarray, "x2 y2 z2"]:
-    """The inverse of `_block_mean` by nearest neighbour."""
-    for axis in (2, 1, 0):  # the slowest while there is least
-        mask = mask.repeat(factor[axis], axis)
-    return mask[: shape[0], : shape[1], : shape[2]]

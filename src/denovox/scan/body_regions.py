@@ -174,9 +174,11 @@ def _trachea(
     parts, count = ndimage.label(gas, within_slice())
     if not count:
         return np.zeros(gas.shape[2], bool)
-    number = np.arange(1, count + 1)
-    cm2 = ndimage.sum_labels(gas, parts, number) * mm[0] * mm[1] / 100
-    x, y, z = np.array(ndimage.center_of_mass(gas, parts, number)).T
+    at = np.nonzero(parts)
+    number = parts[at] - 1
+    pixels = np.bincount(number)
+    cm2 = pixels * mm[0] * mm[1] / 100
+    x, y, z = (np.bincount(number, index) / pixels for index in at)
     z = z.round().astype(int)
     rows, columns = np.any(body, axis=1), np.any(body, axis=0)
     centre, reach = _middle(rows), columns.sum(0)

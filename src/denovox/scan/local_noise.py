@@ -6,7 +6,7 @@ A slice of a `Volume` is scattered over all of its memory, so a few are copied a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,8 +44,12 @@ class SoftTissue:
         hu: Shaped[np.ndarray, "x y z"],
         coarse: Integer[np.ndarray, "x y z"],
         mm: tuple[float, float, float],
+        watch: Callable[[SoftTissue, slice, Float[np.ndarray, "k u v"]], None],
     ) -> SoftTissue | None:
-        """coarse: labels; None without any body."""
+        """coarse: labels; None without any body.
+
+        watch: called with slices whose soft tissue has been found, and their `blur`, its to keep.
+        """
         flat = np.zeros(hu.shape[:2], bool)
         for i, plane in enumerate(coarse):
             flat[i] = (plane == BODY).any(1)
@@ -58,6 +62,7 @@ class SoftTissue:
             blur = tissue.blur(planes)
             soft = (blur > SOFT_HU[0]) & (blur < SOFT_HU[1])
             tissue.soft[planes] = soft & np.moveaxis(coarse[x:u, y:v, planes] == BODY, 2, 0)
+            watch(tissue, planes, blur)
         return tissue
 
     def chunks(self) -> Iterator[slice]:
@@ -78,10 +83,11 @@ class SoftTissue:
         sigma = [SMOOTH_MM / step for step in self.mm[:2]]
         reach = (math.ceil(4 * sigma[0] + 1), math.ceil(4 * sigma[1] + 1))
         wide = self.planes(z, reach)
-        ndimage.gaussian_filter(wide, [0, *sigma], output=wide)
         x, y = (min(first, more) for first, more in zip(self.start, reach, strict=True))
         _, u, v = self.soft.shape
-        return wide[:, x : x + u, y : y + v]
+        wide = ndimage.gaussian_filter1d(wide, sigma[0], 1)[:, x : x + u]
+        blur: np.ndarray = ndimage.gaussian_filter1d(wide, sigma[1], 2)[..., y : y + v]
+        return blur
 
 
 def body_share(tissue: SoftTissue, corners: Corners, size: int) -> float:
@@ -100,20 +106,20 @@ def body_share(tissue: SoftTissue, corners: Corners, size: int) -> float:
     local = _LocalSd(tissue)
     corners = corners - [*tissue.start, 0]
     in_squares = np.empty((len(corners), size, size), np.float32)
-    in_tissue = []
+    shares, done = np.empty(np.count_nonzero(tissue.soft), np.float32), 0
     for k, soft in enumerate(tissue.soft):
         if not soft.any():
             continue
         plane = local.plane(k)
-        in_tissue.append(plane[soft])
+        values = plane[soft]
+        shares[done : done + len(values)] = values
+        done += len(values)
         for number in np.flatnonzero(corners[:, 2] == k):
             a, b, _ = corners[number]
             in_squares[number] = plane[a : a + size, b : b + size]
     rms = np.sqrt(np.square(in_squares.ravel()).mean())
     if not rms:
         return 1.0
-    shares = np.concatenate(in_tissue)
-    del in_tissue
     shares /= rms
     np.maximum(shares, LEAST_SHARE, out=shares)
     return min(1.0, float(np.median(shares, overwrite_input=True)))
@@ -173,48 +179,52 @@ def _sums_of_details(
     hu, (x, y) = tissue.hu, tissue.start
     count = hu.shape[2]
     some = range(0, count, max(1, count // 8))
-    sizes = [size[inside] for k in some for size, inside in _details(tissue, slice(k, k + 1))]
+    sizes = [size[inside] for size, inside in (_details(tissue, slice(k, k + 1)) for k in some)]
     most = 4 * float(np.median(np.concatenate(sizes))) if any(map(len, sizes)) else np.inf
     shape = [-(-n // f) for n, f in zip(hu.shape, factor, strict=True)]
     weight, sums = np.zeros(shape), np.zeros(shape)
     a, b = x // factor[0], y // factor[1]  # the first block
     before = (x - a * factor[0], y - b * factor[1])
-    k = 0
     for planes in tissue.chunks():
-        for size, inside in _details(tissue, planes):
-            for total, values in (
-                (weight, inside),
-                (sums, np.where(inside, np.minimum(size, most), 0)),
-            ):
-                blocks = _blocks(values, factor, before)
+        size, inside = _details(tissue, planes)
+        np.minimum(size, most, out=size)
+        size[~inside] = 0
+        for total, values in ((weight, inside), (sums, size)):
+            for k, blocks in enumerate(_blocks(values, factor, before), planes.start):
                 u, v = blocks.shape
                 total[a : a + u, b : b + v, k // factor[2]] += blocks
-            k += 1
     return weight, sums
 
 
 def _details(
     tissue: SoftTissue, z: slice
-) -> Iterator[tuple[Float[np.ndarray, "u v"], Bool[np.ndarray, "u v"]]]:
-    """For each slice of z: absolute diagonal differences of the slice minus its neighbour, and
-    where they lie in soft tissue."""
+) -> tuple[Float[np.ndarray, "k u v"], Bool[np.ndarray, "k u v"]]:
+    """Absolute diagonal differences of slices z minus their neighbours, and where they lie in soft
+    tissue."""
     count = tissue.hu.shape[2]
-    first = max(0, z.start - 1) if z.stop == count else z.start
-    planes = tissue.planes(slice(first, z.stop + 1))
-    for k in range(z.start, z.stop):
-        near = k + 1 if k + 1 < count else max(k - 1, 0)
-        plane = planes[k - first] - planes[near - first] if near != k else planes[k - first]
-        both = tissue.soft[k] & tissue.soft[near]
-        detail = plane[:-1, :-1] - plane[1:, :-1] - plane[:-1, 1:] + plane[1:, 1:]
-        inside = both[:-1, :-1] & both[1:, :-1] & both[:-1, 1:] & both[1:, 1:]
-        yield np.abs(detail, out=detail), inside
+    last = z.stop == count  # the last slice's neighbour is the one before it
+    first = max(0, z.start - 1) if last else z.start
+    planes, soft = tissue.planes(slice(first, z.stop + 1)), tissue.soft[first : z.stop + 1]
+    at = np.arange(z.start, z.stop) - first
+    near = at + 1
+    if last:
+        near[-1] = max(at[-1] - 1, 0)
+    plane = planes[at] - planes[near] if count > 1 else planes
+    both = soft[at] & soft[near]
+    detail = plane[:, :-1, :-1] - plane[:, 1:, :-1]
+    detail -= plane[:, :-1, 1:]
+    detail += plane[:, 1:, 1:]
+    rows = both[:, :-1] & both[:, 1:]
+    return np.abs(detail, out=detail), rows[..., :-1] & rows[..., 1:]
 
 
 def _blocks(
-    plane: Shaped[np.ndarray, "x y"], factor: list[int], before: tuple[int, int]
-) -> Float[np.ndarray, "u v"]:
+    planes: Shaped[np.ndarray, "z x y"], factor: list[int], before: tuple[int, int]
+) -> Float[np.ndarray, "z u v"]:
     """Sums over blocks of `factor` voxels; missing voxels at the ends count as 0."""
     a, b = factor[:2]
-    ends = [-(n + more) % f for n, more, f in zip(plane.shape, before, (a, b), strict=True)]
-    padded = np.pad(plane.astype(np.float64), list(zip(before, ends, strict=True)))
-    return padded.reshape(padded.shape[0] // a, a, padded.shape[1] // b, b).sum((1, 3))
+    count, x, y = planes.shape
+    u, v = (-(-(n + more) // f) for n, more, f in zip((x, y), before, (a, b), strict=True))
+    padded = np.zeros((count, u * a, v * b))
+    padded[:, before[0] : before[0] + x, before[1] : before[1] + y] = planes
+    return padded.reshape(count, u, a, v, b).sum((2, 4))

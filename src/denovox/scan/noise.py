@@ -32,6 +32,7 @@ from .noise_level import estimate_noise_hu
 THICK_MM = 3.0
 SIZES = (32, 24, 16, 12)  # edge of a square in voxels; the largest with enough squares is used
 ENOUGH, MOST = 24, 1500  # number of squares
+SOME = 64  # squares transformed at a time
 FLATTEST = 0.4  # share of the squares that is used
 ANATOMY_PER_MM = 0.1  # below this frequency, anatomy may exceed noise
 ROLL_OFFS = 41  # candidates, from none to a fall to 1/e at that frequency
@@ -64,16 +65,22 @@ class RegionNoise:
     spectrum: Spectrum
 
 
-def estimate(volume: Volume, coarse: Integer[np.ndarray, "x y z"]) -> NoiseModel:
+def estimate(
+    volume: Volume, coarse: Integer[np.ndarray, "x y z"], white_below: float = 0.0
+) -> NoiseModel:
     """The noise of a scan, or of its slices of one region.
 
-    coarse: label map from `scan/anatomy.coarse`. With too few flat squares, the noise is assumed to
-    be white and uniform, with the SD of `scan/noise_level.py`. `InputError` if there is too little
-    soft tissue even for that, or no noise in it.
+    coarse: label map from `scan/anatomy.coarse`. white_below: noise whose spectrum has a smaller
+    mean square counts as white. With too few flat squares, so does any noise. The SD is then that
+    of `scan/noise_level.py`, which has no uncertain low frequencies. `InputError` if there is too
+    little soft tissue even for that, or no noise in it.
     """
     mm = volume.spacing_mm
-    tissue = SoftTissue.of(volume.hu, coarse, mm)
-    size, corners = (0, np.zeros((0, 3), np.int64)) if tissue is None else _squares(tissue)
+    squares = _Squares(SIZES[0])
+    tissue = SoftTissue.of(volume.hu, coarse, mm, squares.look)
+    size, corners = (
+        (0, np.zeros((0, 3), np.int64)) if tissue is None else _flattest(tissue, squares)
+    )
     if tissue is None or not len(corners):
         return NoiseModel(estimate_noise_hu(volume, coarse), WHITE, (0, 0))
     hu = volume.hu
@@ -93,35 +100,70 @@ def estimate(volume: Volume, coarse: Integer[np.ndarray, "x y z"]) -> NoiseModel
         raise InputError("there is no noise in the scan's soft tissue; give it with --noise-hu")
     per_mm, radial = _radial(power, size, mm[:2])
     spectrum = Spectrum(tuple(per_mm), tuple(radial / radial.max()), shared)
+    if spectrum.mean_square(volume.shape, mm) < white_below:
+        return NoiseModel(estimate_noise_hu(volume, coarse), WHITE, (len(corners), size))
     sd_hu *= body_share(tissue, corners, size)
     return NoiseModel(sd_hu, spectrum, (len(corners), size))
 
 
-def _squares(tissue: SoftTissue) -> tuple[int, Integer[np.ndarray, "n 3"]]:
-    """Edge and corners of the flattest squares of soft tissue, overlapping by half, if any."""
-    _, width, depth = tissue.soft.shape
-    for size in SIZES:
-        step = size // 2
-        x, y = (
-            np.arange(-first % step, n - size + 1, step)
-            for first, n in zip(tissue.start, (width, depth), strict=True)
-        )
+class _Squares:
+    """Squares of one size, overlapping by half: which lie in soft tissue, and their roughness."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.whole = np.zeros((0, 0, 0), bool)
+        self.rough = np.zeros((0, 0, 0))
+
+    def look(self, tissue: SoftTissue, planes: slice, blur: Float[np.ndarray, "k u v"]) -> None:
+        """Look at some slices, as `SoftTissue.of` finds them; blur: overwritten."""
+        if self.found(tissue, planes):
+            self.measure(tissue, planes, blur)
+
+    def found(self, tissue: SoftTissue, planes: slice) -> bool:
+        """Whether slices have squares in soft tissue."""
+        x, y = self.corners(tissue)
         if not (len(x) and len(y)):
-            continue
-        whole = np.zeros((len(x), len(y), len(tissue.soft)), bool)
-        rough = np.zeros(whole.shape)
-        for planes in tissue.chunks():
-            soft = tissue.soft[planes]
-            whole[..., planes] = _sums(soft, x, y, size, np.int32) == size * size
-            if whole[..., planes].any():
-                blur = tissue.blur(planes)
-                mean = _sums(blur, x, y, size) / size**2
-                rough[..., planes] = _sums(np.square(blur, out=blur), x, y, size) / size**2
-                rough[..., planes] -= mean**2
-        found = np.argwhere(whole)
+            return False
+        if not self.whole.size:
+            self.whole = np.zeros((len(x), len(y), len(tissue.soft)), bool)
+            self.rough = np.zeros(self.whole.shape)
+        inside = _sums(tissue.soft[planes], x, y, self.size, np.int32)
+        self.whole[..., planes] = inside == self.size**2
+        return bool(self.whole[..., planes].any())
+
+    def measure(self, tissue: SoftTissue, planes: slice, blur: Float[np.ndarray, "k u v"]) -> None:
+        """Variance of the blurred slices within each square."""
+        (x, y), size = self.corners(tissue), self.size
+        mean = _sums(blur, x, y, size) / size**2
+        self.rough[..., planes] = _sums(np.square(blur, out=blur), x, y, size) / size**2
+        self.rough[..., planes] -= mean**2
+
+    def corners(self, tissue: SoftTissue) -> tuple[Integer[np.ndarray, " a"], ...]:
+        """Of the squares that fit, along x and along y."""
+        step = self.size // 2
+        return tuple(
+            np.arange(-first % step, n - self.size + 1, step)
+            for first, n in zip(tissue.start, tissue.soft.shape[1:], strict=True)
+        )
+
+
+def _flattest(tissue: SoftTissue, largest: _Squares) -> tuple[int, Integer[np.ndarray, "n 3"]]:
+    """Edge and corners of the flattest squares, of the largest size with enough of them, if any.
+
+    largest: squares of the largest size, which have been looked at.
+    """
+    for size in SIZES:
+        squares = largest if size == largest.size else _Squares(size)
+        if squares is not largest:
+            for planes in tissue.chunks():
+                if squares.found(tissue, planes):
+                    squares.measure(tissue, planes, tissue.blur(planes))
+        found = np.argwhere(squares.whole)
         if len(found) < ENOUGH:
             continue
-        keep = np.argsort(rough[whole])[: min(max(ENOUGH, int(FLATTEST * len(found))), MOST)]
+        x, y = squares.corners(tissue)
+        rough = squares.rough[squares.whole]
+        keep = np.argsort(rough)[: min(max(ENOUGH, int(FLATTEST * len(found))), MOST)]
         u, v, k = found[keep].T
         return size, np.stack([x[u] + tissue.start[0], y[v] + tissue.start[1], k], axis=1)
     return 0, np.zeros((0, 3), np.int64)
@@ -180,17 +222,16 @@ def _power(
     # Single frequencies of a periodogram are exponentially distributed, so 1 in 8 exceeds three
     # times the median; means over rings rarely do, except at edges.
     ring = _ring(size)
-    rings = [np.bincount(ring, _periodogram(each, window)) for each in squares]
-    means = np.stack(rings) / np.bincount(ring)
+    count = int(ring.max()) + 1
+    means = np.empty((len(squares), count))
+    for first in range(0, len(squares), SOME):  # all at once would take more time for its memory
+        some = squares[first : first + SOME]
+        power = np.square(np.abs(np.fft.fft2(some * window))) / np.square(window).sum()
+        at = np.arange(len(some))[:, None] * count + ring
+        means[first : first + SOME] = np.bincount(at.ravel(), power.ravel()).reshape(-1, count)
+    means /= np.bincount(ring)
     kept = np.minimum(means, 3 * np.median(means, axis=0)).mean(0)
     return kept[ring].reshape(size, size)
-
-
-def _periodogram(
-    square: Float[np.ndarray, "s s"], window: Float[np.ndarray, "s s"]
-) -> Float[np.ndarray, " t"]:
-    power = np.abs(np.fft.fft2(square * window)) ** 2 / np.square(window).sum()
-    return power.ravel()
 
 
 def _below_fit(

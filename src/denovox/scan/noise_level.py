@@ -22,13 +22,14 @@ def estimate_noise_hu(volume: Volume, coarse: Integer[np.ndarray, "x y z"]) -> f
 
     coarse: label map from `scan/anatomy.coarse`. `InputError` if there is too little soft tissue.
     """
-    sizes = []
+    sizes, count = np.empty(volume.hu.size, volume.hu.dtype), 0  # takes only what is filled
     for i in range(0, volume.shape[0] - 1, ROWS):  # a few rows at a time: no copies of the scan
         hu, labels = volume.hu[i : i + ROWS + 1], coarse[i : i + ROWS + 1]
         soft = (labels == BODY) & (hu > -200) & (hu < 300)
         whole = soft[:-1, :-1] & soft[1:, :-1] & soft[:-1, 1:] & soft[1:, 1:]
         diagonal = (hu[:-1, :-1] - hu[1:, :-1] - hu[:-1, 1:] + hu[1:, 1:])[whole] / 2
-        sizes.append(np.abs(diagonal))
-    if sum(map(len, sizes)) < LEAST_VOXELS:
+        np.abs(diagonal, out=sizes[count : count + len(diagonal)])
+        count += len(diagonal)
+    if count < LEAST_VOXELS:
         raise InputError("too little soft tissue to estimate the noise; give it with --noise-hu")
-    return float(np.median(np.concatenate(sizes), overwrite_input=True) / 0.6745)
+    return float(np.median(sizes[:count], overwrite_input=True) / 0.6745)

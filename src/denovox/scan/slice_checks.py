@@ -74,50 +74,50 @@ def alternating(hu: Float[np.ndarray, "x y z"]) -> str:
     return ""
 
 
-def _blocks(hu: Float[np.ndarray, "x y z"]) -> Float[np.ndarray, "u v z"]:
-    """In-plane averages of square blocks, of HU clipped to what tissue has."""
+def _blocks(hu: Float[np.ndarray, "x y z"]) -> Float[np.ndarray, "z u v"]:
+    """In-plane averages of square blocks, of HU clipped to what tissue has; slices first."""
     edge = max(1, round(max(hu.shape[:2]) / BLOCKS))
     across, down = hu.shape[0] // edge, hu.shape[1] // edge
-    out = np.empty((across, down, hu.shape[2]), np.float32)
+    out = np.empty((hu.shape[2], across, down), np.float32)
     for u in range(across):  # row by row: no second copy of the scan
         slab = np.clip(hu[u * edge : (u + 1) * edge, : down * edge], -1024, 500)
-        out[u] = slab.reshape(edge, down, edge, -1).mean((0, 2))
+        out[:, u] = slab.reshape(edge, down, edge, -1).mean((0, 2)).T
     return out
 
 
 def _change(
-    blocks: Float[np.ndarray, "u v z"], inside: Bool[np.ndarray, "u v z"], step: int
+    blocks: Float[np.ndarray, "z u v"], inside: Bool[np.ndarray, "z u v"], step: int
 ) -> Float[np.ndarray, " n"]:
     """Mean absolute difference of slices `step` apart; NaN where there is too little tissue."""
-    out = np.full(blocks.shape[2] - step, np.nan)
+    out = np.full(len(blocks) - step, np.nan)
     for k in range(len(out)):
-        both = inside[..., k] & inside[..., k + step]
+        both = inside[k] & inside[k + step]
         if np.count_nonzero(both) >= FEWEST_BLOCKS:
-            out[k] = np.abs(blocks[..., k + step] - blocks[..., k])[both].mean()
+            out[k] = np.abs(blocks[k + step] - blocks[k])[both].mean()
     return out
 
 
 def _middle(
-    blocks: Float[np.ndarray, "u v z"], inside: Bool[np.ndarray, "u v z"]
+    blocks: Float[np.ndarray, "z u v"], inside: Bool[np.ndarray, "z u v"]
 ) -> Float[np.ndarray, " n"]:
     """Median excess of each inner slice over the mean of its neighbours, HU; NaN if unknown."""
-    out = np.full(blocks.shape[2] - 2, np.nan)
+    out = np.full(len(blocks) - 2, np.nan)
     for k in range(len(out)):
-        all3 = inside[..., k : k + 3].all(-1)
+        all3 = inside[k] & inside[k + 1] & inside[k + 2]
         if np.count_nonzero(all3) >= FEWEST_BLOCKS:
-            below, at, above = (blocks[..., k + step][all3] for step in range(3))
+            below, at, above = (blocks[k + step][all3] for step in range(3))
             out[k] = np.median(at - (below + above) / 2)
     return out
 
 
 def _log_noise(hu: Float[np.ndarray, "x y z"]) -> Float[np.ndarray, " n"]:
     """Excess of each inner slice's log noise over the mean of its neighbours'; NaN if unknown."""
-    lines = hu[:: max(1, hu.shape[0] // 64)]
-    fine = np.abs(lines[:, 1:-1] - (lines[:, :-2] + lines[:, 2:]) / 2)
-    tissue = (lines[:, 1:-1] > TISSUE_HU[0]) & (lines[:, 1:-1] < TISSUE_HU[1])
+    lines = np.moveaxis(hu[:: max(1, hu.shape[0] // 64)], 2, 0).copy()
+    fine = np.abs(lines[..., 1:-1] - (lines[..., :-2] + lines[..., 2:]) / 2)
+    tissue = (lines[..., 1:-1] > TISSUE_HU[0]) & (lines[..., 1:-1] < TISSUE_HU[1])
     log = np.full(hu.shape[2], np.nan)
     for k in range(len(log)):
-        values = fine[..., k][tissue[..., k]]
+        values = fine[k][tissue[k]]
         if values.size >= FEWEST_BLOCKS:
             log[k] = np.log(max(1.0, float(np.median(values))))
     excess: np.ndarray = log[1:-1] - (log[:-2] + log[2:]) / 2

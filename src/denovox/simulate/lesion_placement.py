@@ -14,7 +14,7 @@ from typing import get_args
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from pydantic import Field
-from scipy import ndimage, signal
+from scipy import ndimage
 
 from ..core.box import bounding_box
 from ..core.config import Settings
@@ -207,7 +207,9 @@ def _site(
         at = _box(corner, lesion)
         if not bad[at][lesion].any():
             return at
-    touched = signal.fftconvolve(bad.astype(np.float64), lesion[::-1, ::-1, ::-1], "valid")
+    from scipy.signal import fftconvolve  # imports most of scipy
+
+    touched = fftconvolve(bad.astype(np.float64), lesion[::-1, ::-1, ::-1], "valid")
     corners = np.argwhere(touched < 0.5)
     return _box(corners[rng.integers(len(corners))], lesion) if len(corners) else None
 

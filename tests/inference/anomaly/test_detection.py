@@ -8,7 +8,14 @@ from water import CONFIG, METHOD, body, water
 
 from denovox.core.errors import InputError
 from denovox.core.labels import BODY, OUTSIDE
-from denovox.inference.anomaly.detection import THRESHOLD, calibrate, components, detect, scan_score
+from denovox.inference.anomaly.detection import (
+    THRESHOLD,
+    calibrate,
+    components,
+    detect,
+    numbered,
+    scan_score,
+)
 from denovox.inference.model import (
     Model,
 )
@@ -108,6 +115,23 @@ def test_components_are_counted_in_ml_signs_apart_and_small_ones_dropped():
     assert got[0].volume_ml == pytest.approx(8 * 0.045)
     assert got[0].centre_mm == pytest.approx((-70 + 4.5 * 3, -60 + 2.5 * 3, 100 + 2.5 * 5))
     assert (got[1].contrast_hu, got[1].mean_hu) == pytest.approx((50, 40))
+
+
+def test_voxels_are_numbered_in_the_order_of_the_components():
+    volume = body()
+    z = np.zeros(volume.shape, np.float32)
+    z[2:4, 2:4, 2:4], z[4:6, 2:4, 2:4], z[20, 20, 20], z[30:32, 30:32, 5:7] = 5, -9, 50, 7
+    z[30, 30, 5] = 4.5
+    numbers = numbered(volume.with_hu(z), 4.0)
+    got = components_of(z, volume)
+    assert [each.peak_z for each in got] == [-9, 7, 5]
+    assert [each.mean_z for each in got] == pytest.approx(
+        [z[numbers == number].mean() for number in (1, 2, 3)]
+    )
+    assert got[1].mean_z == pytest.approx((7 * 7 + 4.5) / 8)
+    assert np.array_equal(numbers == 1, z == -9)
+    assert np.array_equal(numbers == 2, (z == 7) | (z == 4.5))
+    assert np.array_equal(numbers == 3, z == 5)
 
 
 def test_a_component_is_of_the_region_of_its_centre():

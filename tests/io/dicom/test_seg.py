@@ -6,6 +6,7 @@ The oracle is pydicom alone: bits of the frames, places and directions as the fi
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import dicom_cases as cases
@@ -17,10 +18,13 @@ import SimpleITK as sitk
 from denovox.core.errors import InputError
 from denovox.core.volume import Volume
 from denovox.io import formats
-from denovox.io.dicom import seg
+from denovox.io.dicom.derived import Processing
+from denovox.io.dicom.evidence import seg
 from denovox.io.dicom.values import quiet
 
 UPRIGHT = cases.UPRIGHT
+LESION = Processing("lesion", "seed 0")
+TWO = replace(seg.LESIONS, description="Two texts")
 AXIAL_FLIPPED = ((-1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 SAGITTAL = ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0))
 CORONAL = ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0))
@@ -82,7 +86,7 @@ def test_voxels_lie_where_the_affine_says_in_any_orientation(tmp_path, direction
     paths = cases.series(tmp_path / "ct", cases.phantom(), directions=directions)
     volume = formats.read(tmp_path / "ct")
     numbers = lesions(volume)
-    seg.write(tmp_path / "s.dcm", numbers, volume)
+    seg.write(tmp_path / "s.dcm", numbers, volume, LESION)
     agrees(tmp_path / "s.dcm", numbers, volume)
     on_images(tmp_path / "s.dcm", paths)
     found = pydicom.dcmread(tmp_path / "s.dcm")
@@ -115,7 +119,7 @@ def test_slices_that_are_nearly_even_keep_their_images(tmp_path):
     along = [(0, 0, z) for z in (0, 2.013, 3.99, 6.012, 8)]
     paths = cases.series(tmp_path / "ct", cases.phantom(), along=along)
     volume = formats.read(tmp_path / "ct")
-    seg.write(tmp_path / "s.dcm", lesions(volume), volume)
+    seg.write(tmp_path / "s.dcm", lesions(volume), volume, LESION)
     agrees(tmp_path / "s.dcm", lesions(volume), volume)
     on_images(tmp_path / "s.dcm", paths, within_mm=0.0131)
 
@@ -124,7 +128,7 @@ def test_enhanced_ct_is_referred_to_by_frame(tmp_path):
     made = cases.images(cases.phantom())
     cases.save(tmp_path / "ct", [cases.enhanced(made[::-1])])
     volume = formats.read(tmp_path / "ct")
-    seg.write(tmp_path / "s.dcm", lesions(volume), volume)
+    seg.write(tmp_path / "s.dcm", lesions(volume), volume, LESION)
     agrees(tmp_path / "s.dcm", lesions(volume), volume)
     places = [np.array(one.ImagePositionPatient, float) for one in made[::-1]]
     for frame in pydicom.dcmread(tmp_path / "s.dcm").PerFrameFunctionalGroupsSequence:
@@ -138,7 +142,7 @@ def test_a_straightened_series_keeps_its_grid_and_claims_no_image_as_its_plane(t
     cases.series(tmp_path / "ct", cases.phantom(), along=along)
     volume = formats.read(tmp_path / "ct", straighten=True)
     assert volume.source.straightened
-    seg.write(tmp_path / "s.dcm", lesions(volume), volume)
+    seg.write(tmp_path / "s.dcm", lesions(volume), volume, LESION)
     agrees(tmp_path / "s.dcm", lesions(volume), volume)
     found = pydicom.dcmread(tmp_path / "s.dcm")
     assert all(
@@ -153,7 +157,7 @@ def test_real_series(tmp_path, data_dir, case):
     folder = data_dir.parent / "dicom" / case
     volume = formats.read(folder, straighten=True)
     numbers = lesions(volume, count=4)
-    seg.write(tmp_path / "s.dcm", numbers, volume)
+    seg.write(tmp_path / "s.dcm", numbers, volume, LESION)
     agrees(tmp_path / "s.dcm", numbers, volume)
     found = pydicom.dcmread(tmp_path / "s.dcm")
     source = pydicom.dcmread(next(folder.glob("*.dcm")))
@@ -171,7 +175,7 @@ def test_highdicom_reads_the_same_voxels_and_what_they_are(tmp_path):
     cases.series(tmp_path / "ct", cases.phantom(), directions=oblique(5))
     volume = formats.read(tmp_path / "ct")
     numbers = lesions(volume)
-    seg.write(tmp_path / "s.dcm", numbers, volume, ["Liver, 12 mm"], "Two texts")
+    seg.write(tmp_path / "s.dcm", numbers, volume, LESION, ["Liver, 12 mm"], TWO)
     found = hd.seg.segread(tmp_path / "s.dcm")
     back = found.get_volume(combine_segments=True)
     ras = np.diag([-1, -1, 1, 1]) @ back.affine
@@ -201,7 +205,7 @@ def test_simpleitk_finds_the_voxels_of_a_lesion_at_the_same_places(tmp_path, dir
     cases.series(tmp_path / "ct", cases.phantom((8, 16, 5)), directions=directions)
     volume = formats.read(tmp_path / "ct")
     numbers = (np.random.default_rng(1).random(volume.shape) < 0.3).astype(np.uint8)
-    seg.write(tmp_path / "s.dcm", numbers, volume)
+    seg.write(tmp_path / "s.dcm", numbers, volume, LESION)
     image = sitk.ReadImage(str(tmp_path / "s.dcm"))
     index = np.argwhere(sitk.GetArrayFromImage(image).T)
     direction = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
@@ -217,7 +221,7 @@ def test_a_number_without_voxels_keeps_the_numbers_after_it(tmp_path):
     cases.series(tmp_path / "ct", cases.phantom())
     volume = formats.read(tmp_path / "ct")
     numbers = np.where(lesions(volume) == 2, 0, lesions(volume)).astype(np.uint8)
-    seg.write(tmp_path / "s.dcm", numbers, volume)
+    seg.write(tmp_path / "s.dcm", numbers, volume, LESION)
     agrees(tmp_path / "s.dcm", numbers, volume)
     assert len(pydicom.dcmread(tmp_path / "s.dcm").SegmentSequence) == 3
 
@@ -227,7 +231,7 @@ def test_one_lesion_in_one_slice(tmp_path):
     volume = formats.read(tmp_path / "ct")
     numbers = np.zeros(volume.shape, np.uint8)
     numbers[2, 3, 4] = 1
-    seg.write(tmp_path / "s.dcm", numbers, volume)
+    seg.write(tmp_path / "s.dcm", numbers, volume, LESION)
     agrees(tmp_path / "s.dcm", numbers, volume)
 
 
@@ -240,7 +244,7 @@ def test_patient_and_study_are_the_series_own_whatever_they_are_written_in(tmp_p
             "AccessionNumber": "A1", "ReferringPhysicianName": "Dr^No"}  # fmt: skip
     cases.series(tmp_path / "ct", cases.phantom(), tags=tags)
     volume = formats.read(tmp_path / "ct")
-    seg.write(tmp_path / "s.dcm", lesions(volume), volume)
+    seg.write(tmp_path / "s.dcm", lesions(volume), volume, LESION)
     found = pydicom.dcmread(tmp_path / "s.dcm")
     assert str(found.PatientName) == name
     own = {"PatientID": "P7", "StudyInstanceUID": f"{cases.ROOT}.2"}
@@ -258,7 +262,7 @@ def test_what_anonymising_left_behind_is_no_obstacle(tmp_path):
         cases.series(tmp_path / "ct", cases.phantom(), tags=tags)
     volume = formats.read(tmp_path / "ct")
     seg.check(tmp_path / "s.dcm", volume)
-    seg.write(tmp_path / "s.dcm", lesions(volume), volume)
+    seg.write(tmp_path / "s.dcm", lesions(volume), volume, LESION)
     agrees(tmp_path / "s.dcm", lesions(volume), volume)
     found = pydicom.dcmread(tmp_path / "s.dcm")
     assert not any((found.PatientBirthDate, found.PatientSex, found.StudyDate, found.StudyTime))
@@ -274,7 +278,7 @@ def test_a_uid_that_is_missing_or_not_valid_is_derived_from_the_series(tmp_path,
     (note,) = said
     assert note.startswith(f"{tmp_path / 'ct'}: there is no valid {keyword}")
     for name in ("s.dcm", "t.dcm"):
-        seg.write(tmp_path / name, lesions(volume), volume)
+        seg.write(tmp_path / name, lesions(volume), volume, LESION)
     agrees(tmp_path / "s.dcm", lesions(volume), volume)
     on_images(tmp_path / "s.dcm", paths)
     uids = [pydicom.dcmread(tmp_path / name)[keyword].value for name in ("s.dcm", "t.dcm")]
@@ -296,7 +300,7 @@ def test_images_without_a_uid_of_their_own_are_not_referenced(tmp_path):
     seg.check(tmp_path / "s.dcm", volume, say=said.append)
     assert "3 of 5 files have no valid UID of their own" in said[0]
     numbers = np.ones(volume.shape, np.uint8)
-    seg.write(tmp_path / "s.dcm", numbers, volume)
+    seg.write(tmp_path / "s.dcm", numbers, volume, LESION)
     agrees(tmp_path / "s.dcm", numbers, volume)
     found = pydicom.dcmread(tmp_path / "s.dcm")
     (listed,) = found.ReferencedSeriesSequence
@@ -314,7 +318,7 @@ def test_a_zip_and_one_series_of_two(tmp_path):
         for path in sorted((tmp_path / "ct").glob("*.dcm")):
             archive.write(path, path.name)
     volume = formats.read(tmp_path / "both.zip", series=".77")
-    seg.write(tmp_path / "s.dcm", lesions(volume), volume)
+    seg.write(tmp_path / "s.dcm", lesions(volume), volume, LESION)
     agrees(tmp_path / "s.dcm", lesions(volume), volume)
     found = pydicom.dcmread(tmp_path / "s.dcm")
     assert found.FrameOfReferenceUID == f"{cases.ROOT}.78"
@@ -330,24 +334,24 @@ def test_what_cannot_be_written_is_said_before(tmp_path):
         ("no/s.dcm", "no does not exist; create it first"),
     ):
         with pytest.raises(InputError, match=why):
-            seg.write(tmp_path / name, numbers, volume)
+            seg.write(tmp_path / name, numbers, volume, LESION)
     with pytest.raises(InputError, match="no voxel is marked"):
-        seg.write(tmp_path / "s.dcm", np.zeros_like(numbers), volume)
+        seg.write(tmp_path / "s.dcm", np.zeros_like(numbers), volume, LESION)
     with pytest.raises(InputError, match="this scan is not DICOM"):
-        seg.write(tmp_path / "s.dcm", numbers, Volume(volume.hu, volume.affine))
+        seg.write(tmp_path / "s.dcm", numbers, Volume(volume.hu, volume.affine), LESION)
     with pytest.raises(ValueError, match="on a grid of"):
-        seg.write(tmp_path / "s.dcm", numbers[1:], volume)
+        seg.write(tmp_path / "s.dcm", numbers[1:], volume, LESION)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ct"]
     (tmp_path / "s.dcm").write_bytes(b"before")
     with pytest.raises(InputError, match="already exists; choose another name, or use --force"):
-        seg.write(tmp_path / "s.dcm", numbers, volume)
+        seg.write(tmp_path / "s.dcm", numbers, volume, LESION)
     assert (tmp_path / "s.dcm").read_bytes() == b"before"
-    seg.write(tmp_path / "s.dcm", numbers, volume, force=True)
+    seg.write(tmp_path / "s.dcm", numbers, volume, LESION, force=True)
     agrees(tmp_path / "s.dcm", numbers, volume)
     for path in (tmp_path / "ct").iterdir():
         path.unlink()
     with pytest.raises(InputError, match="has changed since it was read"):
-        seg.write(tmp_path / "t.dcm", numbers, volume)
+        seg.write(tmp_path / "t.dcm", numbers, volume, LESION)
 
 
 def test_a_full_disk_leaves_the_file_that_was_there(tmp_path, monkeypatch):
@@ -361,6 +365,6 @@ def test_a_full_disk_leaves_the_file_that_was_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pydicom.Dataset, "save_as", full)
     with pytest.raises(InputError, match="No space left"):
-        seg.write(tmp_path / "s.dcm", lesions(volume), volume, force=True)
+        seg.write(tmp_path / "s.dcm", lesions(volume), volume, LESION, force=True)
     assert (tmp_path / "s.dcm").read_bytes() == b"before"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ct", "s.dcm"]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, UInt8, UInt16
 from scipy import ndimage
 
 from ...core.errors import InputError, ensure
@@ -34,8 +34,9 @@ Labels = UInt8[np.ndarray, "x y z"]
 
 @dataclass(frozen=True)
 class Component:
-    """A connected piece of the map. centre_mm: RAS+. peak_z is signed: below 0 is darker than the
-    surroundings. mean_hu: of the scan; contrast_hu: against its surroundings, smoothed.
+    """A connected piece of the map. centre_mm: RAS+. peak_z and mean_z are signed: below 0 is
+    darker than the surroundings. mean_hu: of the scan; contrast_hu: against its surroundings,
+    smoothed.
     region: of the slice at its centre. tissue: of most of its voxels in the coarse label map."""
 
     volume_ml: float
@@ -45,6 +46,7 @@ class Component:
     contrast_hu: float
     region: str
     tissue: str
+    mean_z: float
 
 
 @dataclass(frozen=True)
@@ -198,29 +200,47 @@ def components(
 
     Those under `MIN_ML` are dropped. hu, coarse: the scan, its label map. spans: its regions.
     """
-    voxel_ml = float(np.prod(z.spacing_mm)) / 1000
+    found = []
+    for box, inside, peak_z in _pieces(z, threshold):
+        index = np.argwhere(inside).mean(0) + [s.start for s in box]
+        right, front, up = (z.affine[:3, :3] @ index + z.affine[:3, 3]).tolist()
+        found.append(
+            Component(
+                float(inside.sum()) * _voxel_ml(z),
+                (right, front, up),
+                peak_z,
+                float(hu[box][inside].mean()),
+                float(contrast_hu[box][inside].mean()),
+                next(s.region for s in spans if index[2] < s.stop - 0.5 or s is spans[-1]),
+                NAMES[int(np.bincount(coarse[box][inside]).argmax())],
+                float(z.hu[box][inside].mean()),
+            )
+        )
+    return tuple(found)
+
+
+def numbered(z: Volume, threshold: float) -> UInt16[np.ndarray, "x y z"]:
+    """Voxels of the components of a map, numbered from 1 in the order of `components`; 0: none."""
+    out = np.zeros(z.shape, np.uint16)
+    for number, (box, inside, _) in enumerate(_pieces(z, threshold), 1):
+        out[box][inside] = number
+    return out
+
+
+def _pieces(z: Volume, threshold: float) -> list[tuple[tuple[slice, ...], Mask, float]]:
+    """Box, mask within the box, and peak z of each component, highest |z| first."""
     found = []
     for sign in (1, -1):
         parts, _ = ndimage.label(sign * z.hu > threshold, np.ones((3, 3, 3)))
         for number, box in enumerate(ndimage.find_objects(parts), 1):
             inside = parts[box] == number
-            volume_ml = float(inside.sum()) * voxel_ml
-            if volume_ml < MIN_ML:
-                continue
-            index = np.argwhere(inside).mean(0) + [s.start for s in box]
-            right, front, up = (z.affine[:3, :3] @ index + z.affine[:3, 3]).tolist()
-            found.append(
-                Component(
-                    volume_ml,
-                    (right, front, up),
-                    sign * float(np.abs(z.hu[box][inside]).max()),
-                    float(hu[box][inside].mean()),
-                    float(contrast_hu[box][inside].mean()),
-                    next(s.region for s in spans if index[2] < s.stop - 0.5 or s is spans[-1]),
-                    NAMES[int(np.bincount(coarse[box][inside]).argmax())],
-                )
-            )
-    return tuple(sorted(found, key=lambda each: -abs(each.peak_z)))
+            if float(inside.sum()) * _voxel_ml(z) >= MIN_ML:
+                found.append((box, inside, sign * float(np.abs(z.hu[box][inside]).max())))
+    return sorted(found, key=lambda each: -abs(each[2]))
+
+
+def _voxel_ml(z: Volume) -> float:
+    return float(np.prod(z.spacing_mm)) / 1000
 
 
 def _in_part(within: Mask, part: Part) -> Mask:

@@ -1,4 +1,4 @@
-"""The results of a detection as text and JSON, and the z-map as a file."""
+"""The results of a detection as text and JSON, the z-map as a file, and all of it as DICOM."""
 
 # mypy: allow-untyped-calls
 # (nibabel's functions carry no types)
@@ -16,9 +16,12 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from ...core.volume import Volume
 from ...io.atomic import check_writable, user_output, write_file
+from ...io.dicom.derived import Processing
+from ...io.dicom.evidence import Finding, Findings, write_findings
+from ...io.dicom.reader import DicomSource
 from ...io.nifti_bytes import NiftiSource, save_new
 from ...metrics.results import finite
-from .detection import TOP_ML, Detection
+from .detection import TOP_ML, Component, Detection, numbered
 
 MEANING = (
     f"score: mean |z| over the {TOP_ML:g} mL of scored voxels where it is highest. z: distance"
@@ -73,6 +76,41 @@ def write_map(z: Volume, path: Path, force: bool = False) -> None:
         affine = affine @ inv_ornt_aff(z.source.ornt, values.shape)
         values = apply_orientation(values, z.source.ornt)
     save_new(values, affine, np.dtype("<f4"), path, force)
+
+
+def write_dicom(
+    found: Detection,
+    threshold: float,
+    path: Path,
+    processing: Processing,
+    force: bool = False,
+    like: DicomSource | None = None,
+) -> None:
+    """Write the map, the components and their findings as DICOM, to a folder or a .zip.
+
+    like: the series that they are about; None: that of the scan. `InputError` as in
+    `io.dicom.evidence.findings.check`, or on failure.
+    """
+    components = [
+        Finding(each.volume_ml, each.mean_z, each.peak_z, each.mean_hu, each.region, each.tissue)
+        for each in found.components
+    ]
+    results = Findings(
+        found.z,
+        numbered(found.z, threshold),
+        components,
+        [describe(each) for each in found.components],
+        found.score,
+    )
+    write_findings(path, results, processing, force, like)
+
+
+def describe(each: Component) -> str:
+    """A component in words, in at most 64 characters."""
+    return (
+        f"z {each.peak_z:.1f}, {each.volume_ml:.2f} mL, {each.mean_hu:.0f} HU in {each.region}"
+        f" ({each.tissue})"
+    )[:64]
 
 
 def check_json(path: Path, force: bool = False) -> None:

@@ -24,6 +24,7 @@ from ...core.regions import region as region_named
 from ...core.resample import resize
 from ...core.tensors import tensor
 from ...core.volume import Volume
+from ...reports.recorder import decided
 from ...sampling.sampler import Noise, Vol
 from ...tasks import anomaly
 from ..engine import Engine
@@ -69,6 +70,7 @@ def anomaly_maps(
     window, box = region_named(region).window, around(roi[..., z], volume.spacing_mm)
     whole = Box((*box.start[:2], box.start[2] + z.start), box.size)
     grid = working_grid(volume, engine.config.spacing_mm)
+    decided("working grid", [grid])
     frame = Frame.of_box(volume, grid, region_named(region), whole, z)
     scan = np.clip(window.unit(volume.hu.astype(np.float32)), -1, 1)
     condition = frame.condition(coarse if method.anatomy else np.zeros_like(coarse))
@@ -113,7 +115,8 @@ def _residual(
             return -drawn(stream) if number % 2 else drawn(stream)
 
         task = anomaly(y, method.sigma_star, method.steps, known, noise)
-        total += engine.run(task, condition, noise, options.part(number, method.seeds))
+        needed = ~known[0, 0] if task.evaluations == 1 else None
+        total += engine.run(task, condition, noise, options.part(number, method.seeds), needed)
     return scan - (total / method.seeds)[0, 0].cpu().numpy()
 
 

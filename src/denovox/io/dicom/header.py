@@ -29,7 +29,7 @@ _KEYWORDS = (
     " ModalityLUTSequence NumberOfFrames PatientID PerFrameFunctionalGroupsSequence"
     " PhotometricInterpretation PixelSpacing RescaleIntercept RescaleSlope RescaleType"
     " SOPClassUID SamplesPerPixel SeriesDescription SeriesInstanceUID"
-    " SharedFunctionalGroupsSequence SliceThickness SpecificCharacterSet"
+    " SharedFunctionalGroupsSequence SliceThickness SpecificCharacterSet StudyInstanceUID"
 ).split()
 TAGS = [Tag(keyword) for keyword in (*_KEYWORDS, *DISTINGUISHING, *REPEATING)]
 
@@ -46,6 +46,7 @@ class Facts:
     kvp: float | None = None
     thickness_mm: float | None = None
     gantry_degrees: float | None = None
+    study_uid: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,4 +163,5 @@ def _facts(found: Dataset, modality: str) -> Facts:
         number_or_none(found, "KVP"),
         number_or_none(found, "SliceThickness"),
         number_or_none(found, "GantryDetectorTilt"),
+        text(found, "StudyInstanceUID"),
     )

@@ -122,7 +122,7 @@ def _words(
     if not decoder.is_available:
         raise InputError(
             f"is compressed as {syntax.name}, and no decoder is installed for that (pip install"
-            " python-gdcm; for HTJ2K pylibjpeg pylibjpeg-openjpeg)"
+            " 'denovox[dicom]'; for HTJ2K pylibjpeg pylibjpeg-openjpeg)"
         )
     packed = generate_frames(pixels, number_of_frames=frames)
     unpacked = decoder.iter_array(found, raw=True)

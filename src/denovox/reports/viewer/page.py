@@ -3,13 +3,9 @@
 The page needs no network: NiiVue (BSD-2) and the images, as gzipped NIfTI, are inside it.
 """
 
-# mypy: allow-untyped-calls
-# (nibabel's functions are untyped)
-
 from __future__ import annotations
 
 import base64
-import gzip
 import html
 import json
 from collections.abc import Mapping, Sequence
@@ -21,13 +17,13 @@ from string import Template
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Integer, Shaped
+from jaxtyping import Integer, Shaped
 
 from ...core.box import bounding_box
+from ...core.display.embedded import averaged, niftis
+from ...core.display.planes import planes_png
 from ...core.errors import shown
 from ...core.labels import OUTSIDE
-from ...core.planes import planes_png
-from ...core.resample import nearest, resize
 from ...core.volume import Volume, Window
 from ...io.atomic import write_folder
 from ...metrics.results import finite
@@ -105,7 +101,7 @@ def page(
         title=html.escape(title),
         style=_asset("viewer.css"),
         still=f"data:image/png;base64,{still}",
-        notes=html.escape(" ".join(notes)),
+        notes=html.escape(" ".join(filter(None, notes))),
         sections="\n".join([_places(view.places), *sections]),
         view=json.dumps(content).replace("<", "\\u003c"),
         volumes="\n".join(
@@ -164,14 +160,8 @@ def _embedded(
     scans = [view.before.hu[crop]] + ([] if view.after is None else [view.after.hu[crop]])
     overlays = [overlay.values[crop] for overlay in view.overlays]
     notes = [] if scans[0].shape == view.before.shape else ["Images are cropped to the body."]
-    files_, shape = _files(scans, overlays, affine, scans[0].shape), scans[0].shape
-    while max(shape) > 1 and (megabytes := sum(map(len, files_)) / 1e6) > MOST_MB:
-        shrink = 0.95 * (MOST_MB / megabytes) ** (1 / 3)
-        shape = tuple(max(1, int(n * shrink)) for n in shape)
-        files_ = _files(scans, overlays, affine, shape)
-    if shape != scans[0].shape:
-        sizes = (" x ".join(map(str, one)) for one in (scans[0].shape, shape))
-        notes.append("Images are averaged from {} onto {} voxels.".format(*sizes))
+    files_, shape = niftis(scans, overlays, affine, MOST_MB)
+    notes.append(averaged(scans[0].shape, shape))
     ids = [f"image{i}" for i in range(len(scans))] + [f"overlay{i}" for i in range(len(overlays))]
     layers = [
         _layer(overlay, name)
@@ -197,33 +187,3 @@ def _layer(overlay: Overlay, key: str) -> dict[str, object]:
         "high": overlay.high,
         "opacity": overlay.opacity,
     }
-
-
-def _files(
-    scans: Sequence[Float[np.ndarray, "x y z"]],
-    overlays: Sequence[Shaped[np.ndarray, "x y z"]],
-    affine: Float[np.ndarray, "4 4"],
-    shape: tuple[int, ...],
-) -> list[bytes]:
-    """Gzipped NIfTI files of images and overlays on a grid of `shape` cells."""
-    ratio = np.array(scans[0].shape) / shape
-    grid = affine @ np.diag([*ratio, 1])
-    grid[:3, 3] += affine[:3, :3] @ ((ratio - 1) / 2)
-    scaled = [resize(scan.astype(np.float32, copy=False), shape) for scan in scans]
-    return [_nifti(one, grid, 1.0) for one in scaled] + [
-        _nifti(nearest(one, shape), grid, 1.0 if one.dtype.kind in "biu" else 0.01)
-        for one in overlays
-    ]
-
-
-def _nifti(
-    values: Shaped[np.ndarray, "x y z"], affine: Float[np.ndarray, "4 4"], step: float
-) -> bytes:
-    """Values in multiples of `step` as a gzipped NIfTI file of 16-bit integers."""
-    import nibabel
-
-    stored = np.clip(np.rint(values / step), -32768, 32767).astype(np.int16)
-    image = nibabel.Nifti1Image(stored, affine)
-    image.header.set_xyzt_units("mm")
-    image.header.set_slope_inter(step, 0)
-    return gzip.compress(image.to_bytes(), 6, mtime=0)

@@ -53,24 +53,31 @@ _SYNTHESIZING = Code("109100", "DCM", "Synthesizing Equipment")
 @dataclass(frozen=True)
 class _Derivation:
     """words: for DerivationDescription. code: of CID 7203, the closest that it has. synthetic:
-    whether image content was made up."""
+    whether image content was generated. new_grid: whether the slices are not those of the
+    source."""
 
     words: str
     code: Code | None
     synthetic: bool
+    new_grid: bool = False
 
 
+_RESAMPLING = Code("113085", "DCM", "Spatial resampling")
+_BY = "by a 3D diffusion model"
 _EDITING = Code("113077", "DCM", "Volume editing")
 DERIVATIONS = {
-    "denoise": _Derivation("noise reduced", Code("113087", "DCM", "Smoothing"), False),
+    "denoise": _Derivation(f"noise reduced {_BY}", Code("113087", "DCM", "Smoothing"), False),
     "superres": _Derivation(
-        "thin slices estimated from thick ones",
-        Code("113085", "DCM", "Spatial resampling"),
-        False,
+        f"thin slices estimated from thick ones {_BY}", _RESAMPLING, False, True
     ),
-    "lesion": _Derivation("lesions inserted or removed", _EDITING, True),
-    "inpaint": _Derivation("regions replaced", _EDITING, True),
-    "synthesize": _Derivation("synthesised, not acquired from any patient", None, True),
+    "lesion": _Derivation(f"lesions inserted or removed {_BY}", _EDITING, True),
+    "inpaint": _Derivation(f"regions replaced {_BY}", _EDITING, True),
+    "synthesize": _Derivation(f"synthesised {_BY}, not acquired from any patient", None, True),
+    "detect": _Derivation(f"compared with healthy scans {_BY}", None, False),
+    "simulate low-dose": _Derivation("noise of a lower dose added by simulation", None, True),
+    "simulate thick-slices": _Derivation(
+        "slices averaged into thicker ones by simulation", _RESAMPLING, False, True
+    ),
 }
 
 
@@ -80,13 +87,15 @@ class Processing:
 
     command: one of `DERIVATIONS`. settings: all of them in words, including the seed. weights:
     sha256 of the weights. description: SeriesDescription, cut at 64 characters; by default "denovox
-    denoise" (or whatever the command is) and that of the source.
+    denoise" (or whatever the command is) and that of the source. thickness_mm: of the slices, where
+    they have a new one; by default their spacing.
     """
 
     command: str
     settings: str = ""
     weights: str = ""
     description: str = ""
+    thickness_mm: float | None = None
 
     def __post_init__(self) -> None:
         known = ", ".join(DERIVATIONS)
@@ -103,8 +112,7 @@ class Processing:
     def words(self) -> str:
         """The whole processing as one line."""
         model = f"weights sha256 {self.weights}" if self.weights else ""
-        what = f"{self.derivation.words} by a 3D diffusion model"
-        return "; ".join(filter(None, (what, _plain(self.settings), model)))
+        return "; ".join(filter(None, (self.derivation.words, _plain(self.settings), model)))
 
 
 def uid(*parts: str | bytes) -> str:
@@ -119,10 +127,10 @@ def uid(*parts: str | bytes) -> str:
 IMPLEMENTATION = uid("implementation")
 
 
-def meta(instance: str) -> FileMetaDataset:
-    """The file meta information of an image (PS3.10 7.1)."""
+def meta(kind: str, instance: str) -> FileMetaDataset:
+    """The file meta information of an object of a SOP class (PS3.10 7.1)."""
     found = FileMetaDataset()
-    found.MediaStorageSOPClassUID, found.MediaStorageSOPInstanceUID = UID(CT), UID(instance)
+    found.MediaStorageSOPClassUID, found.MediaStorageSOPInstanceUID = UID(kind), UID(instance)
     found.TransferSyntaxUID = ExplicitVRLittleEndian
     found.ImplementationClassUID = UID(IMPLEMENTATION)
     found.ImplementationVersionName = f"DENOVOX_{__version__}"[:16]
@@ -154,9 +162,9 @@ def describe(found: Dataset, processing: Processing, near: Near | None) -> None:
         found.SoftwareVersions = __version__
     elif images := list(_sources(near)):
         found.SourceImageSequence = images
-    equipment = _equipment(processing, _SYNTHESIZING if near is None else _PROCESSING)
     earlier_equipment = found.get("ContributingEquipmentSequence") or []
-    found.ContributingEquipmentSequence = [*earlier_equipment, equipment]
+    ours = equipment(processing, _SYNTHESIZING if near is None else _PROCESSING)
+    found.ContributingEquipmentSequence = [*earlier_equipment, ours]
     title = f"denovox {processing.command} " + "SYNTHETIC" * (near is None)
     title = processing.description or f"{title}{found.get('SeriesDescription', '')}"
     found.SeriesDescription = _plain(title)[:64].strip()
@@ -202,7 +210,8 @@ def _sources(near: Near) -> Iterable[Dataset]:
         yield image
 
 
-def _equipment(processing: Processing, purpose: Code) -> Dataset:
+def equipment(processing: Processing, purpose: Code = _PROCESSING) -> Dataset:
+    """The item of the ContributingEquipmentSequence for denovox; purpose: of CID 7005."""
     found = Dataset()
     found.Manufacturer = found.ManufacturerModelName = "denovox"
     found.SoftwareVersions = __version__
@@ -211,8 +220,13 @@ def _equipment(processing: Processing, purpose: Code) -> Dataset:
     return found
 
 
-def locate(found: Dataset, slices: Slices, k: int, near: Near | None) -> None:
-    """Position, directions and spacing; the source's own numbers where the slice is the same."""
+def locate(
+    found: Dataset, slices: Slices, k: int, near: Near | None, thickness_mm: float | None = None
+) -> None:
+    """Position, directions and spacing; the source's own numbers where the slice is the same.
+
+    thickness_mm: of slices that are not the source's; None: their spacing, if that is new.
+    """
     row, column, _ = slices.ways
     place, across = slices.place(k), slices.spacing_mm
     if near is not None and near.same is not None:
@@ -222,8 +236,12 @@ def locate(found: Dataset, slices: Slices, k: int, near: Near | None) -> None:
     found.ImageOrientationPatient = _decimals([*row, *column])
     found.PixelSpacing = _decimals([across[1], across[0]])  # between rows comes first: 10.7.1.3
     found.SpacingBetweenSlices = format_number_as_ds(across[2])
-    if near is None or abs(across[2] / near.origin.stack.median_mm - 1) > THICKER:
-        found.SliceThickness = format_number_as_ds(across[2])
+    if (
+        thickness_mm is not None
+        or near is None
+        or abs(across[2] / near.origin.stack.median_mm - 1) > THICKER
+    ):
+        found.SliceThickness = format_number_as_ds(float(thickness_mm or across[2]))
     if near is None or near.same is None:
         found.pop("SliceLocation", None)
     if near is not None and not near.origin.same_plane(slices):
@@ -255,4 +273,4 @@ def identify(found: Dataset, series: str, k: int) -> None:
     found.SpecificCharacterSet = "ISO_IR 192"
     found.SOPClassUID, found.SOPInstanceUID = CT, uid("image", series, str(k))
     found.SeriesInstanceUID, found.InstanceNumber, found.Modality = series, k + 1, "CT"
-    found.file_meta = meta(found.SOPInstanceUID)
+    found.file_meta = meta(CT, found.SOPInstanceUID)

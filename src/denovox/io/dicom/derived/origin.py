@@ -112,13 +112,13 @@ class Origin:
         return grid_of((*self.stack.size, len(self.stack.members)), self.affine)
 
     def covers(self, slices: Slices) -> bool:
-        """Whether slices are parallel to these, and nowhere more than half a voxel outside them."""
+        """Whether slices are parallel to these, and no centre of a voxel is outside them."""
         shape = np.array(self.grid.shape)
         to_index = np.linalg.inv(self.affine) @ slices.affine
         drift = (to_index[:3, :3] - np.diag(np.diag(to_index)[:3])) @ slices.hu.shape
-        corners = np.array([[-0.5] * 3, np.array(slices.hu.shape) - 0.5]) @ to_index[:3, :3].T
-        corners += to_index[:3, 3]
-        inside = bool((corners > -1.001).all() and (corners < shape + 0.001).all())
+        centres = np.array([[0.0] * 3, np.array(slices.hu.shape) - 1.0]) @ to_index[:3, :3].T
+        centres += to_index[:3, 3]
+        inside = bool((centres > -0.501).all() and (centres < shape - 0.499).all())
         return inside and float(np.abs(drift).max()) < 0.1
 
     def same_plane(self, slices: Slices) -> bool:
@@ -134,17 +134,22 @@ class Origin:
         along: np.ndarray = self.stack.along_mm + self.stack.first @ self.stack.normal
         return along
 
-    def near(self, slices: Slices, k: int) -> Near:
-        """What slice k of a volume is made from."""
+    def near(self, slices: Slices, k: int, thickness_mm: float | None = None) -> Near:
+        """What slice k of a volume is made from.
+
+        thickness_mm: of slices that are averages; None: each is on a slice, or between two.
+        """
         place, normal = slices.place(k), self.stack.normal
         apart = np.abs(self._along - place @ normal)
         order = np.argsort(apart, kind="stable")
         on = apart[order[0]] <= max(EVEN_MM, EVEN * self.stack.median_mm) + 1e-9
         reach = float(self.stack.gaps_mm.max())
         wanted = order[:1] if on else [i for i in order[:2] if apart[i] < reach] or order[:1]
+        if thickness_mm is not None:
+            wanted = np.flatnonzero(apart < thickness_mm / 2)
         planes = tuple(self.series.planes[self.stack.members[i][0]] for i in sorted(wanted))
         closest = self.series.planes[self.stack.members[order[0]][0]]
-        same = closest if on and not self.source.straightened else None
+        same = closest if on and not self.source.straightened and thickness_mm is None else None
         if same is not None and not (
             self.same_plane(slices) and np.linalg.norm(same.place - place) <= ASIDE_MM
         ):

@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import astuple, replace
-from io import BytesIO
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +27,7 @@ from pydicom.uid import generate_uid
 from ....core.errors import InputError, ensure, line, silent
 from ....core.version import __version__
 from ....core.volume import Volume
-from ... import atomic
+from .. import output
 from ..reader import DicomSource
 from ..values import quiet
 from .attributes import Processing, describe, identify, locate, store, uid
@@ -87,7 +85,7 @@ def write_series(
     with ExitStack() as held:
         held.enter_context(quiet())
         origin = held.enter_context(opened(source)) if source is not None else None
-        slices = _aligned(path, volume, origin, grid_is_new=processing.command == "superres")
+        slices = _aligned(path, volume, origin, grid_is_new=processing.derivation.new_grid)
         try:
             scale = rescale(volume.hu, origin.scale if origin is not None else (1.0, 0.0))
         except InputError as error:
@@ -95,12 +93,14 @@ def write_series(
         series = _series_uid(volume.hu, slices, processing, scale, origin)
         study = _study(series, origin, say)
         try:
-            with _files(path, force) as add:
+            with output.files(path, force) as add:
                 for k, stored in enumerate(slices.stored(scale)):
-                    near = origin.near(slices, k) if origin is not None else None
+                    near = None
+                    if origin is not None:
+                        near = origin.near(slices, k, processing.thickness_mm)
                     image = near.header if near is not None else Dataset()
                     describe(image, processing, near)
-                    locate(image, slices, k, near)
+                    locate(image, slices, k, near, processing.thickness_mm)
                     store(image, stored, scale)
                     identify(image, series, k)
                     image.update(study)
@@ -166,7 +166,7 @@ def _series_uid(
     for plane in hu:  # as they are in memory, which is faster than slice by slice
         pixels.update(scale.stored(plane).tobytes())
     geometry = (slices.affine.round(6) + 0.0).tobytes() + repr(slices.hu.shape).encode()
-    facts = [__version__, *astuple(processing), repr(scale)]
+    facts = [__version__, repr(processing), repr(scale)]
     if origin is not None:
         instances = sorted(instance for _, instance in origin.images.values())
         facts += [origin.series.uid, *origin.shared.values(), *instances]
@@ -190,38 +190,8 @@ def _study(series: str, origin: Origin | None, say: Callable[[str], None]) -> Da
 
 def _check_output(path: Path, force: bool, source: DicomSource | None) -> None:
     """`InputError` if the output cannot be written, or is where the source is."""
-    if _zipped(path):
-        atomic.check_writable(path, force, (".zip",))
-    else:
-        atomic.check_folder(path, force)
+    output.check(path, force)
     ensure(
         source is None or os.path.realpath(path) != os.path.realpath(source.path),
         f"{path} was not written: it is the source series itself; choose another output",
     )
-
-
-def _zipped(path: Path) -> bool:
-    return path.suffix.lower() == ".zip"
-
-
-@contextmanager
-def _files(path: Path, force: bool) -> Iterator[Callable[[str, Dataset], None]]:
-    """What adds an image to the folder or the ZIP; all of them appear at the end, or none."""
-    if not _zipped(path):
-        with atomic.open_folder(path, force) as folder:
-            yield lambda name, image: image.save_as(folder / name, enforce_file_format=True)
-        return
-    with (
-        atomic.user_output(path),
-        atomic.open_file(path) as file,
-        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
-    ):
-
-        def add(name: str, image: Dataset) -> None:
-            content = BytesIO()
-            image.save_as(content, enforce_file_format=True)
-            member = zipfile.ZipInfo(name)  # dated 1980: the same bytes whenever it is written
-            member.external_attr = 0o644 << 16
-            archive.writestr(member, content.getvalue(), zipfile.ZIP_DEFLATED, 1)
-
-        yield add

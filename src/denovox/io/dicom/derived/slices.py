@@ -22,7 +22,7 @@ from ..geometry import fault, stack
 
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # to RAS, and back
 UPRIGHT = np.eye(3)  # rows to the left, columns to the back, slices to the head
-_TOGETHER = 16  # slices converted in one go: as many as a line of the cache holds
+TOGETHER = 16  # slices converted in one go: as many as a line of the cache holds
 _LEAST, _MOST = -32768, 32767
 
 
@@ -43,6 +43,14 @@ def on_axes(
     return apply_orientation(values, ornt), lps @ inv_ornt_aff(ornt, values.shape)
 
 
+def blocks(
+    values: Shaped[np.ndarray, "columns rows slices"],
+) -> Iterator[Shaped[np.ndarray, "columns rows some"]]:
+    """A few slices at a time, in order: views, to be converted in one go."""
+    for start in range(0, values.shape[2], TOGETHER):
+        yield values[..., start : start + TOGETHER]
+
+
 def grid_of(shape: tuple[int, ...], affine: Float[np.ndarray, "4 4"]) -> Grid:
     """A grid from its affine to mm in LPS."""
     return Grid(shape, _LPS @ affine)
@@ -57,8 +65,10 @@ class Rescale:
 
     def stored(self, hu: Float[np.ndarray, "*s"]) -> Int16[np.ndarray, "*s"]:
         """HU as stored values, rounded."""
-        values: np.ndarray = np.rint((hu.astype(np.float64) - self.inter) / self.slope)
-        return values.astype("<i2")
+        values = hu.astype(np.float64)
+        values -= self.inter  # in place: there may be many
+        values /= self.slope
+        return np.rint(values, out=values).astype("<i2")
 
 
 def rescale(
@@ -133,9 +143,8 @@ class Slices:
 
     def stored(self, scale: Rescale) -> Iterator[Int16[np.ndarray, "rows columns"]]:
         """The stored values of each slice, in order; a few slices are in memory at a time."""
-        for start in range(0, self.count, _TOGETHER):
-            together = scale.stored(self.hu[..., start : start + _TOGETHER])
-            yield from np.ascontiguousarray(together.T)
+        for block in blocks(self.hu):
+            yield from np.ascontiguousarray(scale.stored(block).T)
 
     def fault(self) -> str:
         """Why DICOM has no place for this grid, with figures; empty if it has one."""

@@ -1,4 +1,4 @@
-"""The series that a DICOM SEG refers to: patient, study and instance tags of its files, cleaned.
+"""The series that a DICOM object is about: patient, study and instance tags of its files, cleaned.
 
 UIDs of the study and of the frame of reference that the series lacks are derived from its own UID,
 so that they are the same in every run; images without a valid UID of their own are not referenced.
@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from pydicom import Dataset
 from pydicom.config import RAISE
 from pydicom.datadict import dictionary_VR
@@ -20,13 +21,14 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, generate_uid
 from pydicom.valuerep import DA, TM, validate_value
 
-from ...core.errors import InputError, line
-from ...core.volume import Volume
-from .files import DAMAGE, Part, parts
-from .header import CT
-from .reader import DicomSource
-from .series import Series, found_in
-from .values import dataset, quiet
+from ....core.errors import InputError, ensure, line
+from ....core.volume import Volume
+from ..derived.slices import grid_of, on_axes
+from ..files import DAMAGE, Part, parts
+from ..header import CT
+from ..reader import DicomSource
+from ..series import Series, found_in
+from ..values import dataset, quiet
 
 _SHARED = ("StudyInstanceUID", "FrameOfReferenceUID")  # one for all images
 _UIDS = (*_SHARED, "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID")
@@ -50,17 +52,23 @@ class Referred:
     notes: tuple[str, ...]
     straightened: bool
 
+    @property
+    def images(self) -> dict[Part, Dataset]:
+        """The files that can be referenced."""
+        return {part: tags for part, tags in self.own.items() if tags.SOPInstanceUID}
 
-def referred(volume: Volume, path: str | Path) -> Referred:
-    """The series that `volume` was read from; `InputError` if there is none, or it has changed.
 
-    path: of the SEG, for messages.
+def referred(volume: Volume, path: str | Path, like: DicomSource | None = None) -> Referred:
+    """The series that `volume` was read from, or `like`; `InputError` if there is none, it has
+    changed, or the volume is on another grid.
+
+    path: of the object, for messages.
     """
-    source = volume.source
+    source = volume.source if like is None else like
     if not isinstance(source, DicomSource):
         raise InputError(
-            f"{path} cannot be written: a DICOM SEG references the DICOM series of its scan, and"
-            " this scan is not DICOM; give the scan as DICOM, or write the mask as NIfTI"
+            f"{path} cannot be written: it references the DICOM series of its scan, and this scan"
+            " is not DICOM; give the scan as DICOM, or choose an output ending in .nii.gz"
         )
     with parts(source.path) as (dicom, _):
         series = next((one for one in found_in(dicom) if one.uid == source.series_uid), None)
@@ -68,6 +76,8 @@ def referred(volume: Volume, path: str | Path) -> Referred:
             raise InputError(f"{source.path} has changed since it was read; try again")
         files = dict.fromkeys(plane.part for plane in series.planes)
         own = {part: _patient_tags(part) for part in files}
+    if source != volume.source:
+        _require_grid(path, volume, source, series)
     notes = [_complete(own, keyword, series.uid) for keyword in _SHARED]
     uses = Counter(tags.SOPInstanceUID for tags in own.values())
     lost = [
@@ -80,9 +90,20 @@ def referred(volume: Volume, path: str | Path) -> Referred:
     if lost:
         notes.append(
             f"{len(lost)} of {len(own)} files have no valid UID of their own (SOPInstanceUID,"
-            " SeriesInstanceUID), so the DICOM SEG does not reference them"
+            " SeriesInstanceUID), so results in DICOM do not reference them"
         )
     return Referred(source.path, series, own, tuple(filter(None, notes)), source.straightened)
+
+
+def _require_grid(path: str | Path, volume: Volume, source: DicomSource, series: Series) -> None:
+    """`InputError`, with both geometries, unless a volume is on the grid of a series."""
+    stack, prefix = series.stack, f"{path} cannot be written:"
+    fits = stack is not None and not series.fault
+    ensure(fits, f"{prefix} {source.path} {series.fault}, so no volume is on its grid")
+    assert stack is not None
+    theirs = grid_of((*stack.size, len(stack.members)), stack.affine_lps())
+    own = on_axes(volume.hu, volume.affine, np.stack([stack.row, stack.column, stack.normal]))
+    grid_of(own[0].shape, own[1]).require(theirs, f"{prefix} the scan", source.path)
 
 
 def _complete(own: dict[Part, Dataset], keyword: str, series_uid: str) -> str:
@@ -93,11 +114,11 @@ def _complete(own: dict[Part, Dataset], keyword: str, series_uid: str) -> str:
         setattr(tags, keyword, uid)
     if not stated:
         return (
-            f"there is no valid {keyword}, so the DICOM SEG has one derived from the"
+            f"there is no valid {keyword}, so results in DICOM have one derived from the"
             f" SeriesInstanceUID, {uid}"
         )
     if len(stated) > 1:
-        return f"there are {len(stated)} values of {keyword}; the DICOM SEG has the first, {uid}"
+        return f"there are {len(stated)} values of {keyword}; results have the first, {uid}"
     return ""
 
 

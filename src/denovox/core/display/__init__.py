@@ -1,0 +1,1 @@
+"""Scans as pictures, and for browsers and notebooks."""

@@ -1,0 +1,112 @@
+"""Coarse to fine: the grids of a pyramid, and the steps that a number of tiles allows (Method 6).
+
+The model was trained on whole volumes resized to its patch, on crops of twice the patch at half
+the resolution, and on crops. A volume is therefore drawn as a whole first, at the patch's size,
+and refined at twice the resolution until it has its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from ..core.box import Shape
+from ..core.errors import InputError, ensure
+from ..core.schedule import Schedule
+from .guidance import Guidance
+
+TILES = 2000  # evaluations of tiles that the levels of a volume share
+START, STOP = 1.0, 0.02  # sigmas between which a level is refined
+
+
+@dataclass(frozen=True)
+class Level:
+    """A grid of the pyramid and its sigmas. tiles: evaluations of tiles, where guidance counts."""
+
+    grid: Shape
+    sigmas: list[float]
+    tiles: int
+
+    @property
+    def steps(self) -> int:
+        """Evaluations of the whole grid."""
+        return len(self.sigmas) - 1
+
+
+def plan(
+    grids: Sequence[Shape],
+    steps: int,
+    schedule: Schedule,
+    guidance: Guidance,
+    tiles: Callable[[Shape, bool], int],
+) -> list[Level]:
+    """Levels of at most `steps` evaluations each; several of them share `TILES`.
+
+    tiles: of one evaluation of a grid, whose tiles overlap or not. The coarsest level starts from
+    pure noise and its tiles overlap; those of the others do not, since coarser levels hold them.
+    """
+
+    def sigmas(number: int, count: int) -> list[float]:
+        if number == 0:
+            return schedule.descend(count)
+        return schedule.descend(count, start=START, stop=STOP)
+
+    def cost(number: int, count: int) -> int:
+        evaluated = sum(1 + guidance.covers(sigma) for sigma in sigmas(number, count)[:-1])
+        return tiles(grids[number], number == 0) * evaluated
+
+    counts = [steps]
+    if len(grids) > 1:
+        counts = affordable(steps, [partial(cost, number) for number in range(len(grids))], TILES)
+    return [
+        Level(grid, sigmas(number, count), cost(number, count))
+        for number, (grid, count) in enumerate(zip(grids, counts, strict=True))
+    ]
+
+
+def pyramid(shape: Shape, patch: int, levels: int | None = None) -> list[Shape]:
+    """The grids from the coarsest to `shape` itself, each with the same extent.
+
+    The coarsest has `patch` voxels along each axis, fewer along a shorter axis; the others are the
+    volume at 1/2, 1/4, ... of its resolution. An axis is never coarser than the coarsest grid, as
+    in training, where an axis shorter than a crop is taken whole. levels: how many (None: all): the
+    coarsest and the finest remain. `InputError` where the volume does not have as many.
+    """
+    least = [min(patch, n) for n in shape]
+    grids = [shape]
+    for octave in range(1, 64):
+        grid = tuple(max(math.ceil(n / 2**octave), m) for n, m in zip(shape, least, strict=True))
+        if math.prod(grid) * 2 > math.prod(grids[-1]) and grid != tuple(least):
+            continue  # hardly coarser
+        if grid != grids[-1]:
+            grids.append((grid[0], grid[1], grid[2]))
+        if grid == tuple(least):
+            break
+    if levels is None or levels == len(grids):
+        return grids[::-1]
+    ensure(levels > 0, f"{levels} levels are not possible; give 1 or more")
+    if levels > len(grids):
+        size = " x ".join(map(str, shape))
+        raise InputError(
+            f"a volume of {size} voxels has {len(grids)} level{'s' if len(grids) > 1 else ''} at"
+            f" most, since the model's patch has {patch} voxels; leave --levels out or reduce it"
+        )
+    return [grids[-1], *grids[: levels - 1][::-1]] if levels > 1 else [shape]
+
+
+def affordable(wanted: int, tiles: Sequence[Callable[[int], int]], budget: int) -> list[int]:
+    """Evaluations at each level, from the coarsest, so that all tiles together are in a budget.
+
+    tiles: of a level, for a number of evaluations. From the finest level on, each gets as many as
+    leave those below it the same number, up to `wanted`, so the finest gets the fewest; at least 1.
+    """
+    counts: list[int] = []
+    for level in reversed(range(len(tiles))):
+        left = [tiles[k] for k in range(level + 1)]
+        fit = (n for n in range(wanted, 1, -1) if sum(cost(n) for cost in left) <= budget)
+        count = next(fit, 1)
+        budget -= tiles[level](count)
+        counts.append(count)
+    return counts[::-1]

@@ -1,0 +1,186 @@
+"""The memory that a run may take decides where its result is kept, never what it is."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from denovox.core import process
+from denovox.core.errors import InputError
+from denovox.core.operators.coloured_noise import WHITE, Spectrum
+from denovox.core.volume import Volume
+from denovox.inference import memory
+from denovox.inference.model import Model
+from denovox.inference.options import RunOptions
+from denovox.inference.scan_context import ScanContext
+from denovox.model.presets import PRESETS
+from denovox.model.weights import ModelConfig
+from denovox.scan.noise import RegionNoise
+
+CONFIG = ModelConfig(net=PRESETS["tiny"], spacing_mm=(0.7, 6.0))
+SOFT = Spectrum((0.0, 0.03, 0.08, 0.16), (0.1, 1.0, 0.2, 0.0), 0.2)
+
+
+def smooth(x, sigma, condition):
+    """A denoiser that is not local, so that it matters where tiles lie."""
+    return x.roll(1, 2) * 0.5 + x.roll(1, 4) * 0.25
+
+
+def body(shape=(72, 60, 44)) -> Volume:
+    """Water in air, and noise: tiles at the border hold nothing but air."""
+    rng = np.random.default_rng(0)
+    x, y, _ = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    hu = np.where(x**2 + y**2 < 0.2, 40.0, -1000.0) + 20 * rng.standard_normal(shape)
+    return Volume(hu.astype(np.float32), np.diag([3.0, 3.0, 3.0, 1.0]))
+
+
+def known(volume: Volume, spectrum: Spectrum) -> ScanContext:
+    context = ScanContext(volume, "abdomen", 20.0)
+    noise = RegionNoise("abdomen", 0, volume.shape[2], 20.0, spectrum)
+    context.__dict__["noise"] = (noise,)
+    return context
+
+
+@pytest.fixture
+def mapped(monkeypatch) -> list[int]:
+    """Sizes of the arrays that were put on disk."""
+    sizes = []
+
+    def noted(shape, dtype):
+        sizes.append(int(np.prod(shape)))
+        return on_disk(shape, dtype)
+
+    on_disk = memory.on_disk
+    monkeypatch.setattr(memory, "on_disk", noted)
+    return sizes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("spectrum", "dtype"), [(WHITE, np.float32), (SOFT, np.float64)], ids=["white", "coloured"]
+)
+def test_a_result_on_disk_has_the_same_bits(spectrum, dtype, mapped, monkeypatch):
+    volume = body()
+    volume = volume.with_hu(volume.hu.astype(dtype))
+    model = Model(smooth, CONFIG, Path("none"), "cpu")
+    results = []
+    for free_mb in (1e6, 1e-3):
+        monkeypatch.setattr("denovox.inference.options.free_mb", lambda free_mb=free_mb: free_mb)
+        result = model.denoise(volume, options=RunOptions(tile=32), context=known(volume, spectrum))
+        results.append(np.array(result.hu))
+    assert mapped == [volume.hu.size]
+    assert results[0].dtype == results[1].dtype == dtype
+    np.testing.assert_array_equal(results[0], results[1])
+    assert not np.array_equal(results[0], volume.hu)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spectrum", [WHITE, SOFT], ids=["white", "coloured"])
+def test_tiles_without_a_voxel_to_change_are_skipped_and_nothing_else_changes(
+    spectrum, monkeypatch
+):
+    volume, results, counts = body(), [], []
+    for skips in (True, False):
+        seen = []
+
+        def counted(x, sigma, condition, seen=seen):
+            seen.append(len(x))
+            return smooth(x, sigma, condition)
+
+        if not skips:
+            monkeypatch.setattr("denovox.inference.denoise._Work.needed", lambda work, z: None)
+            monkeypatch.setattr("denovox.inference.engine.Engine.reach", lambda *given: None)
+            work = "denovox.inference.denoise.Engine.means"
+            monkeypatch.setattr(work, lambda *given, means=Model.means: means(*given[:-1]))
+        model = Model(counted, CONFIG, Path("none"), "cpu")
+        context = known(volume, spectrum)
+        results.append(model.denoise(volume, options=RunOptions(tile=24), context=context).hu)
+        counts.append(sum(seen))
+    np.testing.assert_array_equal(results[0], results[1])
+    assert counts[0] < (0.8 if spectrum is WHITE else 1) * counts[1]
+
+
+def test_a_budget_that_does_not_suffice_is_refused_before_the_network_runs():
+    def never(x, sigma, condition):
+        raise AssertionError
+
+    volume = body()
+    model = Model(never, CONFIG, Path("none"), "cpu")
+    with pytest.raises(InputError, match=r"takes about \d+\.\d GB of memory, and --memory allows"):
+        model.denoise(volume, "abdomen", 20.0, options=RunOptions(memory="1MB"))
+
+
+@pytest.mark.parametrize(
+    ("given", "mb"),
+    [("4GB", 4000), ("512 MB", 512), ("1GiB", 2**30 / 1e6), (2e9, 2000), ("0.5g", 500)],
+)
+def test_amounts_of_memory(given, mb):
+    assert process.megabytes(given) == pytest.approx(mb, rel=1e-12)
+
+
+@pytest.mark.parametrize("given", ["", "four", "4 apples", "-1GB", "0", "nan", "1e400GB"])
+def test_other_amounts_are_refused(given):
+    with pytest.raises(InputError, match="not an amount of memory; give one such as 4GB"):
+        RunOptions(memory=given)
+
+
+def groups(root: Path, version: int, limits: dict[str, str]) -> Path:
+    """Files of control groups; limits: of each folder below the top."""
+    top = root if version == 2 else root / "memory"
+    names = ("memory.max", "memory.current")
+    names = names if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    for folder, limit in limits.items():
+        (top / folder).mkdir(parents=True, exist_ok=True)
+        for name, text in zip(names, (limit, "1000000000"), strict=True):
+            (top / folder / name).write_text(text + "\n")
+        (top / folder / "memory.stat").write_text("anon 5\ninactive_file 200000000\n")
+    own = root / "own"
+    own.write_text("0::/a/b\n" if version == 2 else "9:cpu,cpuacct:/a\n7:memory:/a/b\n")
+    return own
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_control_groups_bound_what_is_free(tmp_path, version):
+    limits = {"a/b": "max" if version == 2 else str(2**63 - 4096), "a": "3000000000"}
+    left = process._left_in_groups(tmp_path, groups(tmp_path, version, limits))
+    assert min(left) == pytest.approx(3000 - 1000 + 200)  # cached pages can be dropped
+    limits["a/b"] = "500000000"
+    left = process._left_in_groups(tmp_path, groups(tmp_path, version, limits))
+    assert min(left) == 1e-6  # more than that is already taken
+
+
+def test_what_is_free_is_less_than_the_machine_has():
+    assert 0 < process.free_mb() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def test_an_array_on_disk_keeps_its_values_when_its_memory_is_released():
+    held = memory.on_disk((300, 200, 100), np.float32)
+    assert not held.any()
+    held[...] = np.arange(100)
+    before = process.resident_mb()
+    memory.release(held)
+    assert before - process.resident_mb() > 0.8 * held.nbytes / 1e6
+    np.testing.assert_array_equal(held, np.broadcast_to(np.arange(100), held.shape))
+    assert any(isinstance(each, mmap.mmap) for each in memory._bases(held))
+
+
+def test_a_disk_without_room_is_an_input_error(monkeypatch):
+    def full(file, count):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(memory, "reserve", full)
+    with pytest.raises(InputError, match=r"no room for 2\.4 GB of the result .*set TMPDIR"):
+        memory.on_disk((1000, 1000, 600), np.float32)
+
+
+def test_half_of_what_is_free_is_the_default(monkeypatch):
+    monkeypatch.setattr("denovox.inference.options.free_mb", lambda: 6000.0)
+    assert RunOptions().allowance_mb() == 3000
+    given = replace(RunOptions(), memory="4GB").allowance_mb()
+    assert given == pytest.approx(4000 - process.resident_mb(), abs=20)
