@@ -15,6 +15,7 @@ from denovox.core.errors import InputError
 from denovox.core.labels import ID
 from denovox.core.volume import Volume
 from denovox.datasets import nnunet, store
+from denovox.datasets.executors import here
 from denovox.datasets.layouts import survey
 from denovox.datasets.prepare import prepare as fill
 from denovox.datasets.prepare_config import PrepareConfig
@@ -155,7 +156,7 @@ def test_what_augment_writes_comes_back(tmp_path):
     shifted[2, 3] = 40
     nibabel.save(nibabel.Nifti1Image(lesion, shifted), label)
     out = tmp_path / "store"
-    words = "\n".join(fill(raw, out, PrepareConfig(), lambda job, entries: map(job, entries)))
+    words = "\n".join(fill(raw, out, PrepareConfig(), here))
     assert "s_chest_s2: set aside" in words
     assert words.count("40 x 36 x 12 voxels") == 2, "both geometries"
     cases = store.cases(out)

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import nibabel
@@ -19,8 +19,9 @@ from denovox.core.errors import InputError
 from denovox.core.labels import ID
 from denovox.core.volume import Volume
 from denovox.datasets import manifest, prepare, store
+from denovox.datasets.executors import here
 from denovox.datasets.prepare import PrepareConfig, bring, digest, on_grid
-from denovox.datasets.source_scans import Entry, Job
+from denovox.datasets.source_scans import Entry
 from denovox.io import nifti
 from denovox.simulate.phantom import chest
 
@@ -29,8 +30,7 @@ AFFINE = np.diag([-4.0, -4.0, 5.0, 1.0])  # LPS, as most files are
 PLAIN = PrepareConfig()
 
 
-def here(job: Job, entries: list[Entry]) -> Iterator[str]:
-    return map(job, entries)
+Job = Callable[[Entry], str]
 
 
 def run(source: Path, target: Path, config: PrepareConfig = PLAIN, **more: object) -> list[str]:
@@ -345,7 +345,7 @@ def test_a_killed_run_is_finished_by_the_next(source, tmp_path):
     run(source, tmp_path / "whole")
     target, done = tmp_path / "killed", []
 
-    def dying(job: Job, entries: list[Entry]) -> Iterator[str]:
+    def dying(job: Job, entries: list[Entry], lost: Job) -> Generator[str, None, None]:
         for entry in entries:
             if done:
                 raise KeyboardInterrupt
@@ -362,8 +362,8 @@ def test_a_killed_run_is_finished_by_the_next(source, tmp_path):
 
 
 def test_the_order_of_jobs_does_not_matter(source, tmp_path):
-    def backwards(job: Job, entries: list[Entry]) -> Iterator[str]:
-        return map(job, entries[::-1])
+    def backwards(job: Job, entries: list[Entry], lost: Job) -> Generator[str, None, None]:
+        yield from map(job, entries[::-1])
 
     run(source, tmp_path / "a")
     list(prepare.prepare(source, tmp_path / "b", PLAIN, backwards))
@@ -371,8 +371,8 @@ def test_the_order_of_jobs_does_not_matter(source, tmp_path):
 
 
 def test_a_lost_job_is_named(source, tmp_path):
-    def loses(job: Job, entries: list[Entry]) -> Iterator[str]:
-        return map(job, entries[1:])
+    def loses(job: Job, entries: list[Entry], lost: Job) -> Generator[str, None, None]:
+        yield from map(job, entries[1:])
 
     with pytest.raises(InputError, match=r"1 of 3 scans are not in the store \(c\)"):
         list(prepare.prepare(source, tmp_path / "store", PLAIN, loses))

@@ -83,7 +83,7 @@ def test_a_spawned_worker_gets_the_model_and_gives_the_same_bits(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
-    model = denovox.load(tiny, "cpu")
+    model = denovox.load(tiny, "cpu", "float32")
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         (there,) = pool.map(denoised, [model])
     assert np.array_equal(there, denoised(model))

@@ -72,9 +72,9 @@ class UpBlock(nn.Module):
         self.upsampler = Upsample(outputs) if level else None
 
     def forward(self, x: Tensor, maps: list[Tensor], emb: Tensor) -> Tensor:
-        """maps: of the encoder; those of this level are removed from its end."""
+        """maps: of the encoder at this level, from the last."""
         for number, block in enumerate(self.resnets):
-            x = block(torch.cat([x, maps.pop()], 1), emb)
+            x = block(torch.cat([x, maps[number]], 1), emb)
             if hasattr(self, "attentions"):
                 x = self.attentions[number](x)
         return x if self.upsampler is None else self.upsampler(x)
@@ -167,7 +167,8 @@ class UNet(Encoder):
         if added is not None:
             h = h + added[1]
         for block in self.up_blocks:
-            h = block(h, maps, emb)
+            own = [maps.pop() for _ in range(self.shape.blocks + 1)]
+            h = block(h, own, emb)
         answer: Tensor = self.out(h)
         return answer
 

@@ -326,7 +326,7 @@ def test_a_missing_decoder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     cases.save(tmp_path, made)
     decoder = dicom_pixels.get_decoder(JPEG2000Lossless)
     monkeypatch.setattr(decoder, "_available", {})
-    refused(tmp_path, "JPEG 2000", "no decoder is installed", "pip install python-gdcm")
+    refused(tmp_path, "JPEG 2000", "no decoder is installed", "pip install 'denovox[dicom]'")
 
 
 def test_a_file_without_preamble_is_read(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from denovox.io.dicom.evidence import seg
 from denovox.io.dicom.values import quiet
 
 UPRIGHT = cases.UPRIGHT
-LESION = Processing("lesion", "seed 0")
+LESION = seg.How(Processing("lesion", "seed 0"))
 TWO = replace(seg.LESIONS, description="Two texts")
 AXIAL_FLIPPED = ((-1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 SAGITTAL = ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0))
@@ -175,7 +175,9 @@ def test_highdicom_reads_the_same_voxels_and_what_they_are(tmp_path):
     cases.series(tmp_path / "ct", cases.phantom(), directions=oblique(5))
     volume = formats.read(tmp_path / "ct")
     numbers = lesions(volume)
-    seg.write(tmp_path / "s.dcm", numbers, volume, LESION, ["Liver, 12 mm"], TWO)
+    seg.write(
+        tmp_path / "s.dcm", numbers, volume, replace(LESION, labels=["Liver, 12 mm"], content=TWO)
+    )
     found = hd.seg.segread(tmp_path / "s.dcm")
     back = found.get_volume(combine_segments=True)
     ras = np.diag([-1, -1, 1, 1]) @ back.affine
@@ -346,7 +348,7 @@ def test_what_cannot_be_written_is_said_before(tmp_path):
     with pytest.raises(InputError, match="already exists; choose another name, or use --force"):
         seg.write(tmp_path / "s.dcm", numbers, volume, LESION)
     assert (tmp_path / "s.dcm").read_bytes() == b"before"
-    seg.write(tmp_path / "s.dcm", numbers, volume, LESION, force=True)
+    seg.write(tmp_path / "s.dcm", numbers, volume, replace(LESION, force=True))
     agrees(tmp_path / "s.dcm", numbers, volume)
     for path in (tmp_path / "ct").iterdir():
         path.unlink()
@@ -365,6 +367,6 @@ def test_a_full_disk_leaves_the_file_that_was_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pydicom.Dataset, "save_as", full)
     with pytest.raises(InputError, match="No space left"):
-        seg.write(tmp_path / "s.dcm", lesions(volume), volume, LESION, force=True)
+        seg.write(tmp_path / "s.dcm", lesions(volume), volume, replace(LESION, force=True))
     assert (tmp_path / "s.dcm").read_bytes() == b"before"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ct", "s.dcm"]
