@@ -208,12 +208,12 @@ def read_ct(path: Path, given: dict[str, Any]) -> Volume:
 
 def running_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of a command that runs a base model and writes a file."""
-    return _all(force_option, weights_option, model_options, memory_option)(command)
+    return _all(force_option, weights_option, model_options)(command)
 
 
 def control_options(default: str) -> Callable[..., Any]:
     """`running_options` of a command that can use a control."""
-    return _all(force_option, control_option(default), model_options, memory_option)
+    return _all(force_option, control_option(default), model_options)
 
 
 _loading: ContextVar[Callable[..., Model] | None] = ContextVar("loading", default=None)

@@ -13,6 +13,7 @@ from .options import (
     FILE,
     control_options,
     loaded,
+    memory_option,
     read_ct,
     reading_options,
     region_option,
@@ -43,6 +44,7 @@ report_option = option(
 @report_option
 @like_option
 @running_options
+@memory_option
 @seed_option
 def denoise(
     input: Path,
