@@ -5,7 +5,7 @@
 A chest phantom of so many million voxels of 1.5 mm with 27 HU of white noise, or with noise of that
 SD with the spectrum of a soft kernel. Each command runs by itself, from its start to the file that
 it writes, on all cores; the sides take turns, and medians are shown. BM4D (pip install bm4d; free
-for non-commercial use) is given the SD, or the spectrum; denovox is given nothing. PSNR: in the
+for non-commercial use) is given the SD of the white noise; denovox is given nothing. PSNR: in the
 window of the chest.
 """
 
@@ -35,8 +35,7 @@ BM4D = """
 import sys, nibabel, numpy as np
 from bm4d import bm4d
 image = nibabel.load(sys.argv[1])
-noise = np.load(sys.argv[3]) if len(sys.argv) > 3 else 27.0
-nibabel.Nifti1Image(bm4d(np.asarray(image.dataobj, np.float32), noise).astype(np.float32),
+nibabel.Nifti1Image(bm4d(np.asarray(image.dataobj, np.float32), 27.0).astype(np.float32),
                     image.affine).to_filename(sys.argv[2])
 """
 
@@ -69,11 +68,11 @@ class Side:
         self.psnr_db = float(20 * np.log10(2 / np.sqrt(np.mean(np.square(wrong)))))
 
 
-def noise_of(shape: tuple[int, ...], coloured: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(noise in HU, its power spectrum as BM4D takes it)."""
+def noise_of(shape: tuple[int, ...], coloured: bool) -> np.ndarray:
+    """Noise in HU."""
     white = np.random.default_rng(3).standard_normal(shape).astype(np.float32)
     if not coloured:
-        return SD_HU * white, np.full(shape, SD_HU**2 * white.size, np.float32)
+        return SD_HU * white
     u, v = (
         np.fft.fftfreq(n)[:, None] if k == 0 else np.fft.fftfreq(n) for k, n in enumerate(shape[:2])
     )
@@ -81,8 +80,7 @@ def noise_of(shape: tuple[int, ...], coloured: bool) -> tuple[np.ndarray, np.nda
     gain = np.sqrt(radius) * np.exp(-((radius / 0.25) ** 2))  # a ramp and a soft kernel
     gain /= np.sqrt(np.mean(gain**2))
     shaped = np.fft.ifft2(np.fft.fft2(white, axes=(0, 1)) * gain[..., None], axes=(0, 1)).real
-    psd = np.broadcast_to((SD_HU * gain[..., None]) ** 2 * white.size, shape)
-    return (SD_HU * shaped).astype(np.float32), psd.astype(np.float32)
+    return (SD_HU * shaped).astype(np.float32)
 
 
 def main() -> None:
@@ -102,11 +100,10 @@ def main() -> None:
         # A phantom at the size asked for, with voxels of 1.5 mm whatever its body measures.
         truth = Volume(body.ct.hu, np.diag([MM, MM, MM, 1.0]))
         for kind in ("white", "coloured"):
-            noise, psd = noise_of(truth.shape, kind == "coloured")
+            noise = noise_of(truth.shape, kind == "coloured")
             with tempfile.TemporaryDirectory() as folder:
                 scan, out = Path(folder) / "scan.nii.gz", Path(folder) / "out.nii.gz"
                 nifti.write(truth.with_hu(truth.hu + noise), scan)
-                np.save(Path(folder) / "psd.npy", psd)
                 denoise = [
                     sys.executable,
                     "-m",
@@ -121,9 +118,8 @@ def main() -> None:
                 if given.before:
                     old = {"PYTHONPATH": str(given.before)}
                     sides.append(Side("before", denoise, old))
-                if millions <= given.bm4d:
-                    spectrum = [str(Path(folder) / "psd.npy")] if kind == "coloured" else []
-                    sides.append(Side("BM4D", [sys.executable, "-c", BM4D, "IN", "OUT", *spectrum]))
+                if millions <= given.bm4d and kind == "white":
+                    sides.append(Side("BM4D", [sys.executable, "-c", BM4D, "IN", "OUT"]))
                 for _ in range(given.rounds):
                     for side in sides:
                         side.run(scan, out, truth)
