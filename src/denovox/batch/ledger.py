@@ -1,7 +1,7 @@
 """The manifest of a batch: a row a scan, and what is left to do after any kind of stop.
 
-A row is `pending` from before its scan is begun until its result has been noted. Results appear as
-a whole, so a pending row whose result is there was stopped between the two, and is done.
+A row is `pending` from before work on its scan starts until its result has been noted. Results
+appear as a whole, so a pending row whose result is there was stopped between the two, and is done.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Row:
     """A line of the manifest. output: relative to the manifest's folder; "" if there is none.
 
     settings_sha256: of the command, its options and its weights. state: of the input's files (see
-    `scans.state`). key: of the scan. before: what was at the place of the result when the scan was
-    begun.
+    `scans.state`). key: of the scan. before: what was at the place of the result when work on the
+    scan started.
     """
 
     id: str

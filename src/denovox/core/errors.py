@@ -6,7 +6,7 @@ from collections.abc import Sequence
 _BREAK = "\n  "
 # Packages that are imported only where they are needed, and the extra that installs each.
 EXTRAS = {
-    **dict.fromkeys(("zarr", "numcodecs", "fsspec", "pyarrow", "filelock", "accelerate"), "train"),
+    **dict.fromkeys(("zarr", "numcodecs", "fsspec", "pyarrow", "accelerate"), "train"),
     **dict.fromkeys(("highdicom", "gdcm"), "dicom"),
     "ipyniivue": "notebook",
     "ray": "cluster",

@@ -30,11 +30,15 @@ def resident_mb() -> float:
 
 def peak_mb() -> float:
     """Largest resident memory since `reset_peak`, MB; 0 where it is not reported (not Linux)."""
+    return _listed_mb("/proc/self/status", "VmHWM")
+
+
+def _listed_mb(file: str, key: str) -> float:
+    """An entry in kB of a file of the system; 0 where there is none."""
     try:
-        status = Path("/proc/self/status").read_text()
+        found = re.search(rf"^{key}:\s+(\d+) kB", Path(file).read_text(), re.M)
     except OSError:
         return 0.0
-    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.M)
     return int(found[1]) * 1024 / 1e6 if found else 0.0
 
 
@@ -65,17 +69,9 @@ def free_mb() -> float:
     """Memory that this process could still take, MB: what the system has available, within the
     limits of its control groups (containers, batch systems). 0 where neither is reported.
     """
-    found = [available for available in (_available_mb(), *_left_in_groups()) if available]
+    available = _listed_mb("/proc/meminfo", "MemAvailable")
+    found = [each for each in (available, *_left_in_groups()) if each]
     return min(found, default=0.0)
-
-
-def _available_mb() -> float:
-    try:
-        text = Path("/proc/meminfo").read_text()
-    except OSError:
-        return 0.0
-    kilobytes = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.M)
-    return int(kilobytes[1]) * 1024 / 1e6 if kilobytes else 0.0
 
 
 def _left_in_groups(root: Path = Path("/sys/fs/cgroup"), own: Path | None = None) -> list[float]:

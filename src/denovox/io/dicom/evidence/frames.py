@@ -94,6 +94,18 @@ class Identity:
         """The UID of something in the object."""
         return uid(part, self.series)
 
+    def header(self, series_number: int) -> dict[str, Any]:
+        """What highdicom's objects of any kind take about themselves and what made them."""
+        return {
+            "series_instance_uid": self.series,
+            "series_number": series_number,
+            "sop_instance_uid": self.instance,
+            "instance_number": 1,
+            "manufacturer": "denovox",
+            "manufacturer_model_name": "denovox",
+            "software_versions": __version__,
+        }
+
 
 def identity(kind: str, source: Referred, *facts: str | bytes) -> Identity:
     """The UIDs of an object of this kind about a series; facts: everything else it depends on."""

@@ -21,7 +21,6 @@ from pydicom import Dataset
 from pydicom.sr.coding import Code
 
 from ....core.errors import InputError, ensure, line
-from ....core.version import __version__
 from ....core.volume import Volume
 from ... import atomic
 from .. import output
@@ -157,13 +156,7 @@ def _header(
     return hd.pm.ParametricMap(
         [one],
         np.zeros((frames.values.shape[2], 1, 1), np.float32),
-        series_instance_uid=named.series,
-        series_number=SERIES_NUMBER,
-        sop_instance_uid=named.instance,
-        instance_number=1,
-        manufacturer="denovox",
-        manufacturer_model_name="denovox",
-        software_versions=__version__,
+        **named.header(SERIES_NUMBER),
         device_serial_number="none",
         # Where a map is 0 outside the body, the surface of a face can be rendered from it.
         contains_recognizable_visual_features=True,
