@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-fast check docs bench clean
+.PHONY: demo test test-fast check docs bench lock clean
 
 bench: .venv/test
 	$(PIP) -e ".[bench]"
@@ -41,12 +41,13 @@ docs: .venv/check
 # torch by itself first: pinned, it is the CPU build where one lies at hand.
 .venv/demo: .venv/python pyproject.toml constraints.txt
 	$(PIP) torch
-	$(PIP) -e .
+	$(PIP) -e '.[figures]'
 	touch $@
 
 # nnU-Net's verifier judges what `augment` writes. It alone is wanted: with all that it asks for,
 # nnU-Net would bring torchvision.
-VERIFIER := nnunetv2 batchgenerators acvl_utils blosc2 numexpr ndindex httpx pandas
+VERIFIER := nnunetv2==2.8.1 batchgenerators==0.25.5 acvl_utils==0.2.6 blosc2==4.14.1 \
+	numexpr==2.14.2 ndindex==1.10.1 httpx==0.28.1 pandas==3.1.1
 
 .venv/test: .venv/demo
 	$(PIP) -e '.[test,cluster,s3,tensorboard]'
@@ -56,6 +57,15 @@ VERIFIER := nnunetv2 batchgenerators acvl_utils blosc2 numexpr ndindex httpx pan
 .venv/check: .venv/test
 	$(PIP) -e '.[test,cluster,s3,tensorboard,dev,docs]'
 	touch $@
+
+# constraints.txt from pyproject.toml: versions of every package, for every Python and system. What
+# is in it already is kept where it fits; make lock UPGRADE="--upgrade-package torch" renews one.
+# The CUDA packages are left out: they depend on where torch comes from.
+lock: .venv/python
+	$(PIP) uv
+	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate \
+		--custom-compile-command "make lock" --output-file constraints.txt $(UPGRADE) pyproject.toml
+	sed -i -E '/^(cuda-|nvidia-|triton)/d' constraints.txt
 
 clean:
 	rm -rf .venv

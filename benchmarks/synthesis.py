@@ -1,28 +1,29 @@
 """Synthesis with and without guidance, by one level and by several, in 5 to 50 steps.
 
-    python benchmarks/synthesis.py guidance --store .denovox/store
+    python benchmarks/synthesis.py guidance --store .denovox/store [--guide WEAKER.safetensors]
     python benchmarks/synthesis.py steps
-    python benchmarks/synthesis.py levels
+    python benchmarks/synthesis.py levels --store .denovox/store [--free]
+    python benchmarks/synthesis.py regions
     python benchmarks/synthesis.py sheet docs/samples.png
 
 Anatomies: chest phantoms (seeds 0, 1, ...) and, with --store, training cases of it, on about
---edge voxels per axis; the sample of anatomy n has the seed n. Each row is a mean over them:
+--edge voxels per axis; the sample of anatomy n has the seed n. --free: their grids alone, without
+an anatomy. Each row has means over them, with 95 % intervals (bootstrap over anatomies):
 
 - MAE and biases, HU, to the CT that the anatomy belongs to: of the body, lung, bone, other soft
   tissue and the air outside it;
-- Dice of thresholds (lung below -400 HU, bone above 200, soft tissue between -200 and 200) within
-  the body, with the classes of the anatomy; where the region's window has them;
+- lung, bone, Dice: of thresholds with the anatomy (metrics/coherence.py `followed`);
 - texture: distance of the mean of the 37 features of metrics/texture.py from the CTs' mean, in SDs
-  of the CTs, averaged over features;
-- bodies: share of voxels above -300 HU that are in the largest component; sides: volume of the left
-  lung over that of both, minus the same of the CT; seam: mean absolute difference across the tile
-  borders of the last evaluation, over that between planes 2 to 4 away, minus the same of the CT.
+  of the CTs, averaged over features (three chests or more);
+- body, spine, lungs, sides: metrics/coherence.py `coherence`; seam: `seam` at the borders of the
+  tiles of the last evaluation, over the mean of the CTs' at the same planes.
+
+regions: a body from neck to abdomen, drawn region by region; the seam at their hand-overs.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,24 +31,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
-from denovox.core.labels import NAMES, OUTSIDE, path
+from denovox.core.labels import NAMES, OUTSIDE, UNKNOWN, path
 from denovox.core.regions import region
+from denovox.core.volume import Volume
 from denovox.inference.model import Model, load
 from denovox.inference.options import RunOptions
-from denovox.metrics import texture
+from denovox.inference.region_blend import BLEND_MM
+from denovox.metrics import coherence, texture
+from denovox.metrics.bootstrap import bootstrap
 from denovox.metrics.set_distance import standardised
+from denovox.reports.recorder import Recorder, recording
 from denovox.sampling.guidance import Guidance
-from denovox.sampling.windowed import layout
+from denovox.scan import anatomy
 from denovox.simulate.phantom import chest
 
-COLUMNS = (
-    "mae body lung bone soft air dice_lung dice_bone dice_soft texture bodies sides seam"
-).split()
-
+HU = ("mae", "body mae", "lung", "bone", "soft", "air")
+COLUMNS = (*HU, "lung Dice", "bone Dice", "body", "spine", "lungs", "sides", "seam")
 INTERVALS = ((2, 0.2, 2), (2, 0.2, 20), (1.5, 0.2, 20))
-CASES = ["chest_LIDC-0001/chest", "abdomen_ACRIN-001/abdomen"]
+CASES = ["chest_LIDC-0001/chest", "chest_CPTAC-LSCC-00247/chest", "abdomen_ACRIN-001/abdomen"]
 
 
 @dataclass(frozen=True)
@@ -82,83 +84,64 @@ def of_class(ids: np.ndarray, *names: str) -> np.ndarray:
     return np.array([not set(names).isdisjoint(path(name)) for name in NAMES])[ids]
 
 
-def dice(a: np.ndarray, b: np.ndarray) -> float:
-    return float(2 * (a & b).sum() / max(1, a.sum() + b.sum()))
+def held_together(hu: np.ndarray, mm: Any, borders: Any) -> tuple[list[float], float]:
+    volume = Volume(hu.astype(np.float32), np.diag([*mm, 1.0]))
+    found = anatomy.coarse(volume)
+    steps = coherence.steps(volume.hu, found != OUTSIDE)
+    return list(coherence.coherence(volume, found).values()), coherence.seam(steps, borders)
 
 
-def seam(hu: np.ndarray, axes: list[Any], body: np.ndarray) -> float:
-    """Differences across borders of tiles, relative to those near them; 1 for a single tile."""
-    at, near = [], []
-    for axis, tiles in enumerate(axes):
-        steps = np.abs(np.diff(hu, axis=axis))
-        both = np.minimum(
-            body.take(range(1, hu.shape[axis]), axis), body.take(range(hu.shape[axis] - 1), axis)
-        )
-        for one, other in itertools.pairwise(tiles):
-            border = (other.start + one.stop) // 2 - 1
-            for offset, into in ((0, at), *((d, near) for d in (-4, -3, -2, 2, 3, 4))):
-                if 0 <= border + offset < steps.shape[axis]:
-                    mask = both.take(border + offset, axis)
-                    into.append(steps.take(border + offset, axis)[mask])
-    return float(np.concatenate(at).mean() / np.concatenate(near).mean()) if at else 1.0
-
-
-def measured(case: Case, hu: np.ndarray, axes: list[Any]) -> dict[str, float]:
+def measured(case: Case, hu: np.ndarray, borders: Any, free: bool) -> dict[str, float]:
     window = region(case.region).window
     truth = np.clip(case.hu, window.low_hu, window.high_hu)
+    values, seam = held_together(hu, case.mm, borders)
+    _, healthy = held_together(case.hu, case.mm, borders)
+    found = dict(zip(COLUMNS[-5:], [*values, seam / healthy], strict=True))
+    if free:
+        return found
     hu = np.clip(hu, window.low_hu, window.high_hu)
     off, outside = hu - truth, case.ids == OUTSIDE
     lung, bone = of_class(case.ids, "lung"), of_class(case.ids, "bone")
-    body = ~outside
-    soft = body & ~lung & ~bone & ~of_class(case.ids, "airway") & (case.ids != 0)
-    found = {"mae": np.abs(off).mean(), "body": np.abs(off)[body].mean()}
+    soft = ~outside & ~lung & ~bone & ~of_class(case.ids, "airway") & (case.ids != UNKNOWN)
+    found |= {"mae": np.abs(off).mean(), "body mae": np.abs(off)[~outside].mean()}
     for name, mask in (("lung", lung), ("bone", bone), ("soft", soft), ("air", outside)):
         found[name] = off[mask].mean() if mask.sum() > 50 else np.nan
-    wide = case.region == "chest"
-    found["dice_lung"] = (
-        dice((hu < -400) & body, lung | of_class(case.ids, "airway")) if wide else np.nan
-    )
-    found["dice_bone"] = dice((hu > 200) & body, bone)
-    found["dice_soft"] = dice((abs(hu) < 200) & body, soft) if wide else np.nan
-
-    def largest(values: np.ndarray) -> float:
-        parts, _ = ndimage.label(values > -300)
-        sizes = np.bincount(parts.ravel())[1:]
-        return float(sizes.max() / sizes.sum())
-
-    def left(values: np.ndarray) -> float:
-        air = (values < -400) & body
-        middle = air.shape[0] // 2
-        return float(air[:middle].sum() / max(1, air.sum()))
-
-    found["bodies"] = largest(hu) if wide else np.nan
-    found["sides"] = left(hu) - left(truth) if wide else np.nan
-    found["seam"] = seam(hu, axes, body) - seam(truth, axes, body)
+    for name, value in coherence.followed(hu, case.ids).items():
+        found[f"{name} Dice"] = value if window.low_hu < -400 or name != "lung" else np.nan
     return {name: float(value) for name, value in found.items()}
 
 
-def row(model: Model, cases: list[Case], name: str, tile: int, **how: Any) -> None:
+def row(
+    model: Model, cases: list[Case], name: str, tile: int, free: bool = False, **how: Any
+) -> None:
     rows, textures, began = [], [], time.process_time()
     for seed, case in enumerate(cases):
-        options = RunOptions(seed=seed, tile=tile)
-        made = model.synthesize(
-            case.region, case.ids.shape, case.mm, case.ids, options=options, **how
-        )
-        last = how.get("steps", 10) - 1
-        blend = how.get("levels", 1) == 1
-        axes = layout(case.ids.shape, model.tilings(case.ids.shape, tile, blend), seed, last)
-        rows.append(measured(case, made.hu, axes))
-        textures.append((case, made.hu))
+        options, notes = RunOptions(seed=seed, tile=tile), Recorder()
+        ids = None if free else case.ids
+        with recording(notes):
+            drawn = model.synthesize(
+                case.region, case.ids.shape, case.mm, ids, options=options, **how
+            )
+        rows.append(measured(case, drawn.hu, notes.decisions[-1][1]["tile borders"][0], free))
+        textures.append((case, drawn.hu))
     seconds = (time.process_time() - began) / len(cases)
-    figures = {key: np.nanmean([one[key] for one in rows]) for key in rows[0]}
-    figures["texture"] = distance(textures)
-    shown = " | ".join(
-        f"{figures[key]:.2f}"
-        if "dice" in key or key in ("texture", "bodies", "sides", "seam")
-        else f"{figures[key]:.0f}"
-        for key in COLUMNS
+    cells = [shown(column, [one.get(column, np.nan) for one in rows]) for column in COLUMNS]
+    print(
+        f"| {name} | {seconds:.0f} | {' | '.join(cells)} | {distance(textures):.2f} |", flush=True
     )
-    print(f"| {name} | {seconds:.0f} | {shown} |", flush=True)
+
+
+def shown(column: str, values: list[float]) -> str:
+    """Mean and interval of the anatomies that have a value."""
+    known = np.array([value for value in values if np.isfinite(value)])
+    if not len(known):
+        return ""
+    digits = 0 if column in HU else 2
+    between = bootstrap([str(i) for i in range(len(known))], lambda drawn: known[drawn].mean())
+    text = f"{known.mean():.{digits}f}"
+    if between.low is None or between.high is None:
+        return text
+    return f"{text} [{between.low:.{digits}f}, {between.high:.{digits}f}]"
 
 
 def distance(drawn: list[tuple[Case, np.ndarray]]) -> float:
@@ -173,8 +156,51 @@ def distance(drawn: list[tuple[Case, np.ndarray]]) -> float:
     if len(chests) < 3:
         return float("nan")
     real = np.stack([features(case, case.hu) for case, _ in chests])
-    made = np.stack([features(case, hu) for case, hu in chests])
-    return float(np.abs(standardised(made.mean(0)[None], real)).clip(0, 20).mean())
+    synthetic = np.stack([features(case, hu) for case, hu in chests])
+    return float(np.abs(standardised(synthetic.mean(0)[None], real)).clip(0, 20).mean())
+
+
+def regions(model: Model, folder: str, name: str, mm: float, tile: int) -> None:
+    """A training patient who shows several regions: the seam at each hand-over, and the CT's."""
+    from denovox.datasets import store
+
+    parts = [one for one in store.cases(folder) if one.facts.id.startswith(f"{name}/")]
+    parts.sort(key=lambda one: one.facts.affine[11])
+    hu, ids = [], []
+    for one in parts:
+        size = np.array(one.facts.shape) * one.facts.spacing_mm
+        grid = tuple(max(8, round(each / mm)) for each in size)
+        values, labels = one.read([0, 0, 0], list(map(float, one.facts.shape)), grid)
+        hu.append(values)
+        ids.append(labels)
+    truth, labels, notes = np.concatenate(hu, 2), np.concatenate(ids, 2), Recorder()
+    with recording(notes):
+        drawn = model.synthesize(
+            "auto",
+            labels.shape,
+            (mm, mm, mm),
+            labels,
+            options=RunOptions(0, tile=tile, say=lambda line: print(line, flush=True)),
+        )
+    found = notes.decisions[-1][1]
+    inside = labels != OUTSIDE
+    window = region("chest").window
+    ends = [span.stop - 1 for span in found["regions"][:-1]]
+    reach = round(BLEND_MM / 2 / mm)
+    for at in [*ends, *(end + side * reach for end in ends for side in (-1, 1))]:
+        values = [
+            coherence.seam(
+                coherence.steps(np.clip(one, window.low_hu, window.high_hu), inside),
+                ((), (), (at,)),
+            )
+            for one in (drawn.hu, truth)
+        ]
+        print(f"border {at}: {values[0]:.2f}, CT {values[1]:.2f}", flush=True)
+    lung = of_class(labels, "lung")
+    for z in range(labels.shape[2]):
+        if any(abs(z - end) <= 2 * reach for end in ends) and lung[..., z].sum() > 20:
+            print(f"slice {z}: lung {drawn.hu[..., z][lung[..., z]].mean():.0f} HU,"
+                  f" CT {truth[..., z][lung[..., z]].mean():.0f}")  # fmt: skip
 
 
 def sheet(model: Model, out: Path, count: int = 12) -> None:
@@ -199,27 +225,32 @@ def sheet(model: Model, out: Path, count: int = 12) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=["guidance", "steps", "levels", "sheet"])
+    parser.add_argument("what", choices=["guidance", "steps", "levels", "regions", "sheet"])
     parser.add_argument("out", nargs="?", type=Path)
     parser.add_argument("--weights", default="base")
-    parser.add_argument("--guide", help="weaker weights; a row of autoguidance is added")
+    parser.add_argument("--guide", help="weaker weights; rows of autoguidance are added")
     parser.add_argument("--store")
     parser.add_argument("--cases", nargs="+", default=CASES)
     parser.add_argument("--edge", type=int, default=72)
     parser.add_argument("--phantoms", type=int, default=2)
+    parser.add_argument("--free", action="store_true", help="of levels: without an anatomy")
     parser.add_argument("--precision", default="bfloat16")
     given = parser.parse_args()
     model = load(given.weights, "cpu", given.precision)
     if given.what == "sheet":
         sheet(model, given.out)
         return
-    large = given.what == "levels"
+    if given.what == "regions":
+        regions(model, given.store, given.cases[0], 5.9, 64)
+        return
+    large = given.what == "levels" and not given.store
     cases = list(
         phantoms(given.phantoms, (104, 80, 80) if large else (60, 48, 48), 3.5 if large else 5.9)
     )
     if given.store:
         cases += patients(given.store, given.cases, given.edge)
-    print("| | s | " + " | ".join(COLUMNS) + " |\n|" + "---|" * (len(COLUMNS) + 2), flush=True)
+    columns = ["", "s", *COLUMNS, "texture"]
+    print(f"N = {len(cases)}\n\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
     if given.what == "guidance":
         row(model, cases, "none", 64, guidance=1.0)
         for weight, low, high in INTERVALS:
@@ -228,20 +259,14 @@ def main() -> None:
         if given.guide:
             guide = load(given.guide, "cpu", given.precision)
             for weight in (1.5, 2.0):
-                row(
-                    model,
-                    cases,
-                    f"weaker weights, w = {weight:g}",
-                    64,
-                    guidance=weight,
-                    guide=guide,
-                )
+                name = f"weaker weights, w = {weight:g}"
+                row(model, cases, name, 64, guidance=weight, guide=guide)
     elif given.what == "steps":
         for steps in (5, 10, 20, 50):
             row(model, cases, f"{steps} steps", 64, steps=steps)
     else:
-        for levels in (1, 2, 3):
-            row(model, cases, f"{levels} levels", 32, levels=levels)
+        for levels in (1, 2, 3) if large else (1, 2):
+            row(model, cases, f"{levels} levels", 32, given.free, levels=levels)
 
 
 if __name__ == "__main__":

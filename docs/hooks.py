@@ -1,7 +1,7 @@
-"""Hooks of mkdocs: pages of benchmarks/results join the site.
+"""Hooks of mkdocs: pages of benchmarks/results and the notebooks join the site.
 
 Links are written as they hold in the repository; here those that cross docs/ are rewritten to hold
-in the site, where benchmarks/ lies beside the pages.
+in the site, where benchmarks/ and notebooks/ lie beside the pages.
 """
 
 from pathlib import Path
@@ -16,15 +16,18 @@ RESULTS = "benchmarks/results"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the results of benchmarks."""
-    for page in sorted((ROOT / RESULTS).glob("*.md")):
-        name = f"{RESULTS}/{page.name}"
-        files.append(File.generated(config, name, abs_src_path=str(page)))
+    """Add the results of benchmarks, and the notebooks to download."""
+    for file in sorted([*ROOT.glob(f"{RESULTS}/*.md"), *ROOT.glob("notebooks/*.ipynb")]):
+        name = file.relative_to(ROOT).as_posix()
+        files.append(File.generated(config, name, abs_src_path=str(file)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> str:
-    """`](../../benchmarks/` in docs/a/b.md, and `](../../docs/` in results, each one level up."""
+    """`](../../benchmarks/` (or notebooks) in docs/a/b.md, and `](../../docs/` in results, each one
+    level up."""
     if page.file.src_uri.startswith(RESULTS):
         return markdown.replace("](../../docs/", "](../../")
-    return markdown.replace("](../../benchmarks/", "](../benchmarks/")
+    for folder in ("benchmarks", "notebooks"):
+        markdown = markdown.replace(f"](../../{folder}/", f"](../{folder}/")
+    return markdown

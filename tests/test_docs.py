@@ -25,7 +25,9 @@ from click.testing import CliRunner
 from pydantic.fields import FieldInfo
 
 import denovox
+from denovox.cli.drawing.phantoms import pairs
 from denovox.cli.main import main
+from denovox.cli.synthesize import Synthesis
 from denovox.core.config import Settings
 from denovox.core.labels import NAMES, path
 from denovox.reports import manifest
@@ -60,6 +62,8 @@ def commands(
         yield (*words, name), command
         if isinstance(command, click.Group):
             yield from commands(command, (*words, name))
+        if isinstance(command, Synthesis):
+            yield (*words, name, "--phantoms", "1"), pairs
 
 
 COMMANDS = dict(commands())
@@ -267,7 +271,7 @@ def test_the_layers_are_those_that_are_checked():
 def test_no_command_has_more_than_ten_flags():
     """Beside those of reading, running and writing that many commands share."""
     for words, command in COMMANDS.items():
-        flags = {p.name for p in command.params if isinstance(p, click.Option)}
+        flags = {p.name for p in command.params if isinstance(p, click.Option) and not p.hidden}
         assert len(flags - SHARED) <= 10, words
 
 
@@ -292,6 +296,8 @@ def test_shown_commands_exist(page):
         while isinstance(command, click.Group) and words and re.fullmatch(r"[a-z-]+", words[0]):
             assert words[0] in command.commands, line
             command = command.commands[words.pop(0)]
+        if isinstance(command, Synthesis) and "--phantoms" in words:
+            command = pairs
         options = {o for p in command.params for o in p.opts} | {"--help"}
         assert set(re.findall(r"(?<!\S)--[a-z-]+", " ".join(words))) <= options, line
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from . import simulate
     from .core.errors import InputError
     from .core.volume import Volume
-    from .inference.anomaly.detection import Component, Detection
+    from .inference.anomaly.components import Component
+    from .inference.anomaly.detection import Detection
     from .inference.doctor import examine as inspect
     from .inference.lesions import Edited
     from .inference.model import Model, load
@@ -58,7 +59,7 @@ __all__ = [
 ]
 
 _HOMES = {  # public name -> module, and the name it has there where that is another
-    "Component": "inference.anomaly.detection",
+    "Component": "inference.anomaly.components",
     "Detection": "inference.anomaly.detection",
     "Edited": "inference.lesions",
     "InputError": "core.errors",

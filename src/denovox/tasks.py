@@ -40,8 +40,7 @@ class Task:
     """A row of the table.
 
     x: the start, at sigmas[0]. blend: whether tiles need to overlap; where the data constrain the
-    result at every step, moving seams average out by themselves (benchmarks/results). split:
-    whether to denoise every second voxel within slices separately (sampling/interleaved.py).
+    result at every step, moving seams average out by themselves (benchmarks/results).
     """
 
     x: Vol
@@ -50,7 +49,6 @@ class Task:
     fresh: Fresh = ddim
     order: int = 1
     blend: bool = True
-    split: bool = False
 
     @property
     def evaluations(self) -> int:
@@ -106,23 +104,6 @@ COLOUR = 1.2  # noise counts as coloured from this mean square of its spectrum (
 RESIDUAL = 0.2  # noise that remains after averaging three results, as a share of its sigma
 
 
-def denoising_coloured(
-    y: Vol, sigma: float, psd: Float[Tensor, "x y w"], noise: Noise
-) -> tuple[Task, ...]:
-    """The posterior mean for coloured noise from a denoiser trained on white noise: three tasks
-    whose results are to be averaged, then `denoising` at `RESIDUAL` times sigma. One task if the
-    noise is white.
-
-    Each of the three has its own errors: unchanged, correlated noise is taken for anatomy; split,
-    fine detail is lost; topped up, detail is hidden by the added noise (docs/explain/log.md).
-    psd: spectrum of the noise, mean 1 (`Spectrum.on`).
-    """
-    if float(psd.square().mean()) < COLOUR:
-        return (denoising(y, sigma),)
-    more, level = topped_up(y, sigma, psd, noise(1))
-    return denoising(y, sigma), Task(y, [sigma, 0.0], split=True), denoising(more, level)
-
-
 def denoising_diffpir(
     y: Vol,
     sigma: float,
@@ -157,10 +138,10 @@ def denoising_sample(
 
     A scan with white noise is a diffusion state in itself, so ancestral steps down from it draw
     from the posterior (Kawar et al. 2021) and need no data step. Coloured noise is first whitened,
-    which loses some of y; the prox with the original noise brings it back. psd: as in
-    `denoising_coloured`. strength: lambda of Method 3. Few steps draw too narrowly: with r times
-    the SD where the prior says little, r being the ratio of neighbouring sigmas (.8 from .15 in ten
-    steps), and without detail finer than the last one (tests/inference/test_posterior.py).
+    which loses some of y; the prox with the original noise brings it back. psd: spectrum of the
+    noise, mean 1 (`Spectrum.on`). strength: lambda of Method 3. Few steps draw too narrowly: with r
+    times the SD where the prior says little, r being the ratio of neighbouring sigmas (.8 from .15
+    in ten steps), and without detail finer than the last one (tests/inference/test_posterior.py).
     """
     correct: Correct = clip
     x, level = y, sigma

@@ -115,7 +115,7 @@ def test_the_manifest_of_a_denoised_scan(scan, tiny):
     assert got.settings["region"] == "abdomen"
     assert not {"input", "output", "png", "weights", "as_json"} & set(got.settings)
     assert got.model is not None
-    assert got.model.weights == of.File(name=tiny.name, sha256=sha256(tiny))
+    assert got.model.weights == of.Weights(name=tiny.name, sha256=sha256(tiny))
     assert (got.model.device, got.model.precision) == ("cpu", "float32")
     assert got.versions.denovox == __version__
     assert got.cost.seconds > 0

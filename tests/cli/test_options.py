@@ -83,7 +83,7 @@ def asked(tmp_path):
 def test_defaults(fake, asked):
     assert run(*asked).exit_code == 0
     assert (fake.device, fake.precision) == (None, "auto")
-    assert (fake.options.tile, fake.options.batch, fake.options.seed) == (64, 1, 0)
+    assert (fake.options.tile, fake.options.batch, fake.options.seed) == (64, 0, 0)
 
 
 def test_options_arrive(fake, asked):
@@ -112,7 +112,7 @@ def test_variables_hold_where_no_option_is_given(fake, asked):
         ("DENOVOX_DEVICE", "gpu", "no device 'gpu'"),
         ("DENOVOX_PRECISION", "half", "'float32', 'bfloat16', 'auto'"),
         ("DENOVOX_BATCH", "many", "DENOVOX_BATCH"),
-        ("DENOVOX_WINDOW_BATCH", "0", "DENOVOX_WINDOW_BATCH"),
+        ("DENOVOX_WINDOW_BATCH", "-1", "DENOVOX_WINDOW_BATCH"),
     ],
 )
 def test_wrong_variables_are_one_sentence(fake, asked, name, value, says):
@@ -227,7 +227,7 @@ def test_commands_are_listed_in_sections():
     listed = sections(run("--help").stdout)
     assert [*listed] == [
         *("Options", "Restore", "Detect", "Generate", "Many scans"),
-        *("Data", "Train", "Evaluate", "Other"),
+        *("Data", "Train", "Evaluate", "Share", "Other"),
     ]
     shown = [name for title, names in listed.items() if title != "Options" for name in names]
     assert sorted(shown) == sorted(main.commands)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import dicom_cases
 import nibabel
@@ -18,7 +19,9 @@ import numpy as np
 import pydicom
 import pytest
 from command_line import refuses, run
+from tiny_store import RECIPE, make_store
 
+from denovox.datasets import store
 from denovox.inference import lesions, model, posterior
 
 SHAPE = (40, 36, 12)
@@ -158,11 +161,108 @@ def test_a_result_that_cannot_fit_on_the_disk_is_refused_before_the_work(
     assert left(scan.parent) == before
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "prepare scans --layout folder --out OUT",
+        "pretrain recipe.toml --out OUT",
+        "pack recipe.toml --out OUT --wheels wheels",
+        "augment store --out OUT",
+    ],
+)
+def test_what_runs_for_hours_asks_for_its_disk_space_first(words, scan, idle, monkeypatch):
+    monkeypatch.chdir(scan.parent)
+    make_store(Path("store"), lesions=True)
+    Path("recipe.toml").write_text(RECIPE.format(store="store", steps=4))
+    Path("wheels").mkdir()
+    Path("scans").mkdir()
+    scan.rename("scans/a.nii.gz")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 1000))
+    out = "new/folder" if words[:3] in ("pre", "pac") and "prepare" not in words else "out"
+    result = run(*words.replace("OUT", out).split())
+    refuses(result, f"{out}", "MB are needed", f"{scan.parent} has 0.0 MB free; free some space")
+    written = [path for path in Path(out).rglob("*") if path.is_file()]
+    assert all(path.name.startswith(".") or path.suffix == ".json" for path in written), written
+
+
 def test_a_report_of_too_little_body_is_refused_before_the_work(scan, idle, monkeypatch):
     monkeypatch.setattr("denovox.reports.faithfulness.LEAST", 10**6)
     report = ("--report", scan.with_name("report"), "--region", "abdomen")
     result = run("denoise", scan, scan.with_name("out.nii.gz"), *report)
     refuses(result, "a report needs 1000000 voxels within the body, and the scan has")
+
+
+# ---- what is said about the files that it reads -------------------------------------------------
+
+
+def twice(source: Path, target: Path) -> None:
+    """A mask of liver whose header states the voxel size twice, .1 % apart; and as NRRD."""
+    image = nibabel.load(source)
+    mask = np.asarray(image.dataobj)
+    image.header.set_qform(image.affine @ np.diag([1.001, 1.001, 1.001, 1]), 1)
+    image.header.set_sform(image.affine, 1)
+    names = b'<Label Key="1" Red="1"><![CDATA[liver]]></Label>'
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension(0, names))
+    image.to_filename(target)
+    head = (
+        f"NRRD0004\ntype: uint8\ndimension: 3\nspace: RAS\nsizes: {' '.join(map(str, SHAPE))}\n"
+        "space directions: (-4,0,0) (0,-4,0) (0,0,5)\nspacings: 4.004 4.004 5.005\n"
+        "space origin: (0,0,0)\nencoding: raw\nSegment0_LabelValue:=1\nSegment0_Name:=liver\n\n"
+    )
+    target.with_name("noted.nrrd").write_bytes(head.encode() + mask.astype("u1").tobytes("F"))
+
+
+NOTED = {
+    "lesion scan.nii.gz out.nii.gz --mask MASK": "MASK",
+    "lesion scan.nii.gz out.nii.gz --organ liver.nii.gz": "liver.nii.gz",
+    "inpaint scan.nii.gz out.nii.gz --mask MASK": "MASK",
+    "inpaint scan.nii.gz out.nii.gz --mask mask.nii.gz --with-lesion MASK": "MASK",
+    "detect scan.nii.gz out.nii.gz --roi MASK": "MASK",
+    "synthesize out.nii.gz --region chest --anatomy MASK": "MASK",
+    "synthesize out.nii.gz --region chest --anatomy mask.nii.gz --lesions MASK": "MASK",
+    "view scan.nii.gz --mask MASK --out out.html": "MASK",
+    "calibrate scan.nii.gz --lesions scan.nii.gz MASK --out out": "MASK",
+}
+
+
+@pytest.mark.parametrize("mask", ["noted.nii.gz", "noted.nrrd", "noted.nii.gz:liver"])
+@pytest.mark.parametrize("words", NOTED)
+def test_a_mask_that_states_its_geometry_twice_is_noted(words, mask, scan, monkeypatch):
+    """As for a scan: by sform (used) and qform (.1 % off), or by directions and spacings."""
+    monkeypatch.chdir(scan.parent)
+    stub = SimpleNamespace(control=None, path=scan)
+    monkeypatch.setattr(model, "load", lambda *given: stub)
+    for of in ("denovox.inference.anomaly.detection.calibrate", "denovox.inference.lesions.add"):
+        monkeypatch.setattr(of, lambda *given: [])
+    twice(Path("mask.nii.gz"), Path("noted.nii.gz"))
+    shutil.copy("noted.nii.gz", "liver.nii.gz")
+    result = run(*words.replace("MASK", mask).split())
+    lines = [line for line in result.stderr.splitlines() if "voxels are 4" in line]
+    file = NOTED[words].replace("MASK", mask).removesuffix(":liver")
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith(f"{file}: voxels are 4 x 4 x 5 mm by its ")
+
+
+def test_a_mask_in_a_store_has_its_notes_in_the_manifest(scan, monkeypatch):
+    monkeypatch.chdir(scan.parent)
+    Path("scans").mkdir()
+    twice(Path("mask.nii.gz"), Path("scans/a_seg.nii.gz"))
+    Path("scans/noted.nrrd").unlink()
+    scan.rename("scans/a.nii.gz")
+    result = run("prepare", "scans", "--layout", "folder", "--out", "store", "--workers", 1)
+    assert result.exit_code == 0, result.output
+    (case, *_) = store.cases("store")
+    assert any("a_seg.nii.gz: voxels are 4 x 4 x 5 mm by its sform" in x for x in case.facts.notes)
+
+
+@pytest.mark.parametrize("command", ["denoise", "lesion", "detect"])
+def test_notes_on_the_series_of_like_are_given_once(command, scan, idle, monkeypatch):
+    monkeypatch.chdir(scan.parent)
+    Path("ct/report.pdf").write_bytes(b"%PDF")
+    words = COMMANDS[command].replace("OUT.nii.gz", "out")
+    result = run(*words.split(), "--like", "ct")
+    assert isinstance(result.exception, AssertionError)  # it came to the model
+    assert result.stderr.count("ct: left out: 1 x a file that is no DICOM (report.pdf)") == 1
 
 
 # ---- all or none --------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from denovox.cli.main import main
 from denovox.core.labels import OUTSIDE
-from denovox.inference.superres import thin
+from denovox.core.operators.thin_slices import thin
 from denovox.io import nifti
 from denovox.scan.anatomy import coarse
 

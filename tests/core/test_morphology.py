@@ -10,6 +10,7 @@ from denovox.core import morphology
 from denovox.core.morphology import (
     close_mm,
     component_sizes,
+    components_at,
     depth_mm,
     dilate_mm,
     erode_mm,
@@ -191,3 +192,17 @@ def test_a_region_that_winds_is_followed_to_its_end():
         mask[turn : turn + 4, :, :4] = turn % 16 != 3
     mask[-1] = False
     assert np.array_equal(reaching(mask, (0,)), reaching_by_numbers(mask, (0,)))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_components_that_touch_at_corners(sign: int) -> None:
+    """Also where two slabs meet; numbered like scipy's."""
+    values = sign * np.random.default_rng(3).random((40, 13, 11)).astype(np.float32)
+    values[12:20, 4:6] = 0
+    got, where = components_at(values, 4, 0.88, sign, corners=True)
+    parts, count = ndimage.label(sign * values > 0.88, np.ones((3, 3, 3)))
+    order = np.argsort(where)
+    assert np.array_equal(where[order], np.flatnonzero(parts))
+    assert np.array_equal(got[order] + 1, parts.ravel()[parts.ravel() > 0])
+    assert count > 5
+    assert len(np.unique(components_at(values, 4, 0.88, sign)[0])) > count

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -297,8 +296,9 @@ def test_resampling_keeps_the_field_of_view_and_millimetres(body):
 
 
 def test_without_totalsegmentator_nothing_is_begun(source, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "totalsegmentator.python_api", None)
-    with pytest.raises(InputError, match=r"denovox\[anatomy\]"):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("DENOVOX_TOTALSEGMENTATOR", raising=False)
+    with pytest.raises(InputError, match="pip install TotalSegmentator"):
         run(source, tmp_path / "store", PrepareConfig(segment=True))
     assert not (tmp_path / "store").exists()
 

@@ -58,6 +58,27 @@ def test_figures_are_the_protocols(folders, tmp_path):
     assert (tmp_path / "out" / "figures.md").read_text() in result.stdout
 
 
+def test_nan_in_the_padding_of_a_restored_file_counts_as_air(folders, tmp_path):
+    """Where its reference has air: the figures are those of a file with air there."""
+    told = []
+    for missing, name in ((-1000, "air"), (np.nan, "nan")):
+        for path in (folders / "test").iterdir():
+            image = nibabel.load(path)
+            hu = np.asanyarray(image.dataobj).copy()
+            hu[:3] = missing
+            nibabel.Nifti1Image(hu, image.affine).to_filename(path)
+        result = run("mayo16-redcnn", folders, "--out", tmp_path / name)
+        assert result.exit_code == 0, result.output
+        told.append(json.loads((tmp_path / name / "figures.json").read_text())["figures"])
+    assert told[0] == told[1]
+    noted = "p0.nii.gz: 12% of the voxels are NaN and reach the border: taken as -1024"
+    assert noted in result.stderr
+    hu[12, 10, 5] = np.nan
+    nibabel.Nifti1Image(hu, AFFINE).to_filename(folders / "test" / "p1.nii.gz")
+    first = "p1.nii.gz has 1 voxels that are NaN or infinite, the first at voxel (12, 10, 5)"
+    refuses(run("mayo16-redcnn", folders, "--out", tmp_path / "out"), first)
+
+
 def table(path: Path, *rows: tuple[object, ...]) -> Path:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows(rows)

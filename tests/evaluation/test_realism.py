@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -149,7 +150,9 @@ def test_a_csv_names_the_set_of_each_scan(sets, tmp_path):
         sets / "alone.csv", *[("P", *row[1:]) if row[1] == "real" else row for row in rows]
     )
     assert run("radiomic", alone, "--out", tmp_path / "alone").exit_code == 0
-    assert list(told(tmp_path / "alone")["by_name"]) == ["chest frechet", "chest mmd"]
+    figures = list(told(tmp_path / "alone")["by_name"])
+    assert figures[:2] == ["chest frechet", "chest mmd"]
+    assert not [name for name in figures if "floor" in name or "seam" in name]
     assert (
         told(tmp_path / "alone")["by_name"]["chest frechet"]["value"]
         == (found["by_name"]["chest frechet"]["value"])
@@ -250,3 +253,64 @@ def test_a_region_with_one_scan_is_left_out_and_noted(sets, tmp_path):
     found = told(tmp_path / "out")
     assert "abdomen: 1 real and 0 synthetic scans, not compared" in found["notes"]
     assert found["by_name"]["chest frechet"]["value"] > 0
+
+
+@pytest.mark.slow
+def test_seams_label_maps_and_copied_patches(sets, tmp_path):
+    """Steps of 150 HU at a border that a manifest states; a fifth of one scan is copied."""
+    plane = 17
+    labels = chest(SHAPE, STEP, 30).labels
+    nibabel.Nifti1Image(labels, body(30).affine).to_filename(tmp_path / "labels.nii.gz")
+
+    def stepped(hu: np.ndarray) -> np.ndarray:
+        hu = hu.copy()
+        hu[plane + 1 :][hu[plane + 1 :] > -950] += 150
+        return hu
+
+    def partly(hu: np.ndarray) -> np.ndarray:
+        hu = hu.copy()
+        hu[:14] = body(41).hu[:14]
+        return hu
+
+    scan(tmp_path / "stepped.nii.gz", 30, stepped)
+    scan(tmp_path / "copied.nii.gz", 31, partly)
+    found = {}
+    for known in (False, True):
+        if known:
+            borders = {"decisions": [{"tile_borders": [[plane], [], []]}]}
+            (tmp_path / "stepped.nii.gz.json").write_text(json.dumps(borders))
+            (tmp_path / "copied.nii.gz.json").write_text("[1]")  # not a manifest
+        rows = [(f"r{i}", "real", sets / f"real/r{i}.nii.gz", "") for i in range(4)]
+        rows += [(f"t{i}", "training", sets / f"train/t{i}.nii.gz", "") for i in range(40, 45)]
+        rows += [("a", "synthetic", "stepped.nii.gz", "labels.nii.gz")]
+        rows += [("b", "synthetic", "copied.nii.gz", "")]
+        with (tmp_path / "sets.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("patient", "set", "scan", "anatomy"), *rows])
+        out = tmp_path / f"out{known}"
+        result = run("radiomic", tmp_path / "sets.csv", "--out", out, "--region", "chest")
+        assert result.exit_code == 0, result.output
+        found[known] = told(out)
+    figures = found[True]["by_name"]
+    assert "seam" not in found[False]["by_name"]
+    assert figures["seam"]["value"] > 1.5
+    assert (figures["seam"]["scans"], figures["seam"]["better"]) == (1, "lower")
+    assert figures["voxels in one body"]["value"] == 1
+    assert figures["voxels in one body, real scans"]["scans"] == 4
+    assert figures["lung: Dice"]["value"] > 0.9
+    assert figures["lung: Dice"]["scans"] == 1
+    near = figures["chest patches nearer to training than 95 % of held-out scans"]
+    assert near["value"] >= 0.5
+    notes = " ".join(found[True]["notes"])
+    assert "chest patches, distance to the nearest training scan" in notes
+    assert re.search(r"copied and \S*t41 \(0\), stepped and", notes)
+
+
+def test_a_label_map_of_another_grid_is_refused(sets, tmp_path):
+    ids = np.ones((4, 4, 4), np.uint8)
+    nibabel.Nifti1Image(ids, np.eye(4)).to_filename(tmp_path / "labels.nii.gz")
+    rows = [(f"r{i}", "real", sets / f"real/r{i}.nii.gz", "") for i in range(2)]
+    rows += [(f"m{i}", "synthetic", sets / f"alike/m{i}.nii.gz", "labels.nii.gz") for i in (20, 21)]
+    with (tmp_path / "sets.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("patient", "set", "scan", "anatomy"), *rows])
+    result = run("radiomic", tmp_path / "sets.csv", "--out", tmp_path / "out")
+    refuses(result, "labels.nii.gz is not on the grid", "4 x 4 x 4 voxels")

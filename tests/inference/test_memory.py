@@ -16,6 +16,8 @@ from denovox.core.errors import InputError
 from denovox.core.operators.coloured_noise import WHITE, Spectrum
 from denovox.core.volume import Volume
 from denovox.inference import memory
+from denovox.inference.anomaly.calibration import AnomalyMethod
+from denovox.inference.anomaly.detection import calibrate, detect
 from denovox.inference.model import Model
 from denovox.inference.options import RunOptions
 from denovox.inference.scan_context import ScanContext
@@ -74,7 +76,7 @@ def test_a_result_on_disk_has_the_same_bits(spectrum, dtype, mapped, monkeypatch
         monkeypatch.setattr("denovox.inference.options.free_mb", lambda free_mb=free_mb: free_mb)
         result = model.denoise(volume, options=RunOptions(tile=32), context=known(volume, spectrum))
         results.append(np.array(result.hu))
-    assert mapped == [volume.hu.size]
+    assert mapped == [volume.hu.size] * (1 if spectrum is WHITE else 3)
     assert results[0].dtype == results[1].dtype == dtype
     np.testing.assert_array_equal(results[0], results[1])
     assert not np.array_equal(results[0], volume.hu)
@@ -104,6 +106,75 @@ def test_tiles_without_a_voxel_to_change_are_skipped_and_nothing_else_changes(
         counts.append(sum(seen))
     np.testing.assert_array_equal(results[0], results[1])
     assert counts[0] < (0.8 if spectrum is WHITE else 1) * counts[1]
+
+
+@pytest.fixture
+def on_disk(monkeypatch):
+    """Within it no array fits into memory."""
+
+    def force() -> None:
+        monkeypatch.setattr("denovox.inference.options.free_mb", lambda: 1e-3)
+
+    return force
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("control", [None, "low-resolution"])
+def test_thin_slices_have_the_same_bits_on_disk(control, on_disk, mapped):
+    def denoise(x, sigma, condition):
+        more = 0 if condition.control is None else 0.1 * condition.control
+        return smooth(x, sigma, condition) + more
+
+    volume = body((40, 36, 12))
+    model = Model(denoise, CONFIG, Path("none"), "cpu", control)
+    options = RunOptions(tile=24)
+    kept = model.superres(volume, 3, region="abdomen", evaluations=2, options=options)
+    assert not mapped
+    on_disk()
+    got = model.superres(volume, 3, region="abdomen", evaluations=2, options=options)
+    assert mapped == [40 * 36 * 36, 40 * 36 * 12, 40 * 36 * 36]
+    np.testing.assert_array_equal(got.hu, kept.hu)
+    assert got.consistency == kept.consistency
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [1, 2])
+def test_z_scores_have_the_same_bits_on_disk(steps, tiny, on_disk, mapped):
+    volume = body((44, 40, 30))
+    volume.hu[20:24, 18:22, 12:16] += 150
+    model = Model(smooth, CONFIG, tiny, "cpu")
+    options, context = RunOptions(tile=24), ScanContext(volume, "abdomen")
+    method = AnomalyMethod(steps=steps, anatomy=True)
+    healthy = calibrate(model, ScanContext(body((44, 40, 30)), "abdomen"), method, None, options)
+    kept = detect(model, context, healthy, options=options)
+    assert not mapped
+    on_disk()
+    got = detect(model, context, healthy, options=options)
+    assert mapped == [volume.hu.size] * 2 + [mapped[2]]
+    np.testing.assert_array_equal(got.z.hu, kept.z.hu)
+    assert got.components == kept.components != ()
+    assert got.score == kept.score
+
+
+def test_no_more_than_three_copies_of_a_volume_are_in_memory(monkeypatch):
+    monkeypatch.setattr("denovox.inference.options.free_mb", lambda: 1e6)
+    copy_mb, said = 4 * 512**2 * 300 / 1e6, []
+    options = RunOptions(say=said.append)
+    room = memory.Room.beside((512, 512, 300), 1.5 * copy_mb, 100, options)
+    assert room.left_mb == pytest.approx(max(1.5 * copy_mb, memory.LEAST_MB))
+    large = memory.Room.beside((512, 512, 1200), 6 * copy_mb, 100, options)
+    assert large.left_mb == pytest.approx(6 * copy_mb)
+    assert large.kept_mb([(512, 512, 1200), (512, 512, 900), (512, 512, 600)]) == pytest.approx(
+        6 * copy_mb  # the first and the last
+    )
+
+
+def test_parts_of_a_run_share_its_room_one_after_another():
+    room = memory.Room(10.0, print)
+    room.zeros((100, 100, 100))
+    part = room.part()
+    part.zeros((100, 100, 100))
+    assert (room.left_mb, part.left_mb) == (6.0, 2.0)
 
 
 def test_a_budget_that_does_not_suffice_is_refused_before_the_network_runs():
@@ -160,14 +231,31 @@ def test_what_is_free_is_less_than_the_machine_has():
 
 
 def test_an_array_on_disk_keeps_its_values_when_its_memory_is_released():
-    held = memory.on_disk((300, 200, 100), np.float32)
+    said = []
+    room = memory.Room(0.0, said.append)
+    held = room.zeros((300, 200, 100))
+    assert said == ["memory: volumes of 0.0 GB are kept on disk meanwhile"]
     assert not held.any()
     held[...] = np.arange(100)
     before = process.resident_mb()
-    memory.release(held)
+    room.release()
     assert before - process.resident_mb() > 0.8 * held.nbytes / 1e6
     np.testing.assert_array_equal(held, np.broadcast_to(np.arange(100), held.shape))
     assert any(isinstance(each, mmap.mmap) for each in memory._bases(held))
+
+
+def test_rows_of_an_array_on_disk_take_little_memory():
+    """Linux would map more around each of them, up to the whole array."""
+    room = memory.Room(0.0, lambda line: None)
+    held = room.zeros((512, 512, 200))
+    before = process.resident_mb()
+    for rows in (slice(0, 16), slice(16, 32)):
+        held[:, rows] = 1
+    assert process.resident_mb() - before < 0.2 * held.nbytes / 1e6
+    room.release()
+    before = process.resident_mb()
+    assert (held[:, 16:32] == 1).all()
+    assert process.resident_mb() - before < 0.2 * held.nbytes / 1e6
 
 
 def test_a_disk_without_room_is_an_input_error(monkeypatch):

@@ -218,7 +218,7 @@ tries |= {
     "mask": lambda: model.inpaint(scan, mask.T),
     "precision": lambda: denovox.load(sys.argv[1], "cpu", "float16"),
     "tile": lambda: RunOptions(tile=0), "seed": lambda: RunOptions(seed=-1),
-    "batch": lambda: RunOptions(batch=0), "words": lambda: RunOptions(tile="64"),
+    "batch": lambda: RunOptions(batch=-1), "words": lambda: RunOptions(tile="64"),
     "fraction": lambda: RunOptions(tile=48.5), "truth": lambda: RunOptions(batch=True),
     "2D numpy": lambda: Volume.from_numpy(hu[0], mm), "text": lambda: Volume.from_numpy("a", mm),
     "complex": lambda: Volume.from_numpy(hu + 1j, mm), "no place": lambda: Volume.from_numpy(hu),

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from denovox.core.box import coordinates
+from denovox.core.regions import REGIONS
 from denovox.core.volume import Volume
 from denovox.inference import scan_context
 from denovox.inference.model import (
     Model,
 )
 from denovox.inference.options import RunOptions
-from denovox.inference.region_blend import BLEND_MM, CONTEXT, blend_parts
+from denovox.inference.region_blend import BLEND_MM, CONTEXT, blend_parts, handed_over
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig
 from denovox.scan.body_regions import RegionSpan
@@ -203,3 +204,48 @@ def test_a_phantom_is_worked_on_as_abdomen_and_chest():
         inside = np.abs(scan.hu[..., z] - level) < reach
         half = level + 0.5 * (scan.hu[..., z] - level)
         np.testing.assert_allclose(got.hu[..., z][inside], half[inside], rtol=0, atol=2e-3)
+
+
+# What is generated ----------------------------------------------------------------------------
+
+
+def generated(**hu):
+    """Two parts of 30 slices of 4 mm, abdomen and chest, of one value each; and the whole."""
+    spans = (RegionSpan("abdomen", 0, 30, "a"), RegionSpan("chest", 30, 60, "b"))
+    parts = blend_parts(spans, Z_MM)
+    drawn = [
+        np.full((2, 2, part.stop - part.start), hu[part.span.region], np.float32) for part in parts
+    ]
+    return handed_over(parts, drawn)[0, 0]
+
+
+@pytest.mark.parametrize("hu", [-1000.0, -850.0, 400.0])
+def test_what_the_narrow_window_cuts_off_is_taken_from_the_wide_one(hu):
+    window = REGIONS["abdomen"].window
+    got = generated(abdomen=np.clip(hu, window.low_hu, window.high_hu), chest=hu)
+    away = 30 - REACH - CONTEXT
+    np.testing.assert_allclose(got[away + 1 :], hu, rtol=1e-6)
+    assert got[0] == np.clip(hu, window.low_hu, window.high_hu)
+
+
+def test_within_both_windows_the_hand_over_is_the_weights_alone():
+    got = generated(abdomen=100.0, chest=20.0)
+    spans = (RegionSpan("abdomen", 0, 30, "a"), RegionSpan("chest", 30, 60, "b"))
+    lower, upper = blend_parts(spans, Z_MM)
+    expected = np.zeros(60)
+    expected[lower.z] += 100 * lower.weight
+    expected[upper.z] += 20 * upper.weight
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    assert np.abs(np.diff(got)).max() < 80 / (BLEND_MM / Z_MM) * np.pi / 2 + 1e-3
+
+
+def test_a_cut_off_value_does_not_pull_a_neighbour_that_is_not_beyond_it():
+    got = generated(abdomen=REGIONS["abdomen"].window.low_hu, chest=30.0)
+    assert got[29] < 30 - 1
+    assert got[0] == REGIONS["abdomen"].window.low_hu
+
+
+def test_one_region_is_what_was_generated_bit_for_bit():
+    (part,) = blend_parts((RegionSpan("chest", 0, 12, "a"),), Z_MM)
+    hu = np.random.default_rng(0).normal(-500, 900, (3, 4, 12)).astype(np.float32)
+    assert np.array_equal(handed_over([part], [hu]), hu)

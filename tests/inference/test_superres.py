@@ -11,12 +11,13 @@ import SimpleITK as sitk
 
 from denovox.core.errors import InputError
 from denovox.core.operators.slice_profile import slab_matrix
+from denovox.core.operators.thin_slices import thin
 from denovox.core.volume import Volume
 from denovox.inference.model import (
     Model,
 )
 from denovox.inference.options import RunOptions
-from denovox.inference.superres import superres, thickness_of, thin
+from denovox.inference.superres import superres, thickness_of
 from denovox.io import dicom
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig

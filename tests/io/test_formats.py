@@ -494,3 +494,33 @@ def test_a_damaged_zip_is_read_right_or_refused(tmp_path: Path) -> None:
         outcomes.append("refused" if volume is None else "read")
     assert outcomes.count("refused") >= 10
     assert outcomes.count("read") >= 1
+
+
+@pytest.mark.parametrize("kind", ["NIfTI", "NRRD"])
+def test_nan_at_the_sides_is_padding_if_the_reader_wants_it(kind: str, tmp_path: Path) -> None:
+    """Corners of a field of view, and a slice that is missing as a whole; nothing else changes."""
+    hu = np.random.default_rng(0).normal(0, 20, (9, 8, 6)).astype(np.float32)
+    missing = np.zeros(hu.shape, bool)
+    missing[:2, :2], missing[-1, -1, :], missing[..., 5] = True, True, True
+
+    def saved(values: np.ndarray) -> Path:
+        if kind == "NRRD":
+            return nrrd(tmp_path / "a.nrrd", values.T.tobytes(), type="float", sizes="9 8 6")
+        image = nib.Nifti1Image(values, np.diag([-1.0, -1, 1, 1]))
+        image.header.set_xyzt_units("mm")
+        nib.save(image, tmp_path / "a.nii.gz")
+        return tmp_path / "a.nii.gz"
+
+    path, said = saved(np.where(missing, np.float32(np.nan), hu)), []
+    refused(path, f"{missing.sum()} voxels that are NaN or infinite, the first at voxel (")
+    got = formats.read(path, padding=-1024, say=said.append).hu[::-1, ::-1]  # both files: LPS
+    assert np.array_equal(got, np.where(missing, -1024, hu))
+    share = f"{missing.mean():.0%}"
+    assert said == [f"{path}: {share} of the voxels are NaN and reach the border: taken as -1024"]
+    for place, value in (((4, 4, 2), np.nan), ((4, 4, 0), np.nan), ((0, 0, 0), np.inf)):
+        spoiled = np.where(missing, np.float32(np.nan), hu)
+        spoiled[place] = value
+        at = f"({8 - place[0]}, {7 - place[1]}, {place[2]})"
+        refused(saved(spoiled), f"1 voxels that are NaN or infinite, the first at voxel {at}",
+                padding=-1024)  # fmt: skip
+    refused(saved(np.full_like(hu, np.nan)), "has no values: all voxels are NaN", padding=-1024)

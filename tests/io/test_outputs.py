@@ -13,7 +13,8 @@ import pytest
 from denovox.core.errors import InputError
 from denovox.core.volume import Volume
 from denovox.io import nifti
-from denovox.io.outputs import check_apart, check_space, least_bytes
+from denovox.io.outputs import check_apart, least_bytes
+from denovox.io.space import check_space
 
 Usage = namedtuple("Usage", "total used free")
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from skimage.metrics import structural_similarity
 
 from denovox.core.errors import InputError
 from denovox.core.regions import REGIONS
@@ -88,6 +89,16 @@ def test_order_of_the_volumes_and_of_the_axes_do_not_matter() -> None:
     for other in (back, turned):
         for figure in ("psnr_db", "ssim", "mae_hu", "rmse_hu"):
             assert getattr(forth, figure) == pytest.approx(getattr(other, figure)), figure
+
+
+def test_ssim_is_scikit_images_bit_for_bit() -> None:
+    rng = np.random.default_rng(3)
+    clean = rng.normal(0, 50, (32, 27, 1))
+    noisy = clean + rng.normal(0, 30, clean.shape)
+    cut = OPEN.cut(clean[..., 0]), OPEN.cut(noisy[..., 0])
+    how = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "full": True}
+    _, local = structural_similarity(*cut, data_range=OPEN.data_range_hu, **how)
+    assert ssim(clean, noisy, OPEN) == local[5:-5, 5:-5].mean()
 
 
 def test_scaling_values_and_range_together_changes_neither_psnr_nor_ssim() -> None:

@@ -57,6 +57,19 @@ def test_torch_agrees(mean):
         torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-4)
 
 
+def test_one_sample_with_any_stride_along_the_batch():
+    """As `x[0][None]` makes it: channels last, and for torch something else."""
+    module = norm(8, 4)
+    x, grad = drawn((1, 8, 3, 2, 4), torch.float32)
+    other = x[0][None]
+    assert other.is_contiguous(memory_format=LAST)
+    assert other.stride(0) != x.stride(0)
+    ours, theirs = group_norm(module, other), group_norm(module, x)
+    torch.testing.assert_close(ours, theirs)
+    for a, b in zip(gradients(ours, [x], grad), gradients(theirs, [x], grad), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize("mean", [0.0, 4.0])
 def test_bfloat16_is_as_near_to_the_truth_as_torch_is(mean):
     module = norm(32, 16)
@@ -152,3 +165,16 @@ def test_convolutions_with_gradients_autocast_or_other_padding_are_torchs():
     ):
         with torch.no_grad():
             assert torch.equal(convolution(odd, x), odd(x))
+
+
+def test_a_strided_convolution_of_two_slices_reads_nothing_else():
+    """In bfloat16, where oneDNN does, the result is that of whatever memory holds."""
+    module = nn.Conv3d(64, 64, 3, 2, 1).to(torch.bfloat16).requires_grad_(False)
+    x, _ = drawn((1, 64, 24, 20, 2), torch.bfloat16)
+    expected = F.conv3d(x.float(), module.weight.float(), module.bias.float(), 2, 1)
+    with torch.inference_mode():
+        for _ in range(8):
+            waste = [torch.full((1, 64, 64, 64, 2), float("nan")).bfloat16() for _ in range(4)]
+            del waste
+            ours = convolution(module, x).float()
+            torch.testing.assert_close(ours, expected, atol=0.02, rtol=0)

@@ -63,6 +63,26 @@ def test_on_a_mixture_the_score_is_that_of_the_tilted_law(weight, sigma):
     torch.testing.assert_close((x0 - x) / sigma**2, score(log_density, x))
 
 
+@pytest.mark.parametrize("sigma", [0.05, 0.4, 3.0])
+def test_by_a_weaker_model_of_the_mixture_it_is_the_tilted_law_of_both(sigma):
+    """The guide knows the same means with a larger SD; densities by autograd."""
+    weight, wide = 2.5, 0.5
+
+    def law(x: Tensor, sd: float) -> Tensor:
+        return torch.stack([normal(mean, sd, sigma).log_prob(x) for mean in MEANS]).logsumexp(0)
+
+    def weaker(x: Tensor, sigma: float, told: Condition) -> Tensor:
+        gain = wide**2 / (wide**2 + sigma**2)
+        shares = torch.stack([normal(m, wide, sigma).log_prob(x) for m in MEANS]).softmax(0)
+        means = torch.stack([m + gain * (x - m) for m in MEANS])
+        return (shares * means).sum(0)
+
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64).view(1, 1, 1, 1, 9)
+    x0 = guided(denoise, Guidance(weight, *ALWAYS), weaker)(x, sigma, dropped(CHEST))
+    expected = score(lambda x: weight * law(x, SD) + (1 - weight) * law(x, wide), x)
+    torch.testing.assert_close((x0 - x) / sigma**2, expected)
+
+
 def test_by_a_wider_guide_samples_are_as_narrow_as_the_closed_form_says():
     """The ODE's solution: x - m grows as (s^2 + sigma^2)^(w/2) (g^2 + sigma^2)^((1-w)/2)."""
     weight, narrow, wide, mean = 1.7, 0.2, 0.5, 0.3

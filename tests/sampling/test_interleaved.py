@@ -1,4 +1,4 @@
-"""White from coloured: phases cover the volume once, and topping up fills the spectrum."""
+"""White from coloured: the condition of a phase, and topping up fills the spectrum."""
 
 from __future__ import annotations
 
@@ -7,26 +7,9 @@ import torch
 
 from denovox.core.condition import condition
 from denovox.core.operators.coloured_noise import Spectrum, filtered
-from denovox.sampling.interleaved import interleaved, phase, topped_up
+from denovox.sampling.interleaved import phase, topped_up
 
 SOFT = Spectrum((0.0, 0.1, 0.2, 0.35), (0.05, 1.0, 0.4, 0.0))
-
-
-def test_phases_are_put_back_where_they_were():
-    x = torch.rand(1, 1, 7, 6, 3)
-    seen = []
-
-    def of(i, j):
-        def denoise(part, sigma):
-            seen.append(part.numel())
-            assert float(part[0, 0, 0, 0, 0]) == float(x[0, 0, i, j, 0])
-            return sigma * part
-
-        return denoise
-
-    torch.testing.assert_close(interleaved(of)(x, 0.5), 0.5 * x)
-    assert sum(seen) == x.numel()
-    assert len(seen) == 4
 
 
 def test_the_condition_of_a_phase():

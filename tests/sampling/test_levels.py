@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from denovox.core.box import Tiling
 from denovox.core.errors import InputError
 from denovox.core.schedule import Schedule
 from denovox.sampling.guidance import Guidance
-from denovox.sampling.levels import TILES, affordable, plan, pyramid
+from denovox.sampling.levels import TILES, affordable, borders, plan, pyramid
 
 
 def test_the_whole_at_the_patchs_size_then_octaves():
@@ -83,3 +84,33 @@ def test_guided_evaluations_count_twice():
     guided = sum(0.2 <= sigma <= 20 for sigma in Schedule().descend(10)[:-1])
     assert level.tiles == 3 * (10 + guided)
     assert level.sigmas == Schedule().descend(10)
+
+
+def test_borders_are_where_one_tile_ends_and_in_the_middle_of_what_two_share():
+    apart, shared = Tiling(16, 0, 8).tiles(40), Tiling(16, 4, 4).tiles(40)
+    assert borders([apart, shared, Tiling(16, 0, 8).tiles(9)]) == (
+        tuple(tile.stop - 1 for tile in apart[:-1]),
+        tuple(tile.stop - 3 for tile in shared[:-1]),
+        (),
+    )
+    assert len(shared) == 3
+
+
+def test_tiles_overlap_unless_that_leaves_the_finest_level_one_evaluation():
+    """Overlapping tiles cost a third more; 64^3 voxels are one tile."""
+
+    def tiles(grid, blend):
+        return math.ceil(math.prod(grid) / 64**3 * (4 / 3 if blend else 1))
+
+    def blends(edge, weight):
+        levels = plan(pyramid((edge,) * 3, 32), 10, Schedule(), Guidance(weight), tiles)
+        assert sum(one.tiles for one in levels) <= TILES
+        assert levels[-1].steps >= 2
+        return [one.blend for one in levels]
+
+    assert blends(256, 2.0) == [True] * 4
+    assert blends(512, 1.0) == [True] * 5
+    assert blends(512, 2.0) == [True] + [False] * 4
+    (alone,) = plan([(512,) * 3], 10, Schedule(), Guidance(1.0), tiles)
+    assert alone.blend
+    assert alone.steps == 10

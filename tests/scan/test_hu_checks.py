@@ -143,6 +143,32 @@ def test_landmarks_come_along_with_scale_and_shift(scale: float, shift: float) -
     assert 20 < soft < 80
 
 
+def brain(bone: float) -> Volume:
+    """A crop of brain, with this share of skull; no air, no fat."""
+    rng = np.random.default_rng(0)
+    hu = rng.normal(np.where(rng.random((30, 30, 20)) < 0.4, 28, 38), 8)
+    skull = rng.random(hu.shape) < bone
+    return Volume(np.rint(np.where(skull, rng.uniform(300, 1500, hu.shape), hu)), np.eye(4))
+
+
+@pytest.mark.parametrize("shift", [-1000, -1024])
+@pytest.mark.parametrize("bone", [0.0, 0.06, 0.15])
+def test_soft_tissue_that_was_shifted_to_where_air_is_is_a_doubt(bone: float, shift: int) -> None:
+    """Nothing but its place on the scale tells it from air, so it cannot be refused."""
+    assert "only_air" not in codes(check_values(brain(bone))[1])
+    shifted = changed(brain(bone), lambda hu: hu + shift)
+    (said,) = (one for one in check_values(shifted)[1] if one.severity == "doubt")
+    assert said.code in ("only_air", "uncertain")
+    assert "shifted by about -1024" in said.sentence
+
+
+def test_the_air_around_a_little_of_the_body_is_no_doubt() -> None:
+    edge = np.random.default_rng(0).normal(-1000, 15, (30, 30, 20))
+    edge[:, :2] += 900
+    edge[:, :1] += 150
+    assert "only_air" not in codes(check_values(Volume(np.rint(edge), np.eye(4)))[1])
+
+
 def test_noise_has_no_landmarks() -> None:
     white = np.random.default_rng(0).normal(0, 100, (40, 40, 40)).astype(np.float32)
     _, findings = check_values(Volume(white, np.eye(4)))

@@ -1,4 +1,4 @@
-"""A Python as a GPU server has it: torch, numpy, scipy, scikit-image, and no more."""
+"""A Python as a GPU server has it: torch, numpy, scipy, Pillow, and no more."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOTS = ("torch", "numpy", "scipy", "scikit-image", "pillow")
+ROOTS = ("torch", "numpy", "scipy", "pillow")
 
 
 def make_bare(folder: Path) -> Path:

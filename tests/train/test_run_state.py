@@ -1,12 +1,18 @@
 """What a run has learnt goes on whatever layout in memory it was written from."""
 
+import shutil
+from types import SimpleNamespace
+
+import pytest
 import torch
 from torch.nn import Parameter
 
+from denovox.core.errors import InputError
 from denovox.train import checkpoint
 from denovox.train.config import TrainConfig
 from denovox.train.distributed import ALONE, mapped
-from denovox.train.run_state import RunState, adamw
+from denovox.train.run import require_space
+from denovox.train.run_state import RunState, adamw, state_bytes
 
 SHAPE, LAST = (6, 5, 3, 3, 3), torch.channels_last_3d
 
@@ -67,3 +73,38 @@ def test_the_optimizer_is_adamw():
         stepped(ours, range(9)), stepped(plain, range(9)), rtol=1e-5, atol=1e-6
     )
     assert adamw([Parameter(torch.ones(2))], 0.5).param_groups[0]["weight_decay"] == 0
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_size_of_a_saved_state_is_known_before(optimizer, tmp_path):
+    weights = {"kernel": Parameter(torch.ones(64, 32, 3, 3, 3)), "bias": Parameter(torch.ones(64))}
+    config = TrainConfig(steps=9, optimizer=optimizer)
+    state = RunState(weights, config)
+    for one in weights.values():
+        one.grad = torch.ones_like(one)
+    for each in state.optimizers.values():
+        each.step()
+    state.save(tmp_path, ALONE)
+    size = (tmp_path / checkpoint.NAME).stat().st_size
+    assert state_bytes(weights.values(), config) == pytest.approx(size, rel=0.03)
+
+
+def test_a_run_needs_room_for_three_states_less_those_that_are_there(tmp_path, monkeypatch):
+    net = torch.nn.Linear(100, 99)  # 9999 parameters, or 160 kB a state
+    train = TrainConfig(steps=9)
+    free = [0]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free[0]))
+    run = tmp_path / "new" / "run"
+    free[0] = 13 * 4 * 9999
+    require_space(train, run, net)
+    free[0] -= 1
+    with pytest.raises(InputError, match=r"at least 0\.5 MB are needed, and .* has 0\.5 MB free"):
+        require_space(train, run, net)
+    run.mkdir(parents=True)
+    for name in (checkpoint.NAME, checkpoint.BEFORE):
+        (run / name).write_bytes(bytes(4 * 4 * 9999))
+    free[0] = 5 * 4 * 9999
+    require_space(train, run, net)
+    free[0] -= 1
+    with pytest.raises(InputError, match="at least"):
+        require_space(train, run, net)

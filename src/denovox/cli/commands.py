@@ -171,7 +171,7 @@ def _shortage(memory: str, params: dict[str, Any]) -> str:
     if memory == "GPU" and "device" in params:
         less.append("--device cpu")
     if memory == "main" and "memory" in params:
-        less.append("--memory with less than is free, so that the result is kept on disk meanwhile")
+        less.append("--memory with less than is free, so that more is kept on disk meanwhile")
     where = "the GPU" if memory == "GPU" else "this machine"
     try_this = f"use {', or '.join(less)}, or" if less else "use"
     return f"the memory of {where} is not enough; {try_this} a smaller part of the input"

@@ -12,6 +12,7 @@ from .commands import option
 from .options import (
     FILE,
     loaded,
+    memory_option,
     read_ct,
     reading_options,
     region_option,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 )
 @like_option
 @running_options
+@memory_option
 @seed_option
 def detect(
     input: Path,
@@ -85,7 +87,8 @@ def detect(
     """
     from ..core.version import __version__
     from ..inference.anomaly import calibration as calibrations
-    from ..inference.anomaly import detection, findings
+    from ..inference.anomaly import findings
+    from ..inference.anomaly.components import THRESHOLD
     from ..inference.views import of_detection
     from ..io.atomic import together
     from ..io.label_maps import marked
@@ -100,7 +103,7 @@ def detect(
     chosen = [calibrations.read(path) for path in calibration] or calibrations.bundled()
     volume = read_ct(input, run)
     target.check_findings(volume)
-    mask = None if roi is None else marked(roi, volume)
+    mask = None if roi is None else marked(roi, volume, say)
     with loaded(run, "detect") as (model, options):
         result = model.detect(volume, mask, region, chosen, options=options)
     with together():
@@ -111,13 +114,13 @@ def detect(
                 "settings": {"region": region, "roi": roi and str(roi), "seed": run["seed"]},
                 "version": __version__,
             }
-            content = findings.findings(result, detection.THRESHOLD, about)
+            content = findings.findings(result, THRESHOLD, about)
             if as_json:
                 findings.write_json(content, report, run["force"])
             else:
                 write_view(report, of_detection(volume, result), model, content)
         target.write_findings(result, model, volume)
-    say(findings.summary(result, detection.THRESHOLD))
+    say(findings.summary(result, THRESHOLD))
 
 
 @click.command(cls=Tables)
@@ -210,4 +213,4 @@ def _union(paths: list[Path], volume: Volume) -> np.ndarray:
 
     from ..io.label_maps import marked
 
-    return np.any([marked(path, volume) for path in paths], 0)
+    return np.any([marked(path, volume, say) for path in paths], 0)

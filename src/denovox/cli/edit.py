@@ -47,6 +47,12 @@ diameter_option = option(
     help="Place lesions in this class of docs/reference/labels.md, or in a mask whose file name is"
     " such a class.",
 )
+@option(
+    "--anatomy",
+    metavar="auto|FILE",
+    help="Label map of INPUT, in which to find --organ; auto: by TotalSegmentator, where that is"
+    " installed.  [default: by thresholds]",
+)
 @diameter_option
 @option("--count", type=click.IntRange(1, 255), help="Number of lesions.  [default: 1]")
 @reading_options
@@ -59,6 +65,7 @@ def lesion(
     output: Path,
     mask: Path | None,
     organ: str | None,
+    anatomy: str | None,
     diameter: str | None,
     count: int | None,
     report: Path | None,
@@ -94,11 +101,16 @@ def lesion(
         organ is not None or (diameter is None and count is None),
         "--diameter and --count go with --organ; with --mask, the mask determines both",
     )
+    ensure(
+        anatomy is None or not (organ or LABEL_MAPS[0]).lower().endswith(LABEL_MAPS),
+        "--anatomy shows where the organ of --organ NAME is; with a mask, leave it out",
+    )
     mask_path, list_path = beside(output, "_mask.nii.gz"), beside(output, "_lesions.json")
     named = Path(organ) if organ else None
+    labelled = Path(anatomy) if anatomy not in (None, "auto") else None
     target = Output(output, run["force"], like, report)
     target.check(
-        {"INPUT": input, "--mask": mask, "--organ": named},
+        {"INPUT": input, "--mask": mask, "--organ": named, "--anatomy": labelled},
         {"its mask": mask_path, "its list of lesions": list_path},
     )
     nifti.check_writable(mask_path, run["force"])
@@ -111,9 +123,10 @@ def lesion(
         seg.check(seg_path, volume, run["force"], say, series)
     context = ScanContext(volume, say=say)
     if mask is not None:
-        plan = lesions.in_mask(volume, marked(mask, volume), run["seed"])
+        plan = lesions.in_mask(volume, marked(mask, volume, say), run["seed"])
     else:
-        plan = _in_organ(context, organ or "", diameter, count or 1, run["seed"])
+        size = {"diameter_mm": lesions.millimetres(diameter), "count": count or 1}
+        plan = _in_organ(context, organ or "", anatomy, run, **size)
     lines = [lesions.describe(one) for one in plan.placed]
     for line in lines:
         say(line)
@@ -133,17 +146,23 @@ def lesion(
 
 
 def _in_organ(
-    context: ScanContext, organ: str, diameter: str | None, count: int, seed: int
+    context: ScanContext, organ: str, where: str | None, run: dict[str, Any], **size: Any
 ) -> Plan:
-    """The lesions placed in an organ, which is named, or shown by a mask file of that name."""
+    """The lesions placed in an organ: in a mask file that is named after it, or in the anatomy."""
+    from ..core.labels import overlay
+    from ..datasets import totalsegmentator
     from ..inference import lesions
-    from ..simulate.lesion_placement import LesionRequest
+    from ..simulate.lesion_placement import LesionRequest, check
 
     name, anatomy = organ, None
     if organ.lower().endswith(LABEL_MAPS):
         name, anatomy = lesions.organ_in(Path(organ), context)
-    wanted = LesionRequest(organ=name, diameter_mm=lesions.millimetres(diameter), count=count)
-    return lesions.in_organ(context, wanted, anatomy, seed)
+    wanted = LesionRequest(organ=name, **size)
+    check(wanted)  # before TotalSegmentator takes minutes
+    found = totalsegmentator.anatomy(context.volume, where, run["device"], say)
+    if found is not None:
+        anatomy = overlay(context.coarse, found)
+    return lesions.in_organ(context, wanted, anatomy, run["seed"])
 
 
 @click.command(cls=Cases)
@@ -183,16 +202,21 @@ def augment(
     the command is stopped, run it again to complete the data set. docs/how-to/lesions.md shows how
     to train on it.
     """
+    import math
+
     from ..datasets import store as stores
     from ..datasets.augment import augment as fill
     from ..inference import lesions
     from ..io.atomic import check_folder
     from ..io.outputs import check_apart
+    from ..io.space import check_space, packed_bytes, size_of
 
     check_apart({"--out": out}, {"STORE": store})
     check_folder(out, force=True, parents=True)
     wanted = lesions.requests_per_case(organ, diameter, count)
     cases = stores.cases(store)
+    voxels = sum(math.prod(case.facts.shape or ()) for case in cases)
+    check_space({out: packed_bytes(Path(".nii.gz"), 2 * voxels * per_scan) - size_of(out)})
     with loaded(run, "augment", "lesion") as (model, options):
         make = lesions.maker(model, options)
         for line in fill(
@@ -253,8 +277,8 @@ def inpaint(
     series = target.series_of(volume)
     if seg_path is not None:
         seg.check(seg_path, volume, run["force"], say, series)
-    hole = marked(mask, volume)
-    drawn = None if with_lesion is None else marked(with_lesion, volume)
+    hole = marked(mask, volume, say)
+    drawn = None if with_lesion is None else marked(with_lesion, volume, say)
     with loaded(run, "inpaint", "lesion") as (model, options):
         result = model.inpaint(volume, hole, drawn, jumps=pair, options=options)
     with together():

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ..core.errors import InputError, did_you_mean, ensure
+from ..core.errors import InputError, did_you_mean, ensure, one_of
 from ..evaluation.protocols import KINDS, PROTOCOLS, Kind, Protocol, protocol
 from .commands import Command, Group, option
 from .options import (
@@ -201,9 +201,10 @@ def realism(protocol: Protocol, data: Path, out: Path, force: bool, **given: Any
     """Compare a set of synthetic scans with a set of real ones.
 
     SETS is a folder with reference/ (real), test/ (synthetic) and optionally training/, or a CSV
-    with the columns patient, set (real, synthetic or training), scan and optionally region. Beside
-    each distance is its floor, that of real scans from other real scans, divided by patient. With a
-    training set, scans that may be copies are reported. --region is of radiomic.
+    with the columns patient, set (real, synthetic or training), scan and optionally region and
+    anatomy (the label map it was generated from). Beside each distance is its floor, that of real
+    scans from other real scans, divided by patient. Seams, second bodies and broken spines are
+    reported, and with a training set scans that may be copies. --region is of radiomic.
     """
     from ..evaluation.realism import RealismConfig, evaluate_realism
 
@@ -244,6 +245,66 @@ def lesions(protocol: Protocol, data: Path, out: Path, force: bool, **given: Any
         results = evaluate_lesions(protocol.name, data, add, remove, config, options, sha)
     _write(results, out, force)
     _show(results)
+
+
+@evaluate.command("all", cls=Command, short_help="Run every protocol on held-out scans.")
+@click.argument("store", type=FILE)
+@out_option
+@option(
+    "--only",
+    multiple=True,
+    metavar="PART",
+    help="Run this part alone; repeat the option for more.  [default: all]",
+)
+@option("--slices", type=click.IntRange(16), help="Central slices of each scan.  [default: all]")
+@option("--most", type=click.IntRange(1), help="Scans at most.  [default: all]")
+@option(
+    "--rivals",
+    help="Denoisers to compare with, separated by commas: nlm, tv, bm4d, bm4d-coloured; or none."
+    "  [default: all that are installed]",
+)
+@weights_option
+@option(
+    "--lesion-control",
+    group="Model",
+    default="lesion",
+    show_default=True,
+    help="Control for lesions, of the same base.",
+)
+@seed_option
+@model_options
+def every(store: Path, out: Path, only: tuple[str, ...], **given: Any) -> None:
+    """Run every protocol that the data allow on the held-out scans, with rivals.
+
+    STORE is written by `denovox prepare`. --out receives a folder with figures for each part, and
+    evidence.md, a page with all of them. A run that was stopped, or has other parts to add,
+    continues; on whole scans it takes a night.
+    """
+    import tempfile
+
+    from ..evaluation.evidence import page, parts, rivals
+    from ..evaluation.evidence.study import EvidenceConfig, study_of
+    from ..inference.model import load
+    from ..io.atomic import check_folder
+
+    known = rivals.available()
+    listed = given["rivals"]
+    chosen = known if listed is None else [name for name in listed.split(",") if name != "none"]
+    for name in chosen:
+        one_of(name, known, "rival")
+    for name in only:
+        one_of(name, list(parts.PARTS), "part")
+    check_folder(out, force=True, parents=True)
+    config = EvidenceConfig(slices=given["slices"], most=given["most"], rivals=tuple(chosen))
+    with loaded(given, "evaluate all") as (model, options), tempfile.TemporaryDirectory() as folder:
+
+        def lesion_model() -> Any:
+            return load(
+                given["weights"], given["device"], given["precision"], given["lesion_control"]
+            )
+
+        study = study_of(store, Path(folder), (model, lesion_model), config, options)
+        click.echo(page.run(study, out, only or parts.PARTS).read_text("utf-8"), nl=False)
 
 
 def _check_options(protocol: Protocol, given: dict[str, Any], *names: str) -> None:

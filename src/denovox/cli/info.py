@@ -65,7 +65,9 @@ def view(
         )
         say(f"{shown(scan)}: interpolated on the grid of {shown(result)}")
         before = replace(after, hu=hu)
-    overlays = () if mask is None else (Overlay("mask", marked(mask, before).astype(np.uint8)),)
+    overlays: tuple[Overlay, ...] = ()
+    if mask is not None:
+        overlays = (Overlay("mask", marked(mask, before, say).astype(np.uint8)),)
     title = shown(scan) if result is None else f"{shown(scan)} and {shown(result)}"
     text = page(View(before, after, overlays), title)
     with user_output(out or tempfile.gettempdir()):
@@ -118,7 +120,6 @@ def facts() -> dict[str, Any]:
         "version": __version__,
         "python": platform.python_version(),
         "torch": version("torch"),
-        "monai": version("monai"),
         "devices": devices,
         "threads": torch.get_num_threads(),
         "bfloat16_on_cpu": use_bfloat16("auto", "cpu"),
@@ -129,8 +130,7 @@ def facts() -> dict[str, Any]:
 def prose(content: dict[str, Any]) -> str:
     """The facts as text."""
     lines = [
-        f"denovox {content['version']}  (Python {content['python']}, torch {content['torch']},"
-        f" MONAI {content['monai']})",
+        f"denovox {content['version']}  (Python {content['python']}, torch {content['torch']})",
         f"devices: {', '.join(content['devices'])}; {content['threads']} CPU threads",
     ]
     for one in content["weights"]:

@@ -15,6 +15,7 @@ from . import (
     edit,
     evaluate,
     info,
+    mcp,
     pack,
     restore,
     simulate,
@@ -22,6 +23,7 @@ from . import (
     train,
 )
 from .commands import Main
+from .drawing import phantoms
 
 
 @click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"]})
@@ -37,9 +39,12 @@ def main() -> None:
 
 main.add("Restore", restore.denoise, restore.superres)
 main.add("Detect", detect.detect, detect.calibrate)
-main.add("Generate", synthesize.synthesize, edit.lesion, edit.inpaint, edit.augment)
+main.add(
+    "Generate", synthesize.synthesize, phantoms.phantom, edit.lesion, edit.inpaint, edit.augment
+)
 main.add("Many scans", batch.batch)
 main.add("Data", data.doctor, data.prepare, simulate.simulate)
-main.add("Train", train.pretrain, train.finetune, pack.plan, pack.pack)
+main.add("Train", train.pretrain, train.finetune, train.adapt, pack.plan, pack.pack)
 main.add("Evaluate", evaluate.evaluate, train.ablate)
-main.add("Other", synthesize.demo, info.view, info.info)
+main.add("Share", pack.push, pack.export)
+main.add("Other", synthesize.demo, info.view, info.info, mcp.mcp)

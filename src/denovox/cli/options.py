@@ -33,9 +33,9 @@ WINDOW = "denovox.window"  # key of --window, the old name of --tile, in a conte
 def _device(ctx: click.Context, param: click.Parameter, name: str | None) -> str | None:
     if name is None:
         return None
-    from ..model.devices import device_named
+    from ..model.devices import devices_named
 
-    return device_named(name)
+    return ",".join(devices_named(name))
 
 
 def _memory(ctx: click.Context, param: click.Parameter, amount: str | None) -> str | None:
@@ -73,7 +73,8 @@ device_option = option(
     envvar="DENOVOX_DEVICE",
     show_envvar=True,
     callback=_device,
-    help="cpu, cuda, cuda:1, ...  [default: a GPU if there is one]",
+    help="cpu, cuda, cuda:1, ..., or several that share the work: cuda:0,cuda:1.  [default: a GPU"
+    " if there is one]",
 )
 precision_option = option(
     "--precision",
@@ -100,18 +101,17 @@ tile_option = _all(
 batch_option = option(
     "--batch",
     group="Running",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
+    type=click.IntRange(0),
+    default=0,
     envvar=["DENOVOX_BATCH", "DENOVOX_WINDOW_BATCH"],  # the second is the old name
     show_envvar=True,
-    help="Tiles evaluated at once.",
+    help="Tiles evaluated at once; 0: one, or on a GPU as many as fit.  [default: 0]",
 )
 memory_option = option(
     "--memory",
     group="Running",
     callback=_memory,
-    help="Most memory to take, such as 4GB; the result is kept on disk meanwhile if need be."
+    help="Most memory to take, such as 4GB; what does not fit is kept on disk meanwhile."
     "  [default: half of what is free]",
 )
 model_options = _all(device_option, precision_option, tile_option, batch_option)
@@ -129,7 +129,7 @@ weights_option = option(
     group="Model",
     default="base",
     show_default=True,
-    help="Name of bundled weights, file, or folder of a run.",
+    help="Name of bundled weights, file, folder of a run, or hf://OWNER/NAME@REVISION.",
 )
 region_option = option(
     "--region",
@@ -189,8 +189,8 @@ def control_option(default: str) -> Callable[..., Any]:
         multiple=True,
         default=(default,),
         show_default=True,
-        help="A base, a control, or one of each: name of bundled weights, file, or folder of a"
-        " run. A control alone finds its base.",
+        help="A base, a control, or one of each: name of bundled weights, file, folder of a run, or"
+        " hf://OWNER/NAME@REVISION. A control alone finds its base.",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,8 @@ class Output:
         """
         from ..io.dicom import derived
         from ..io.dicom.evidence import maps
-        from ..io.outputs import check_space, least_bytes
+        from ..io.outputs import least_bytes
+        from ..io.space import check_space
 
         check_space({path: least_bytes(path, volume, times) for path in (self.path, *more)})
         if is_series(self.path):
@@ -93,7 +95,7 @@ class Output:
         """As `check_scan`, for the map and the findings of a detection."""
         from ..io.dicom import derived
         from ..io.dicom.evidence import findings
-        from ..io.outputs import check_space, packed_bytes
+        from ..io.space import check_space, packed_bytes
 
         if not self.path.name.lower().endswith((".gz", ".zip")):  # a map packs to next to nothing
             check_space({self.path: packed_bytes(self.path, 4.0 * volume.hu.size)})
@@ -105,7 +107,7 @@ class Output:
     def write_findings(self, found: Detection, model: Model, scan: Volume) -> None:
         """Write a detection: its map as NIfTI, or the map, the components and their figures."""
         from ..inference.anomaly import findings
-        from ..inference.anomaly.detection import THRESHOLD
+        from ..inference.anomaly.components import THRESHOLD
 
         note(self.path, found.z, scan, scores=True)
         if not is_series(self.path):
@@ -161,12 +163,21 @@ class Output:
 
     def series_of(self, volume: Volume) -> DicomSource | None:
         """The series to take the patient and the study from; None if there is none."""
-        from ..io.dicom import derived
         from ..io.dicom.reader import DicomSource
 
         if self.like is not None:
-            return derived.like_series(self.like)
+            return self._like
         return volume.source if isinstance(volume.source, DicomSource) else None
+
+    @cached_property
+    def _like(self) -> DicomSource:
+        """The series of --like; notes on it go to stderr, once."""
+        from ..io.dicom import derived
+
+        source = derived.like_series(str(self.like))
+        for text in source.notes:
+            say(f"{self.like}: {text}")
+        return source
 
 
 def processing(model: Model | None = None) -> Processing:

@@ -1,4 +1,4 @@
-"""`denovox plan` and `denovox pack`."""
+"""`denovox plan` and `pack`, `push` and `export`: a training run, or a model, for elsewhere."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .commands import Command, option
-from .options import FILE, force_option
+from .commands import Command, Group, option
+from .options import FILE, force_option, weights_option
 from .progress import say
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def plan(recipe: Path, gpu: Name, gpus: int) -> None:
     type=FILE,
     group="Target machine",
     help="List of the packages installed there, one per line.  [default: torch, numpy, scipy,"
-    " scikit-image, Pillow]",
+    " Pillow]",
 )
 @option(
     "--python",
@@ -92,3 +92,89 @@ def pack(
     from ..kit import pack as of
 
     of.pack(recipe, out, of.Target(python, target_has, wheels, store_mb), start, force, say)
+
+
+@click.command(cls=Command)
+@click.argument("weights", metavar="WEIGHTS")
+@click.argument("repository", metavar="OWNER/NAME")
+@option("--revision", help="Branch to push to, created if it does not exist.  [default: main]")
+@option(
+    "--private/--public",
+    default=None,
+    help="Who can read the repository.  [default: public; must be given for weights whose card"
+    " names patients]",
+)
+@option(
+    "--license",
+    "licence",
+    help="Licence of the weights, such as cc-by-4.0.  [default: apache-2.0 for bundled weights]",
+)
+@option(
+    "--figures",
+    type=FILE,
+    multiple=True,
+    help="Folder of `denovox evaluate` with these weights, to be added to the model card.",
+)
+@option("--dry-run", type=FILE, metavar="DIR", help="Write the files to this folder instead.")
+def push(
+    weights: str,
+    repository: str,
+    revision: str | None,
+    private: bool | None,
+    licence: str | None,
+    figures: tuple[Path, ...],
+    dry_run: Path | None,
+) -> None:
+    """Push weights to the Hugging Face Hub.
+
+    WEIGHTS is a bundled name, a file, or the folder of a run. OWNER/NAME is a repository, created
+    if it does not exist: it receives model.safetensors, config.json and README.md, a model card
+    written from the card in the weights. Log in first with `hf auth login`, or set HF_TOKEN. The
+    commit that can then be loaded, hf://OWNER/NAME@COMMIT, is printed on stdout.
+    """
+    from ..core.errors import ensure
+    from ..integrations import hub
+    from ..io.atomic import check_folder, write_folder
+
+    to = repository if revision is None else f"{repository}@{revision}"
+    if dry_run is not None:
+        check_folder(dry_run)
+    content = hub.repository(weights, to, licence, figures)
+    if dry_run is not None:
+        write_folder(dry_run, content)
+        return
+    named = hub.patients_named(weights) if private is None else []
+    ensure(
+        not named,
+        f"the card in {weights} names patients ({', '.join(named)}); push with --private, or with"
+        " --public if everyone may read that",
+    )
+    click.echo(hub.push(content, to, bool(private), say))
+
+
+@click.group(cls=Group)
+def export() -> None:
+    """Write a model in the format of another package."""
+
+
+@export.command("monai-bundle")
+@click.argument("folder", type=FILE, metavar="DIR")
+@weights_option
+@option(
+    "--license",
+    "licence",
+    help="Licence of the weights, such as cc-by-4.0.  [default: apache-2.0 for bundled weights]",
+)
+@force_option
+def monai_bundle(folder: Path, weights: str, licence: str | None, force: bool) -> None:
+    """Write a MONAI bundle that denoises CT scans.
+
+    DIR receives the weights of a base, the configurations of inference and of further training,
+    metadata and a description. `python -m monai.bundle run` (with the extra `monai`) denoises with
+    the same result as `denovox denoise`; see docs/how-to/monai.md.
+    """
+    from ..integrations import monai_bundle as of
+    from ..io.atomic import check_folder, write_folder
+
+    check_folder(folder, force)
+    write_folder(folder, of.bundle(weights, licence), force)

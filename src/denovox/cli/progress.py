@@ -65,7 +65,7 @@ def terminable() -> Iterator[None]:
     def end(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
 
-    every = (signal.SIGTERM, signal.SIGHUP)
+    every = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     own = threading.current_thread() is threading.main_thread()  # others may not set handlers
     ours = [number for number in every if own and signal.getsignal(number) == signal.SIG_DFL]
     for number in ours:

@@ -144,6 +144,7 @@ def _report(
 @report_option
 @like_option
 @control_options("base")
+@memory_option
 def superres(
     input: Path,
     output: Path,

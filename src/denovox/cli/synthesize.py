@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from .commands import option
+from .drawing.phantoms import pairs
+from .drawing.sampling import sampling_options, shape_option, spacing_option, weaker
 from .options import (
     FILE,
     REGION_NAMES,
@@ -21,11 +23,23 @@ from .options import (
     write_view,
 )
 from .outputs import Output
-from .progress import answer
+from .progress import answer, say
 from .results.command import Result, Tables
 
 
-@click.command(cls=Result)
+class Synthesis(Result):
+    """`denovox synthesize`; with --phantoms it is `pairs`, which fills a folder."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], *more: Any, **settings: Any
+    ) -> click.Context:
+        """Of one command or the other."""
+        if any(word.partition("=")[0] == "--phantoms" for word in args):
+            return pairs.make_context(info_name, args, *more, **settings)
+        return super().make_context(info_name, args, *more, **settings)
+
+
+@click.command(cls=Synthesis)
 @click.argument("output", type=FILE)
 @option(
     "--region",
@@ -34,39 +48,22 @@ from .results.command import Result, Tables
     show_default=True,
     help="Body region; auto: those that the labels of --anatomy show.",
 )
-@option("--shape", metavar="NxNxN", help="Number of SLICESxROWSxCOLUMNS, e.g. 128x160x160.")
-@option("--spacing", metavar="MM", help="Voxel size in mm: one number, or SLICESxROWSxCOLUMNS.")
-@option(
-    "--steps",
-    default=10,
-    show_default=True,
-    type=click.IntRange(2),
-    help="Evaluations of the model at each level, by DPM-Solver++(2M).",
-)
-@option(
-    "--levels",
-    type=click.IntRange(1),
-    help="1 generates all at once; more generate the whole on a coarse grid first and refine it."
-    "  [default: 1 with --anatomy unless the volume is very large, else as many as fit]",
-)
-@option(
-    "--guidance",
-    type=float,
-    metavar="WEIGHT",
-    help="How far to follow region and anatomy; 1: as trained, without guidance."
-    "  [default: 2, or 1 for weights that do not support it]",
-)
-@option(
-    "--guide",
-    group="Model",
-    metavar="WEIGHTS",
-    help="Weaker weights to guide away from, in place of --weights without region and anatomy.",
-)
+@shape_option
+@spacing_option
+@sampling_options
 @option(
     "--anatomy",
     type=FILE,
     group="Input",
     help="Label map (docs/reference/labels.md), which also sets the grid.",
+)
+@option(
+    "--label-set",
+    metavar="NAME",
+    group="Input",
+    help="What the values of --anatomy mean, e.g. maisi (docs/reference/datasets.md)."
+    "  [default: as the file, or nnU-Net's dataset.json beside its folder, names them; else those"
+    " of TotalSegmentator]",
 )
 @option("--lesions", type=FILE, group="Input", help="Mask of lesions, on the grid of --anatomy.")
 @page_option
@@ -78,6 +75,7 @@ def synthesize(
     shape: str | None,
     spacing: str | None,
     anatomy: Path | None,
+    label_set: str | None,
     lesions: Path | None,
     steps: int,
     levels: int | None,
@@ -91,6 +89,9 @@ def synthesize(
     OUTPUT is in HU, on the grid of --anatomy or on one of --shape and --spacing: NIfTI, or a DICOM
     series, which is a .zip or a folder, and a study of its own without a patient. --lesions
     (NIfTI, NRRD or MetaImage) needs --control lesion. --report writes a page that shows the scan.
+
+    `denovox synthesize --phantoms 100 --out DIR` is another command: it fills a folder with pairs
+    of a scan and a label map, without a patient; see denovox synthesize --phantoms 1 --help.
     """
     import math
     from dataclasses import replace
@@ -99,15 +100,16 @@ def synthesize(
 
     from ..core.errors import ensure
     from ..core.volume import Volume, spacing_of
-    from ..inference.model import load
+    from ..datasets import anatomy as anatomies
     from ..inference.views import of_synthesis
     from ..io import label_maps
     from ..io.atomic import together
-    from ..io.outputs import check_space, packed_bytes
+    from ..io.space import check_space, packed_bytes
 
     target = Output(output, run["force"], report=report)
     target.check({"--anatomy": anatomy, "--lesions": lesions})
     if anatomy is None:
+        ensure(label_set is None, "--label-set is about --anatomy; give that as well")
         ensure(shape and spacing, "give --shape and --spacing, or --anatomy, which sets the grid")
         ensure(lesions is None, "--lesions lie in an anatomy; give --anatomy as well")
     else:
@@ -115,20 +117,16 @@ def synthesize(
         ensure(not (shape or spacing), fixed)
     labels = affine = drawn = None
     if anatomy is not None:
-        labels, affine = label_maps.vocabulary(anatomy)
+        labels, affine = anatomies.read(anatomy, label_set, say)
         size, mm = labels.shape, spacing_of(affine)
         like = Volume(np.zeros(size, np.float32), affine)
-        drawn = None if lesions is None else label_maps.marked(lesions, like)
+        drawn = None if lesions is None else label_maps.marked(lesions, like, say)
     else:
         size = triple(shape or "", int, "--shape")[::-1]
         mm = triple(spacing or "", float, "--spacing")[::-1]
     check_space({output: packed_bytes(output, 2 * math.prod(size))})
     with loaded(run, "synthesize", "lesion") as (model, options):
-        weaker = None if guide is None else load(guide, run["device"], run["precision"])
-        ensure(
-            weaker is None or weaker.control is None,
-            f"{guide} is a control; --guide takes the weights of a base",
-        )
+        weak = weaker(guide, run)
         result = model.synthesize(
             region,
             size,
@@ -138,7 +136,7 @@ def synthesize(
             steps,
             options=options,
             guidance=guidance,
-            guide=weaker,
+            guide=weak,
             levels=levels,
         )
     result = result if affine is None else replace(result, affine=affine)
@@ -165,8 +163,9 @@ def demo(out: Path, force: bool, **run: Any) -> None:
     """Try the model on a simulated chest: synthesis and denoising.
 
     Draws a chest phantom, generates a CT scan from its label map, and denoises a noisy copy of it.
-    --out holds the volumes as NIfTI, sheet.png with their middle slices, and index.html, a page for
-    comparing the noisy and the denoised scan; file names and PSNR go to stdout.
+    --out holds the volumes as NIfTI, index.html, a page for comparing the noisy and the denoised
+    scan, and sheet.png with their middle slices, if the extra `figures` is installed; file names
+    and PSNR go to stdout.
     """
     from ..evaluation.demo import check, fill
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,12 @@ import click
 
 from ..core.errors import InputError, ensure
 from .commands import Command, option
-from .options import FILE, device_option
+from .options import FILE, device_option, weights_option
 from .progress import progress, say, stoppable
 
 if TYPE_CHECKING:
     from ..train.config import Recipe
-    from ..train.loop import Progress
+    from ..train.loop import Progress, Session
 
 max_minutes_option = option(
     "--max-minutes",
@@ -102,40 +102,102 @@ def _run(
         for line in summary(plan, "cpu"):
             say(line)
         return
+    from ..train.run import run
+
+    folder = out or Path("runs") / plan.name
+    _follow(
+        lambda session: run(plan, folder, session),
+        folder,
+        (plan.name, plan.train.samples),
+        (max_minutes, device),
+    )
+
+
+def _follow(
+    train: Callable[[Session], Iterator[str | Progress]],
+    folder: Path,
+    run: tuple[str, int],
+    limits: tuple[float | None, str | None],
+) -> None:
+    """Show how a run proceeds. run: name, samples per step. limits: minutes, device."""
     from ..io.atomic import check_folder
     from ..train.distributed import joined
     from ..train.loop import Session
-    from ..train.run import run
 
+    (name, samples), (max_minutes, device) = run, limits
     group = joined(device)
-    folder = out or Path("runs") / plan.name
     check_folder(folder, force=True, parents=True)
     tell: Callable[[str], None] = say if group.main else (lambda text: None)
     began = time.monotonic()
-    with progress(plan.name, group.main) as done, stoppable() as stopped:
+    with progress(name, group.main) as done, stoppable() as stopped:
         session = Session(max_minutes or float("inf"), stopped, tell, group, began=began)
         last, first = None, 0
-        for news in run(plan, folder, session):
+        for news in train(session):
             if isinstance(news, str):
                 tell(news)
                 continue
             first = news.step - 1 if last is None else first
             last = news
             share = news.step / news.steps if news.steps else 0.0
-            done(share, _note(news, first, plan))
+            done(share, _note(news, first, samples))
             if news.validation is not None:
                 tell(f"step {news.step}: loss {news.loss:.4f}, validation {news.validation:.4f}")
         if last is not None and stopped() and last.step != last.steps:
             tell(f"stopped after step {last.step}; run the same command again to continue")
 
 
-def _note(news: Progress, first: int, plan: Recipe) -> str:
+def _note(news: Progress, first: int, samples: int) -> str:
     """Loss, speed and memory, for the end of the progress bar."""
     from ..train.run_log import memory_mb
 
-    speed = (news.step - first) * plan.train.samples / max(news.seconds, 1e-9)
+    speed = (news.step - first) * samples / max(news.seconds, 1e-9)
     skipped = f", {news.skipped} skipped" if news.skipped else ""
     return f"loss {news.loss:.4f}, {speed:.2f} samples/s, {memory_mb() / 1000:.1f} GB{skipped}"
+
+
+@click.command(cls=Command)
+@click.argument("scans", type=FILE)
+@option("--out", type=FILE, required=True, group="Output", help="Folder of the run.")
+@option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10,
+    show_default=True,
+    help="Length of the run.",
+)
+@option(
+    "--hold",
+    multiple=True,
+    metavar="PATIENT",
+    group="Input",
+    help="Patient to validate on; repeat the option for more.  [default: the last by name]",
+)
+@weights_option
+@max_minutes_option
+@device_option
+def adapt(
+    scans: Path,
+    out: Path,
+    minutes: float,
+    hold: tuple[str, ...],
+    weights: str,
+    max_minutes: float | None,
+    device: str | None,
+) -> None:
+    """Adapt a base model to a few scans of one scanner.
+
+    SCANS is a folder of scans, or a store written by `denovox prepare` (which can also label the
+    scans), with two patients or more: one is held out.
+    --out receives adapted.safetensors, which --weights accepts: the mixture of base and adapted
+    weights that is best on the held-out patient, so never worse there than the base. Anomaly maps
+    need a calibration of these weights (`denovox calibrate`), and controls their own base.
+    """
+    from ..train.adapt import NAME, SAMPLES, Wanted
+    from ..train.adapt import adapt as run
+
+    wanted = Wanted(scans, weights, minutes, hold)
+    limits = (max_minutes, device)
+    _follow(lambda session: run(wanted, out, session), out, (NAME, SAMPLES), limits)
 
 
 @click.command(cls=Command)

@@ -70,9 +70,16 @@ class Condition:
 
 
 def _pick(values: Shaped[Tensor, "*b x y z"], picks: list[Tensor]) -> Shaped[Tensor, "*b u v w"]:
-    """Voxels of a map along its last three axes; beyond the end, the last voxel is repeated."""
-    for axis, pick in enumerate(picks, start=values.dim() - 3):
-        values = values.index_select(axis, pick.clamp(max=values.shape[axis] - 1))
+    """Voxels of a map along its last three axes, as a view; past the end, the last is repeated."""
+    first = values.dim() - 3
+    for axis, pick in enumerate(picks, start=first):
+        count = values.shape[axis]
+        start, stop = min(int(pick[0]), count - 1), min(int(pick[-1]) + 1, count)
+        values = values.narrow(axis, start, stop - start)
+    for axis, pick in enumerate(picks, start=first):
+        if len(pick) > values.shape[axis]:
+            inside = torch.arange(len(pick), device=values.device)
+            values = values.index_select(axis, inside.clamp(max=values.shape[axis] - 1))
     return values
 
 
@@ -93,7 +100,7 @@ def condition(
 ) -> Condition:
     """The condition of a whole volume of `shape` voxels; anatomy None: unknown everywhere."""
     if anatomy is None:
-        anatomy = torch.full(shape, UNKNOWN, dtype=torch.uint8)
+        anatomy = torch.full((1, 1, 1), UNKNOWN, dtype=torch.uint8).expand(shape)
     box = whole_box(shape)
     x, y, z = (
         torch.from_numpy(coordinates(a, n, n, n))[None]

@@ -129,18 +129,39 @@ def from_metatensor(tensor: Any) -> tuple[Array, Affine]:
     values = tensor.detach().cpu().as_tensor().numpy()
     if values.ndim == 4 and values.shape[0] == 1:
         values = values[0]
+    return nearest_ras(values, _ras_affine(tensor), "the MetaTensor")
+
+
+def _ras_affine(tensor: Any) -> Affine:
+    """The affine of a `MetaTensor`, in RAS mm also where its space is LPS."""
     affine = np.asarray(tensor.affine, np.float64)
     space = str(getattr(tensor.meta.get("space"), "value", tensor.meta.get("space")))
-    return nearest_ras(values, LPS @ affine if space == "LPS" else affine, "the MetaTensor")
+    return LPS @ affine if space == "LPS" else affine
 
 
-def to_metatensor(hu: Array, affine: Affine) -> Any:
-    """A MONAI `MetaTensor` (1, x, y, z) in RAS."""
+def to_metatensor(hu: Array, affine: Affine, like: Any = None) -> Any:
+    """A MONAI `MetaTensor` (1, x, y, z) in RAS; or in the axes of another that is on the same grid,
+    with its shape, metadata and applied transforms."""
     import torch
 
     data = _package("monai.data")
-    values = torch.from_numpy(np.ascontiguousarray(hu))[None]
-    return data.MetaTensor(values, affine=torch.from_numpy(affine), meta={"space": "RAS"})
+    if like is None:
+        values = torch.from_numpy(np.ascontiguousarray(hu))[None]
+        return data.MetaTensor(values, affine=torch.from_numpy(affine), meta={"space": "RAS"})
+    from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
+
+    there = _ras_affine(like)
+    back = ornt_transform(io_orientation(affine), io_orientation(there))
+    turned = np.ascontiguousarray(apply_orientation(hu, back))
+    ensure(
+        turned.size == like.numel() and turned.shape == tuple(like.shape[-3:]),
+        f"the volume has {turned.shape} voxels, the MetaTensor {tuple(like.shape)}; they are not on"
+        " one grid",
+    )
+    values = torch.from_numpy(turned).reshape(like.shape).to(like.device)
+    applied = list(like.applied_operations)
+    meta = {name: value for name, value in like.meta.items() if name != "affine"}
+    return data.MetaTensor(values, like.affine, meta, applied_operations=applied)
 
 
 def _package(name: str) -> Any:

@@ -7,6 +7,7 @@ continue beyond the array's ends, so that nothing is eroded from outside.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -190,27 +191,48 @@ def _lengthened(bits: Bits) -> Bits:
 
 
 def components_at(
-    mask: Shaped[np.ndarray, "x y z"], slab: int = 32, above: int = 0
+    mask: Shaped[np.ndarray, "x y z"],
+    slab: int = 32,
+    above: float = 0,
+    sign: int = 1,
+    corners: bool = False,
 ) -> tuple[Integer[np.ndarray, " n"], Integer[np.ndarray, " n"]]:
     """Face-connected components at the voxels of a mask: (number from 0, flat index, C order).
 
     The same as `scipy.ndimage.label` finds, with memory for the mask's voxels only: planes are
     labelled `slab` at a time, and components joined where two slabs touch. above: the mask is where
-    the values exceed this.
+    the values, times sign, exceed this. corners: edges and corners connect as well.
     """
+    structure = np.ones((3, 3, 3)) if corners else None
     numbers, places, links, before = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)], [], 0
     last: Any = None
     for first in range(0, len(mask), slab):
-        parts, count = ndimage.label(mask[first : first + slab] > above)
+        parts, count = ndimage.label(sign * mask[first : first + slab] > above, structure)
         at = np.flatnonzero(parts)
         numbers.append(parts.ravel()[at] + np.int32(before - 1))
         places.append(at + first * mask[0].size)
         if last is not None:
-            touch = (last[0] > 0) & (parts[0] > 0)
-            pairs = np.stack([last[0][touch] + last[1] - 1, parts[0][touch] + before - 1])
-            links.append(np.unique(pairs, axis=1))
+            for here, there in _touching(last[0], parts[0], corners):
+                touch = (here > 0) & (there > 0)
+                pairs = np.stack([here[touch] + last[1] - 1, there[touch] + before - 1])
+                links.append(np.unique(pairs, axis=1))
         last, before = (parts[-1], before), before + count
     i, j = np.concatenate(links, axis=1) if links else np.zeros((2, 0), int)
     graph = coo_array((np.ones(len(i), bool), (i, j)), shape=(before, before))
     joined = connected_components(graph, directed=False)[1] if before else np.zeros(0, int)
     return joined[np.concatenate(numbers)], np.concatenate(places)
+
+
+def _touching(
+    here: Shaped[np.ndarray, "y z"], there: Shaped[np.ndarray, "y z"], corners: bool
+) -> Iterator[tuple[Shaped[np.ndarray, "v w"], Shaped[np.ndarray, "v w"]]]:
+    """Voxels of two neighbouring planes that touch each other, as pairs of arrays."""
+    shifts = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)] if corners else [(0, 0)]
+    for shift in shifts:
+        one = tuple(
+            slice(max(0, by), n + min(0, by)) for by, n in zip(shift, here.shape, strict=True)
+        )
+        other = tuple(
+            slice(max(0, -by), n + min(0, -by)) for by, n in zip(shift, here.shape, strict=True)
+        )
+        yield here[one], there[other]

@@ -19,6 +19,12 @@ from pathlib import Path
 from .errors import ensure
 
 
+def cpus() -> int:
+    """CPUs that this process may use; all of the machine's where that is not reported."""
+    own = getattr(os, "sched_getaffinity", None)  # Linux
+    return len(own(0)) if own else os.cpu_count() or 1
+
+
 def resident_mb() -> float:
     """Current resident memory of this process, MB; 0 where it is not reported (not Linux)."""
     try:

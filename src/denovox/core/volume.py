@@ -145,11 +145,15 @@ class Volume:
 
         return cls(*from_metatensor(tensor))
 
-    def to_metatensor(self) -> Any:
-        """A MONAI `MetaTensor` (1, x, y, z), its affine in RAS mm."""
+    def to_metatensor(self, like: Any = None) -> Any:
+        """A MONAI `MetaTensor` (1, x, y, z), its affine in RAS mm.
+
+        like: the `MetaTensor` that this volume was computed from, whose axes, shape, metadata and
+        applied transforms the result has; `InputError` where it has another number of voxels.
+        """
         from .conversions import to_metatensor
 
-        return to_metatensor(self.hu, self.affine)
+        return to_metatensor(self.hu, self.affine, like)
 
     def _repr_html_(self) -> str:
         """Three planes and the grid, for Jupyter."""

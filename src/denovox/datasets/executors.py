@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ..core.errors import InputError
+from ..core.process import cpus
 
 E = TypeVar("E")
 R = TypeVar("R")
@@ -61,7 +62,7 @@ def processes(workers: int | None = None, threads: int = 1) -> Engine:
     other is affected. Its job runs once more when no other does, which leaves it all the memory.
     Workers live until the end, and end with this process.
     """
-    count = workers or len(os.sched_getaffinity(0))
+    count = workers or cpus()
 
     def run(
         job: Callable[[E], R], entries: Iterable[E | None], lost: Callable[[E], R]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
 from ..core import labels
-from ..core.errors import InputError, did_you_mean, ensure, line
+from ..core.errors import InputError, did_you_mean, ensure, line, silent
 from ..core.volume import Volume
 from ..io import label_maps
 
@@ -139,16 +139,16 @@ def by_names(names: Mapping[int, Iterable[str]]) -> Bridge:
 
 
 def read(
-    path: Path, by: Bridge, like: Volume
+    path: Path, by: Bridge, like: Volume, say: Callable[[str], None] = silent
 ) -> tuple[UInt8[np.ndarray, "x y z"], Bool[np.ndarray, "x y z"], tuple[str, ...]]:
     """A mask of a scan: (ids, 0 where unlabelled; where it marks disease; classes it can label).
 
     A file that names its values (Slicer's .seg.nrrd, TotalSegmentator's NIfTI) is understood by
-    these names in place of the vocabulary's numbers. `InputError` as in `label_maps.layers` and
-    `apply`.
+    these names in place of the vocabulary's numbers. say, `InputError`: as in `label_maps.layers`,
+    and `apply`.
     """
     ids, marks, covers = np.zeros(like.shape, np.uint8), np.zeros(like.shape, bool), set[str]()
-    for layer in label_maps.layers(path, like):
+    for layer in label_maps.layers(path, like, say):
         own = layer.names and by.name == "denovox"
         use = by_names(layer.names) if own else by
         shown = line(", ".join(texts[0] for texts in layer.names.values()))

@@ -1,7 +1,8 @@
 """The nnU-Net v2 data set layout: CTs and label maps that nnU-Net can train on directly.
 
     imagesTr/<case>_0000.nii.gz    int16 HU, RAS; 0000 is its first and only channel
-    labelsTr/<case>.nii.gz         uint8, 1 in lesions; the same header except for the type
+    labelsTr/<case>.nii.gz         uint8, 1 in lesions, or the classes of `write_labels`; the same
+                                   header except for the type
     dataset.json                   the channels and labels, and the number of cases
 
 nnU-Net expects a data set in `$nnUNet_raw/DatasetXXX_Name` (XXX: three digits, Name: any); any
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,6 @@ from ..io.nifti_bytes import save_new
 CHANNELS = {"0": "CT"}  # "CT" makes nnU-Net normalise by the HU statistics of the data set
 LABELS = {"background": 0, "lesion": 1}
 ENDING = ".nii.gz"
-_FIXED: dict[str, Any] = {"channel_names": CHANNELS, "labels": LABELS, "file_ending": ENDING}
 
 
 def case_name(case_id: str) -> str:
@@ -44,12 +45,13 @@ def case_name(case_id: str) -> str:
     return case_id.replace("/", "_")
 
 
-def start(folder: Path) -> None:
+def start(folder: Path, labels: Mapping[str, int] = LABELS) -> None:
     """Create the folders and remove partial files of killed runs; nothing else may be writing.
 
-    Raises `InputError` if this fails, or if there is a data set with other channels or labels.
+    labels: of the data set, name -> value, without gaps from 0, the background. Raises
+    `InputError` if this fails, or if there is a data set with other channels or labels.
     """
-    _read(folder)
+    _read(folder, labels)
     try:
         for part in (folder / "imagesTr", folder / "labelsTr"):
             part.mkdir(parents=True, exist_ok=True)
@@ -77,21 +79,28 @@ def write_case(
     volume: Volume,
     lesion: Bool[np.ndarray, "x y z"] | UInt8[np.ndarray, "x y z"],
 ) -> None:
-    """Write a scan and its lesion mask (anything but 0), on exactly the same grid.
+    """Write a scan and its lesion mask (anything but 0), as `write_labels`."""
+    write_labels(folder, name, volume, (lesion != 0).astype(np.uint8))
+
+
+def write_labels(
+    folder: Path, name: str, volume: Volume, values: UInt8[np.ndarray, "x y z"]
+) -> None:
+    """Write a scan and the values of its label map, on exactly the same grid.
 
     A complete case is left alone; for an incomplete one, both files are written again. HU are
     rounded and clipped to int16. `InputError` if writing fails or HU are not finite; `ValueError`
-    if the mask is not on the scan's grid.
+    if the label map is not on the scan's grid.
     """
-    if lesion.shape != volume.shape:
-        raise ValueError(f"lesions of {lesion.shape} on a grid of {volume.shape}")
+    if values.shape != volume.shape:
+        raise ValueError(f"labels of {values.shape} on a grid of {volume.shape}")
     if is_done(folder, name):
         return
     bad = volume.hu.size - np.count_nonzero(np.isfinite(volume.hu))
     ensure(not bad, f"{name} was not written: {bad} of its voxels are NaN or infinite")
     image, label = paths(folder, name)
     image.unlink(missing_ok=True)  # its label is gone: until that is written, it is not a case
-    save_new((lesion != 0).astype(np.uint8), volume.affine, np.dtype(np.uint8), label, True)
+    save_new(values, volume.affine, np.dtype(np.uint8), label, True)
     save_new(volume.hu, volume.affine, np.dtype("<i2"), image, False)
 
 
@@ -102,19 +111,23 @@ def names(folder: Path) -> list[str]:
     return sorted(name for name in every if is_done(folder, name))
 
 
-def write_dataset_json(folder: Path) -> int:
+def write_dataset_json(folder: Path, labels: Mapping[str, int] = LABELS) -> int:
     """Write dataset.json for the complete cases; returns their number.
 
     Other fields of an existing dataset.json (name, licence, ...) are kept. `InputError` if it has
     other channels or labels, or cannot be written.
     """
-    content = _read(folder) | _FIXED | {"numTraining": len(names(folder))}
+    content = _read(folder, labels) | _fixed(labels) | {"numTraining": len(names(folder))}
     with user_output(folder / "dataset.json"):
         write_file(folder / "dataset.json", json.dumps(content, indent=1) + "\n")
     return int(content["numTraining"])
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _fixed(labels: Mapping[str, int]) -> dict[str, Any]:
+    return {"channel_names": CHANNELS, "labels": dict(labels), "file_ending": ENDING}
+
+
+def _read(folder: Path, labels: Mapping[str, int]) -> dict[str, Any]:
     """The contents of dataset.json, or nothing; `InputError` if it is another data set's."""
     path = folder / "dataset.json"
     if not path.exists():
@@ -124,7 +137,7 @@ def _read(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({line(error)}); remove it") from None
     same = isinstance(content, dict) and all(
-        content.get(key) == value for key, value in _FIXED.items()
+        content.get(key) == value for key, value in _fixed(labels).items()
     )
     ensure(
         same, f"{path} describes a data set with other channels or labels; choose another folder"

@@ -89,16 +89,27 @@ def cases(source: Path, files: list[str]) -> tuple[list[Entry], list[LeftOut]]:
     return found, left
 
 
+def bridge_of(path: Path) -> label_sets.Bridge:
+    """What the values of a data set's label maps mean, by the names in its dataset.json;
+    `InputError` if it cannot be read."""
+    return label_sets.by_names(_names(_content(path)["labels"], path))
+
+
+def _content(path: Path) -> Any:
+    try:
+        content = json.loads(path.read_text("utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({line(error)}); check it") from None
+    fine = isinstance(content, dict) and isinstance(content.get("labels"), dict)
+    ensure(fine, f"{path} has no 'labels'; it is not a dataset.json of nnU-Net")
+    return content
+
+
 class _Facts:
     """What a dataset.json states: channels, labels, ending."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            content = json.loads(path.read_text("utf-8-sig"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read as JSON ({line(error)}); check it") from None
-        fine = isinstance(content, dict) and isinstance(content.get("labels"), dict)
-        ensure(fine, f"{path} has no 'labels'; it is not a dataset.json of nnU-Net")
+        content = _content(path)
         self.name = str(content.get("name") or path.parent.name)
         self.licence = str(content.get("licence") or content.get("license") or "")
         self.ending = str(content.get("file_ending") or ".nii.gz")

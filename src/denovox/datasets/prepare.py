@@ -7,7 +7,7 @@ order, on any number of processes or machines, and the same command completes a 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -23,10 +23,11 @@ from ..core.regions import REGIONS
 from ..core.resample import nearest, resize
 from ..core.volume import Volume, spacing_of
 from ..io.atomic import write_file
-from ..scan import anatomy, gate, totalsegmentator
+from ..io.space import TIGHTEST, check_space, size_of
+from ..scan import anatomy, gate
 from ..scan.body_regions import RegionSpan, region_spans
 from ..scan.constant_fill import constant_fill
-from . import label_sets, layouts, store
+from . import label_sets, layouts, store, totalsegmentator
 from .executors import Engine
 from .manifest import CaseFacts, split_of
 from .prepare_config import PrepareConfig
@@ -65,6 +66,8 @@ def prepare(
             left = [one for one in entries if not store.is_done(target, one.id)]
             there = len(entries) - len(left)
             yield f"{len(entries)} scans ({survey.layout}), {there} of them already in the store"
+            if config.spacing_mm is None:  # otherwise the scans' own sizes say little
+                check_space({target: _least_bytes(left)})
             job = partial(bring, source=source, target=target, config=config)
             yield from engine(job, left, left_out)
             rows = store.index(target)
@@ -83,6 +86,13 @@ def prepare(
             " their workers died, most likely out of memory; run the same command again, with"
             " fewer workers"
         )
+
+
+def _least_bytes(entries: Iterable[Entry]) -> int:
+    """Bytes that the store of these scans takes at the very least."""
+    scans = {entry.scan for entry in entries}
+    # gzip may hold float64, of which a store keeps a quarter before it packs that.
+    return sum(size_of(one) // (2 * TIGHTEST if one.suffix == ".gz" else TIGHTEST) for one in scans)
 
 
 def bring(entry: Entry, source: Path, target: Path, config: PrepareConfig) -> str:
@@ -107,6 +117,10 @@ def left_out(entry: Entry) -> str:
 
 def _cases(entry: Entry, source: Path, folder: Path, config: PrepareConfig) -> Iterator[CaseFacts]:
     notes = list(entry.notes)
+
+    def say(note: str) -> None:
+        notes.append(printable(note))
+
     known = CaseFacts(
         id=entry.id,
         patient=entry.patient,
@@ -136,11 +150,11 @@ def _cases(entry: Entry, source: Path, folder: Path, config: PrepareConfig) -> I
             series=entry.series,
             straighten=config.straighten,
             accept_hu=config.accept_hu,
-            say=lambda note: notes.append(printable(note)),
+            say=say,
         )
         volume = replace(volume, source=None)  # the stored values are no longer needed, and large
         coarse = anatomy.coarse(volume)
-        named, covers, lesion = _masks(entry, volume, config)
+        named, covers, lesion = _masks(entry, volume, config, say)
     except InputError as error:
         yield aside(str(error))
         return
@@ -187,13 +201,13 @@ def _spans(
 
 
 def _masks(
-    entry: Entry, volume: Volume, config: PrepareConfig
+    entry: Entry, volume: Volume, config: PrepareConfig, say: Callable[[str], None]
 ) -> tuple[UInt8[np.ndarray, "x y z"], tuple[str, ...], UInt8[np.ndarray, "x y z"]]:
     """(label ids, 0 where unlabelled; names of the classes the masks cover; 1 in lesions)."""
     ids, lesion = np.zeros((2, *volume.shape), np.uint8)
     covers: set[str] = set()
     for mask in entry.masks:
-        own, marks, classes = label_sets.read(mask.path, mask.bridge, volume)
+        own, marks, classes = label_sets.read(mask.path, mask.bridge, volume, say)
         ids = labels.overlay(ids, own)
         lesion |= marks
         covers |= set(classes)

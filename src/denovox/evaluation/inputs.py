@@ -36,13 +36,17 @@ _ENDS = re.compile(r"\.(?:nii(?:\.gz)?|nrrd|nhdr|mha|mhd|npy|png|tiff?|zip|dcm)$
 
 @dataclass(frozen=True)
 class Scan:
-    """A CT on disk. id: unique, and safe as a file's name. region: None is recognised along z."""
+    """A CT on disk. id: unique, and safe as a file's name. region: None is recognised along z.
+
+    anatomy: the label map that it was generated from.
+    """
 
     id: str
     patient: str
     path: Path
     region: str | None = None
     series: str | None = None
+    anatomy: Path | None = None
 
     def read(self, say: Say = lambda text: None, accept_hu: bool = False) -> Volume:
         """Its HU, see `gate.read`; `InputError` names the file."""
@@ -100,7 +104,9 @@ def _listed(rows: Sequence[Row], data: Path, region: str | None) -> list[Scan]:
             name = hashed(name, path)
         ensure(name not in scans, f"{row.where}: there is a scan '{name}' already; list each once")
         own = None if own == "auto" else own
-        scans[name] = Scan(name, row.cells["patient"], file, own)
+        labels = row.cells.get("anatomy")
+        anatomy = path_in(data.parent, labels) if labels else None
+        scans[name] = Scan(name, row.cells["patient"], file, own, anatomy=anatomy)
     return list(scans.values())
 
 
@@ -110,7 +116,7 @@ def _one(first: Path, second: Path) -> bool:
 
 
 def sets_of(data: Path, region: str | None, say: Say) -> dict[str, list[Scan]]:
-    """set -> its scans, from a folder or a CSV (patient, set, scan, optionally region).
+    """set -> its scans, from a folder or a CSV (patient, set, scan, optionally region, anatomy).
 
     The sets are those of `SETS`; "made" is an older name of "synthetic". `InputError` where real
     or synthetic scans are fewer than two, or as in `scans_of`.

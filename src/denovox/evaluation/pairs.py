@@ -19,6 +19,7 @@ from ..io import formats
 from ..metrics.results import Figure, Results
 from ..model.weights import describe, locate
 from ..scan import gate
+from ..scan.constant_fill import PADDING_HU
 from . import published
 from .inputs import Pair, Say, pairs_of, sha256
 from .protocols import protocol
@@ -75,7 +76,7 @@ def _by_slice(
 
 def _in_hu(path: Path, window: tuple[float, float], say: Say) -> Volume:
     """A CT in HU, or one that was already cut to the window where the protocol cuts."""
-    volume = formats.read(path, say=say)
+    volume = formats.read(path, padding=PADDING_HU, say=say)
     gate.require_ct(volume, str(path), published.cut_to(volume.hu, *window), say)
     return volume
 
@@ -89,7 +90,9 @@ def rplhr(pairs: Sequence[Pair], method: str, seed: int, say: Say) -> tuple[Figu
     """Figures of volumes whose values are [0, 1], not HU."""
     scores = []
     for pair in pairs:
-        reference, test = (formats.read(path, say=say) for path in (pair.first, pair.second))
+        reference, test = (
+            formats.read(path, padding=0.0, say=say) for path in (pair.first, pair.second)
+        )
         test.grid.require(reference.grid, pair.second, pair.first)
         scores.append(published.rplhr(reference.hu, test.hu))
     return volume_figures(scores, [pair.patient for pair in pairs], method, seed)

@@ -19,17 +19,18 @@ from ..core.labels import OUTSIDE
 from ..core.regions import REGIONS
 from ..core.version import __version__
 from ..core.volume import Volume
-from ..inference.scan_context import spans_in
+from ..inference.scan_context import Labels, spans_in
 from ..metrics import medicalnet, slices25d, texture
 from ..metrics.results import Figure, Results
 from ..metrics.set_distance import Features, by_scan, memorised, scale_of, standardised
 from ..scan import anatomy
 from .inputs import SETS, Say, Scan, sets_of, sha256
 from .protocols import protocol
+from .realism_coherence import Whole, whole, whole_figures
 from .realism_figures import NOTES, View, copy_figures, distance_figures
 
 Rows = Float64[np.ndarray, "_ _"]  # of features of one scan
-Extract = Callable[[Scan, Volume], dict[str, Rows]]  # view -> rows
+Extract = Callable[[Scan, Volume, Labels], dict[str, Rows]]  # view -> rows
 Sets = dict[str, dict[str, Features]]  # view -> set -> features
 
 
@@ -58,7 +59,7 @@ def evaluate_realism(
     sets = sets_of(data, config.region, say)
     extract, network_sha = row.run(config.network, say)
     copied, files = _facts(sets)
-    features = _features(sets, extract, files, say, config.accept_hu)
+    features, wholes = _features(sets, extract, files, say, config.accept_hu)
     views, skipped = _views(features)
     ensure(views, f"no view has two real and two synthetic scans ({'; '.join(skipped)})")
     notes = [f"convention: {row.convention}", f"source: {row.source}", *NOTES, *skipped]
@@ -69,8 +70,9 @@ def evaluate_realism(
     figures = distance_figures(views, config.method, config.seed, average)
     copies, closest = _copies(row.name == "radiomic", features, config)
     settings = config.model_dump() | {kind: len(scans) for kind, scans in sets.items()}
-    notes += [*closest, *_spacings(files), *copied]
-    every = figures + copies
+    held, found = whole_figures(wholes, config.method, config.seed)
+    notes += [*closest, *found, *_spacings(files), *copied]
+    every = figures + copies + held
     return Results(
         row.name, str(data), every, settings, network_sha, __version__, tuple(notes), tuple(files)
     )
@@ -106,8 +108,7 @@ def _facts(sets: Mapping[str, Sequence[Scan]]) -> tuple[list[str], list[dict[str
 def radiomic(network: str | None, say: Say) -> tuple[Extract, None]:
     """Features of texture in each region; there is no network."""
 
-    def extract(scan: Scan, volume: Volume) -> dict[str, Rows]:
-        coarse = anatomy.coarse(volume)
+    def extract(scan: Scan, volume: Volume, coarse: Labels) -> dict[str, Rows]:
         rows = {}
         for span in spans_in(volume, coarse, scan.region, say):
             if span.stop - span.start < texture.LEAST:
@@ -128,7 +129,7 @@ def _of_network(
     from ..metrics.feature_network import load
 
     net = load(network, dimensions, name)
-    return lambda _, volume: features(net, volume), net.sha256
+    return lambda _, volume, found: features(net, volume), net.sha256
 
 
 fid25d = partial(
@@ -151,15 +152,19 @@ def _features(
     files: Sequence[dict[str, Any]],
     say: Say,
     accept_hu: bool,
-) -> Sets:
-    """The features of every scan, one after the other; its file's row records grid and views."""
+) -> tuple[Sets, dict[str, list[Whole]]]:
+    """The features of every scan, one after the other, and of each set its scans as wholes; the row
+    of a scan's file records grid and views."""
     rows: dict[str, dict[str, list[tuple[Scan, Rows]]]] = {}
+    wholes: dict[str, list[Whole]] = {}
     every = [(kind, scan) for kind, scans in sets.items() for scan in scans]
     for number, ((kind, scan), facts) in enumerate(zip(every, files, strict=True), 1):
         say(f"{kind} {scan.id}: {number} of {len(every)}")
         volume = scan.read(say, accept_hu)
+        coarse = anatomy.coarse(volume)
+        wholes.setdefault(kind, []).append(whole(scan, volume, coarse, say))
         try:
-            views = extract(scan, volume)
+            views = extract(scan, volume, coarse)
         except InputError as error:
             raise InputError(f"{scan.path}: {error}") from None
         facts["shape"] = list(volume.shape)
@@ -167,10 +172,11 @@ def _features(
         facts["views"] = list(views)
         for view, values in views.items():
             rows.setdefault(view, {}).setdefault(kind, []).append((scan, values))
-    return {
+    stacked = {
         view: {kind: _stacked(scans) for kind, scans in kinds.items()}
         for view, kinds in rows.items()
     }
+    return stacked, wholes
 
 
 def _stacked(rows: Sequence[tuple[Scan, Rows]]) -> Features:

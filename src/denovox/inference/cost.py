@@ -1,6 +1,7 @@
 """What a run would cost in tiles, seconds and memory, estimated from one tile of the real network.
 
-Time is the voxels of all tiles times the network's measured speed. Memory is what the process
+Time is the voxels of all tiles times the network's measured speed, and seconds per voxel (below)
+for everything else. Memory is what the process
 already holds, plus arrays counted in bytes per voxel (below), plus what one tile took when it was
 timed; `benchmarks/doctor.py` measures how accurate this is.
 """
@@ -32,24 +33,26 @@ from ..sampling.windowed import covered, layout
 from ..scan.body_regions import RegionSpan
 from .engine import Engine
 from .frame import Frame, working_grid
-from .memory import grid_mb
+from .memory import Room, grid_mb
 from .options import RunOptions
 from .region_blend import blend_parts
 
 Method = Literal["mean", "diffpir"]
 METHODS: tuple[Method, ...] = ("mean", "diffpir")
-# Bytes per voxel of the scan, besides HU and stored values: labels and the result; finding the
-# anatomy happens before anything else is allocated.
-SCAN_BYTES, ANATOMY_BYTES = 5, 6
+# Bytes per voxel of the scan, besides HU and stored values: labels; finding the anatomy happens
+# before anything else is allocated.
+SCAN_BYTES, ANATOMY_BYTES = 1, 6
 # On a CPU, each further tile shape leaves behind this fraction of a tile's memory: it is freed, but
-# glibc keeps it, since it fits no other shape (with MALLOC_MMAP_THRESHOLD_=1000000 in the
-# environment, glibc returns it). Measured: benchmarks/doctor.py.
+# glibc keeps it, since it fits no other shape. Measured: benchmarks/doctor.py.
 RETAINED = 0.12
+# Seconds of everything but the network, on a core of a Xeon: of a run (imports, weights), and per
+# voxel (reading and writing .nii.gz, anatomy, noise, blending; further passes for coloured noise).
+START_S, VOXEL_S, COLOURED_S = 1.9, 0.42e-6, 0.35e-6
 EVALUATIONS = {"mean": 1, "coloured": 4, "diffpir": 10}
 
 
 class Cost(Settings):
-    """Expected cost of a `denoise` run. seconds: of the network, which is nearly all of a run."""
+    """Expected cost of a `denoise` run, from its start to the file."""
 
     method: Method
     evaluations: int
@@ -92,6 +95,11 @@ class TilePlan:
     voxels: int
     shapes: frozenset[Shape]
     part: Shape
+
+    @property
+    def coloured(self) -> bool:
+        """Whether several estimates are averaged."""
+        return self.evaluations == EVALUATIONS["coloured"]
 
     @property
     def largest(self) -> Shape:
@@ -176,7 +184,7 @@ def _mean_calls(
     yield _Call(whole, needed)
     if not coloured:
         return
-    reach = covered(whole, needed)
+    reach = covered(whole, lambda at: needed[..., at], z)(slice(0, z))
     yield from (_Call(whole, reach),) * 2
     for i, j in itertools.product(range(STEP), repeat=2):
         phase = reach[i::STEP, j::STEP]
@@ -246,18 +254,22 @@ def cost(
     scan = math.prod(volume.shape)
     stored = stored_in(volume) if stored_mb is None else stored_mb
     held = volume.hu.nbytes / 1e6 + stored
-    kind: str = "coloured" if work.evaluations == EVALUATIONS["coloured"] else method
-    if kind == "mean" and working_grid(volume, model.config.spacing_mm) != volume.shape:
-        kind = "resampled"
+    own_grid = working_grid(volume, model.config.spacing_mm) == volume.shape
+    kind: str = method if method != "mean" else "stream" if own_grid else "resampled"
     layer = max(z for _, _, z in work.shapes or {(0, 0, 0)})
     on_grid = grid_mb(kind, work.part, layer)
-    options = SCAN_BYTES * scan / 1e6 + (0 if timing.on_gpu else on_grid + grown)
+    labels = SCAN_BYTES * scan / 1e6
+    arrays = [volume.shape] + [work.part] * (2 if work.coloured else 0)
+    kept = Room.beside(volume.shape, held + labels, on_grid + grown, RunOptions()).kept_mb(arrays)
+    options = labels + kept + (0 if timing.on_gpu else on_grid + grown)
     return Cost(
         method=method,
         evaluations=work.evaluations,
         tiles=work.count,
         tile=work.largest,
-        seconds=work.voxels * timing.seconds / timed,
+        seconds=work.voxels * timing.seconds / timed
+        + START_S
+        + (VOXEL_S + COLOURED_S * work.coloured) * scan,
         memory_mb=timing.resident_mb + held + max(ANATOMY_BYTES * scan / 1e6, options),
         device_mb=on_grid + grown if timing.on_gpu else 0.0,
     )

@@ -23,11 +23,10 @@ from ..core.resample import noise_gain
 from ..core.tensors import tensor
 from ..core.volume import Volume
 from ..sampling.sampler import Noise
+from ..scan.noise import RegionNoise
 from ..tasks import (
     COLOUR,
-    RESIDUAL,
     change,
-    denoising_coloured,
     denoising_diffpir,
     denoising_sample,
     noisy_input,
@@ -35,12 +34,12 @@ from ..tasks import (
 from . import memory
 from .engine import Engine
 from .frame import Frame
+from .large import coloured
 from .options import RunOptions
 from .region_blend import Part, blend_parts, share_of
-from .scan_context import ScanContext
+from .scan_context import ScanContext, stored_bytes
 
 Method = Literal["mean", "diffpir", "sample"]
-PLANES = 16  # at a time, so that the steps of an elementwise function take no memory
 
 Vol = Float[torch.Tensor, "1 1 x y z"]
 Restored = Iterator[tuple[slice, Vol]]
@@ -54,43 +53,39 @@ def denoise(engine: Engine, context: ScanContext, method: Method, options: RunOp
     frames = [
         Frame.of_slices(volume, grid, region_named(part.span.region), part.z) for part in parts
     ]
-    more_mb = max(
-        _memory_mb(engine, frame, method, each.spectrum, options)
-        for frame, each in zip(frames, noise, strict=True)
+    work_mb = max(
+        memory.work_mb(engine, _kind(frame, method), frame.box.size, options, method == "mean")
+        for frame in frames
     )
-    added_hu = memory.result(volume.shape, np.float32, more_mb, options)
+    held_mb = (volume.hu.nbytes + context.coarse.nbytes + stored_bytes(context.volume)) / 1e6
+    room = memory.Room.beside(volume.shape, held_mb, work_mb, options)
+    added_hu = room.zeros(volume.shape)
     for number, (part, frame, each) in enumerate(zip(parts, frames, noise, strict=True)):
         share = share_of(options, number, parts)
-        work = _Work(engine, volume, frame, part, each.sd_hu, each.spectrum, share)
+        work = _Work(engine, volume, frame, part, each, share, room.part())
         condition = frame.condition(context.coarse)
         of_part = added_hu[..., part.z]
         finished = None
         for (x, z), added in work.added_hu(work.restored(method, condition)):
             if z != finished:
-                memory.release(added_hu)
+                room.release()
             of_part[x, :, z] += part.weight[z] * added
             finished = z
     scan = context.volume
     out = added_hu if scan.hu.dtype == np.float32 else np.empty_like(scan.hu)
-    for k in range(0, volume.shape[2], PLANES):
-        z = slice(k, k + PLANES)
+    for z in memory.slabs(volume.shape[2]):
         if filled is not None:
             added_hu[..., z][filled[..., z]] = 0
         np.add(scan.hu[..., z], added_hu[..., z], out=out[..., z])
-        memory.release(added_hu)
+        room.release()
     return scan.with_hu(out)
 
 
-def _memory_mb(
-    engine: Engine, frame: Frame, method: Method, spectrum: Spectrum, options: RunOptions
-) -> float:
-    """What denoising a part takes besides the scan, its anatomy and the result, MB."""
-    kind: str = method if frame.own_grid or method != "mean" else "resampled"
-    if method == "mean" and spectrum.mean_square(frame.box.size, frame.spacing_mm) >= COLOUR:
-        kind = "coloured"
-    x, y, z = (tiling.size for tiling in engine.tilings(frame.box.size, options.tile))
-    grid = memory.grid_mb(kind, frame.box.size, z)
-    return grid + memory.tile_mb(engine, (x, y, z), options.batch)
+def _kind(frame: Frame, method: Method) -> str:
+    """Of `memory.GRID_BYTES`."""
+    if method == "mean":
+        return "stream" if frame.own_grid else "resampled"
+    return method
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,9 +96,19 @@ class _Work:
     volume: Volume
     frame: Frame
     part: Part
-    noise_hu: float
-    spectrum: Spectrum
+    region_noise: RegionNoise
     options: RunOptions
+    room: memory.Room
+
+    @property
+    def noise_hu(self) -> float:
+        """SD of the noise on the scan's grid."""
+        return self.region_noise.sd_hu
+
+    @property
+    def spectrum(self) -> Spectrum:
+        """Of the noise."""
+        return self.region_noise.spectrum
 
     @cached_property
     def sigma(self) -> float:
@@ -161,16 +166,15 @@ class _Work:
     def _mean(self, condition: Condition) -> Restored:
         if self.spectrum.mean_square(self.frame.box.size, self.frame.spacing_mm) < COLOUR:
             return self.engine.means(self.noisy, self.sigma, condition, self.options, self.needed)
-        noise = self.frame.noise(self.options.seed, self.engine.device)
-        tasks = denoising_coloured(self.noisy(self._all), self.sigma, self._psd, noise)
-        reach = self.engine.reach(self.needed(self._all), self.options)
-        mean, count = torch.zeros_like(tasks[0].x), len(tasks) + 1
-        for number, task in enumerate(tasks):
-            share = self.options.part(number, count)
-            mean += self.engine.run(task, condition, noise, share, reach) / len(tasks)
-        del tasks
-        last, sigma = self.options.part(count - 1, count), RESIDUAL * self.sigma
-        return self.engine.means(lambda z: mean[..., z], sigma, condition, last, self.needed)
+        every = slice(0, self.frame.box.size[0])
+        measured = coloured.Measured(
+            self.noisy,
+            self.needed,
+            lambda z: self._noise(every, z)(1),
+            self.sigma,
+            self.spectrum,
+        )
+        return coloured.means(self.engine, self.frame, measured, condition, self.options, self.room)
 
     @property
     def _psd(self) -> Float[torch.Tensor, "u v w"]:
@@ -183,8 +187,7 @@ class _Work:
 
     @property
     def _planes(self) -> Iterator[slice]:
-        count = self.frame.box.size[0]
-        return (slice(i, min(i + PLANES, count)) for i in range(0, count, PLANES))
+        return memory.slabs(self.frame.box.size[0])
 
     def _empty(self, z: slice) -> Vol:
         size = *self.frame.box.size[:2], z.stop - z.start

@@ -19,7 +19,7 @@ from ..io import dicom, formats
 from ..io.dicom.geometry import TILT_DEGREES
 from ..scan import anatomy, geometry_checks, hu_checks, slice_checks
 from ..scan.body_regions import RegionSpan, region_spans
-from ..scan.constant_fill import as_air, fill_sentence, outside_fill
+from ..scan.constant_fill import PADDING_HU, as_air, fill_sentence, outside_fill
 from ..scan.hu_checks import Finding, Severity
 from .cost import METHODS, Cost, Noise, TileTiming, cost, stored_in
 from .frame import working_grid
@@ -89,7 +89,9 @@ def examine(
     stacking: tuple[Stacking, ...] = ()
     try:
         stacking = _stacking(path, series)
-        volume = formats.read(path, series=series, straighten=straighten, say=notes.append)
+        volume = formats.read(
+            path, series=series, straighten=straighten, padding=PADDING_HU, say=notes.append
+        )
     except InputError as error:
         found = [
             *_of_stacking(stacking),

@@ -16,8 +16,7 @@ from ..core.errors import ensure
 from ..model import weights
 from ..model.denoiser import Denoiser
 from ..sampling.corrections import clip
-from ..sampling.interleaved import STEP, interleaved, phase
-from ..sampling.sampler import Denoise, Noise
+from ..sampling.sampler import Noise
 from ..sampling.windowed import Layers, Needed, Slices, Tilings, covered, layout, windowed
 from ..tasks import Task
 from .options import RunOptions
@@ -26,6 +25,19 @@ OVERLAP = 4  # voxels that two tiles share where they are blended
 # Their edge as a share of the largest: group norms average over a tile, and a network trained on
 # smaller patches loses .04 to .07 dB on chests with tiles of 64^3 voxels that hardly overlap.
 BLENDED = 0.75
+MOST_TILES = 64  # at once on a GPU, where no number is given
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation of the network on a volume, at noise level sigma.
+
+    number: of it within its task, which moves the seams; blend: as in `tasks.Task`.
+    """
+
+    sigma: float
+    number: int = 0
+    blend: bool = True
 
 
 @dataclass(frozen=True)
@@ -56,34 +68,25 @@ class Engine:
         needed: for a task of one evaluation, the voxels whose result matters; tiles without any are
         skipped.
         """
-        finished, calls = 0, task.evaluations * (STEP**2 if task.split else 1)
+        finished = 0
         if needed is not None and task.evaluations > 1:
             raise ValueError("what a later evaluation needs of an earlier one is not known")
 
         def progress(share: float) -> None:
             nonlocal finished
-            options.progress((finished + share) / calls)
+            options.progress((finished + share) / task.evaluations)
             finished += share == 1
 
-        def denoise_with(
-            condition: Condition, needed: Bool[torch.Tensor, "x y z"] | None
-        ) -> Denoise:
-            return windowed(
-                self.denoiser,
-                condition.to(self.device),
-                self.tilings(_shape(condition), options.tile, task.blend),
-                options.batch,
-                options.seed,
-                progress,
-                None if needed is None else (lambda z: needed[..., z]),
-            )
-
-        def denoise_phase(i: int, j: int) -> Denoise:
-            own = None if needed is None else needed[i::STEP, j::STEP]
-            return denoise_with(phase(condition, i, j), own)
-
+        whole = windowed(
+            self.denoiser,
+            condition.to(self.device),
+            self.tilings(_shape(condition), options.tile, task.blend),
+            self._batch(options),
+            options.seed,
+            progress,
+            None if needed is None else (lambda z: needed[..., z]),
+        )
         with torch.inference_mode():
-            whole = interleaved(denoise_phase) if task.split else denoise_with(condition, needed)
             return task.run(whole, noise)
 
     def means(
@@ -99,11 +102,33 @@ class Engine:
         The same as `run` of `tasks.denoising`, but x is called for the slices of one layer of tiles
         at a time, so that neither the volume nor the result is in memory. needed: as in `run`.
         """
+        for z, x0 in self.stream(x, Evaluation(sigma), condition, options, needed):
+            yield z, clip(x0, sigma)
+
+    def stream(
+        self,
+        x: Slices,
+        of: Evaluation,
+        condition: Condition,
+        options: RunOptions,
+        needed: Needed | None = None,
+        control: Slices | None = None,
+    ) -> Iterator[tuple[slice, Float[torch.Tensor, "1 1 x y z"]]]:
+        """An evaluation of the network on a volume, as in `means`; not clipped.
+
+        control: the condition's, for the slices of one layer of tiles at a time.
+        """
         shape = _shape(condition)
-        axes = layout(shape, self.tilings(shape, options.tile), options.seed)
+        tilings = self.tilings(shape, options.tile, of.blend)
+        axes = layout(shape, tilings, options.seed, of.number)
         layers = Layers(
-            self.denoiser, condition.to(self.device), axes, options.batch, options.progress
-        ).run(x, sigma, shape[2], needed)
+            self.denoiser,
+            condition.to(self.device),
+            axes,
+            self._batch(options),
+            options.progress,
+            control,
+        ).run(x, of.sigma, shape[2], needed)
         while True:
             with torch.inference_mode():  # not around `yield`: the caller would compute in it
                 found = next(layers, None)
@@ -111,15 +136,16 @@ class Engine:
                 return
             z, x0 = found
             del found
-            yield z, clip(x0, sigma)
+            yield z, x0
 
-    def reach(
-        self, needed: Bool[torch.Tensor, "x y z"], options: RunOptions
-    ) -> Bool[torch.Tensor, "x y z"]:
+    def reach(self, needed: Needed, shape: Shape, options: RunOptions) -> Needed:
         """What a posterior mean of the `needed` voxels looks at."""
-        x, y, z = needed.shape
-        tilings = self.tilings((x, y, z), options.tile)
-        return covered(layout((x, y, z), tilings, options.seed), needed)
+        tilings = self.tilings(shape, options.tile)
+        return covered(layout(shape, tilings, options.seed), needed, shape[2])
+
+    def _batch(self, options: RunOptions) -> int:
+        """How many tiles to evaluate at once."""
+        return options.batch or (1 if self.device == "cpu" else MOST_TILES)
 
     def tilings(self, shape: Shape, edge: int, blend: bool = True) -> Tilings:
         """Tiles of at most `edge` for a volume; smaller, and overlapping, if `blend` is set.

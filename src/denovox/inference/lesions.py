@@ -106,7 +106,7 @@ def organ_in(path: Path, context: ScanContext) -> tuple[str, UInt8[np.ndarray, "
             f"{path}: name the file after the organ it shows (docs/reference/labels.md), e.g."
             " pancreas.nii.gz"
         )
-    mask = marked(path, context.volume)
+    mask = marked(path, context.volume, context.say)
     return name, np.where(mask, np.uint8(ID[name]), context.coarse)
 
 

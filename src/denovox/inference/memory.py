@@ -9,20 +9,26 @@ import math
 import mmap
 import os
 import tempfile
+import weakref
 from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing
 
 from ..core.box import Shape
-from ..core.errors import InputError, ensure
+from ..core.errors import InputError
+from ..core.process import megabytes, return_freed
 from .engine import Engine
-from .options import RunOptions
+from .options import RunOptions, Say
 
+COPIES = 3  # of a volume in float32: no run keeps more of them in memory, ...
+LEAST_MB = 1000.0  # ... unless they are as small as this
 # Of a layer of tiles, where a volume passes through as a stream: its input, its sum, its result,
 # and the steps of elementwise functions.
 LAYER_BYTES = 24
-# Of the largest part, on the working grid.
-GRID_BYTES = {"mean": 0, "resampled": 16, "coloured": 48, "diffpir": 40, "sample": 48}
+# Of the largest part, on the working grid, besides what a `Room` keeps.
+GRID_BYTES = {"stream": 0, "resampled": 16, "diffpir": 40, "sample": 48}
 TILE_BYTES = 75  # of a tile, for each channel of a network's first level (float32)
 
 
@@ -38,33 +44,77 @@ def grid_mb(kind: str, size: Shape, layer: int) -> float:
     return x * y * (z * GRID_BYTES[kind] + layer * LAYER_BYTES) / 1e6
 
 
-def result(shape: Shape, dtype: type, more_mb: float, options: RunOptions) -> np.ndarray:
-    """Zeros for the result of a run that takes more_mb besides; on disk if memory is short.
+def work_mb(engine: Engine, kind: str, size: Shape, options: RunOptions, blend: bool) -> float:
+    """What a part of a scan takes on its working grid besides what a `Room` keeps: as `grid_mb`,
+    and one batch of tiles."""
+    x, y, z = (each.size for each in engine.tilings(size, options.tile, blend))
+    return grid_mb(kind, size, z) + tile_mb(engine, (x, y, z), max(1, options.batch))
 
-    `InputError` where `options.memory` is given and does not suffice even then, or neither does
-    the disk.
+
+@dataclass
+class Room:
+    """Where arrays as large as a volume are kept: in memory while there is room, then on disk.
+
+    left_mb: room in memory. say: called when the first array is put on disk.
     """
-    own_mb, left_mb = math.prod(shape) * np.dtype(dtype).itemsize / 1e6, options.allowance_mb()
-    if own_mb + more_mb <= left_mb:
-        return np.zeros(shape, dtype)
-    if options.memory is not None:
-        taken = f"{(more_mb - left_mb) / 1000 + _given_gb(options):.1f} GB"
-        ensure(
-            more_mb <= left_mb,
-            f"this takes about {taken} of memory, and --memory allows {_given_gb(options):g} GB;"
-            " allow more, or give a smaller part of the scan",
-        )
-    options.say(f"memory: the result ({own_mb / 1000:.1f} GB) is kept on disk meanwhile")
-    return on_disk(shape, dtype)
+
+    left_mb: float
+    say: Say
+    _files: list[weakref.ref[mmap.mmap]] = field(default_factory=list)
+
+    @classmethod
+    def beside(cls, shape: Shape, held_mb: float, work_mb: float, options: RunOptions) -> Room:
+        """The room of a run on a volume, of which held_mb are in memory already, and which takes
+        work_mb besides. `InputError` where `options.memory` is given and does not suffice."""
+        return_freed()  # what glibc keeps of the steps before would count as taken
+        left_mb = options.allowance_mb() - work_mb
+        if options.memory is not None and left_mb < 0:
+            given_mb = megabytes(options.memory)
+            raise InputError(
+                f"this takes about {math.ceil((given_mb - left_mb) / 100) / 10:.1f} GB of memory,"
+                f" and --memory allows {given_mb / 1000:g} GB; allow more, or give a smaller part"
+                " of the scan"
+            )
+        copies_mb = COPIES * 4 * math.prod(shape) / 1e6
+        return cls(min(left_mb, max(copies_mb - held_mb, LEAST_MB)), options.say)
+
+    def zeros(self, shape: Shape) -> np.ndarray:
+        """Zeros in float32; on disk, slices are contiguous. `InputError` where that has no room."""
+        own_mb = 4 * math.prod(shape) / 1e6
+        if own_mb <= self.left_mb:
+            self.left_mb -= own_mb
+            return np.zeros(shape, np.float32)
+        if not self._files:
+            self.say(f"memory: volumes of {own_mb / 1000:.1f} GB are kept on disk meanwhile")
+        values = on_disk(shape, np.float32)
+        self._files += [weakref.ref(each) for each in _bases(values) if isinstance(each, mmap.mmap)]
+        return values
+
+    def kept_mb(self, shapes: list[Shape]) -> float:
+        """How much of arrays of such shapes would be in memory, MB."""
+        left_mb = self.left_mb
+        for shape in shapes:
+            own_mb = 4 * math.prod(shape) / 1e6
+            left_mb -= own_mb if own_mb <= left_mb else 0
+        return self.left_mb - left_mb
+
+    def part(self) -> Room:
+        """The same room for arrays that are used for a part of the run and then dropped."""
+        return replace(self)
+
+    def release(self) -> None:
+        """Let go of the memory of the arrays that are on disk; their values stay."""
+        for file in self._files:
+            if (mapped := file()) is not None and hasattr(mmap, "MADV_DONTNEED"):
+                mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def _given_gb(options: RunOptions) -> float:
-    from ..core.process import megabytes
+def slabs(length: int, step: int = 16) -> Iterator[slice]:
+    """Consecutive slices, a few at a time, so that what is computed of them takes no memory."""
+    return (slice(k, min(k + step, length)) for k in range(0, length, step))
 
-    return megabytes(options.memory or 0) / 1000
 
-
-def on_disk(shape: Shape, dtype: type) -> np.ndarray:
+def on_disk(shape: Shape, dtype: numpy.typing.DTypeLike) -> np.ndarray:
     """Zeros in a file without a name, which vanishes with the array; slices are contiguous."""
     count = math.prod(shape) * np.dtype(dtype).itemsize
     with tempfile.TemporaryFile() as file:
@@ -76,6 +126,8 @@ def on_disk(shape: Shape, dtype: type) -> np.ndarray:
                 f" ({error.strerror}); set TMPDIR to a larger disk, or allow more with --memory"
             ) from None
         held = mmap.mmap(file.fileno(), count)
+    if hasattr(mmap, "MADV_RANDOM"):  # or Linux would map much more than the rows that are used
+        held.madvise(mmap.MADV_RANDOM)
     return np.frombuffer(held, dtype).reshape(shape, order="F")
 
 
@@ -86,13 +138,6 @@ def reserve(file: int, count: int) -> None:
         os.posix_fallocate(file, 0, count)
     else:
         os.truncate(file, count)
-
-
-def release(values: np.ndarray) -> None:
-    """Let go of the memory of an array that is on disk; its values stay."""
-    for each in _bases(values):
-        if isinstance(each, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            each.madvise(mmap.MADV_DONTNEED)
 
 
 def _bases(values: object) -> Iterator[object]:

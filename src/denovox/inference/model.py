@@ -15,8 +15,8 @@ from ..core.errors import ensure, one_of
 from ..core.operators.slice_profile import Profile
 from ..core.volume import Volume
 from ..model import weights
-from ..model.denoiser import Precision
-from ..model.devices import device_named
+from ..model.denoiser import Denoiser, Precision
+from ..model.devices import devices_named
 from ..sampling.guidance import Guidance
 from ..scan import gate
 from ..simulate.lesion_placement import LesionRequest
@@ -24,8 +24,10 @@ from ..tasks import Solver
 from . import denoise, inpaint, lesions, posterior, superres, synthesize
 from .anomaly import detection
 from .anomaly.calibration import Calibration, bundled
+from .anomaly.components import THRESHOLD
 from .engine import Engine
 from .frame import Spacing
+from .large.sharing import Fitting, Shared
 from .options import RunOptions
 from .scan_context import ScanContext, check_volume, context_of
 
@@ -129,7 +131,7 @@ class Model(Engine):
         roi: Marked | None = None,
         region: str | None = None,
         calibrations: Sequence[Calibration] | None = None,
-        threshold: float = detection.THRESHOLD,
+        threshold: float = THRESHOLD,
         options: RunOptions | None = None,
         context: ScanContext | None = None,
     ) -> detection.Detection:
@@ -255,14 +257,20 @@ def load(
     """Load a model by the bundled name or the path of its weights.
 
     name: of a base, or of a control, which finds its base by itself. control: from `denovox
-    finetune` for this base; `InputError` where it belongs to another. device: "cpu", "cuda", ...;
-    None: the best available; `InputError` for one that is not there. precision: "auto" computes in
-    bfloat16 where the hardware supports it natively, which takes about half the time and changes
-    a denoised scan by less than 0.1 HU (SD); elsewhere, and with "float32", in float32.
+    finetune` for this base; `InputError` where it belongs to another. device: "cpu", "cuda", ...,
+    or several that share the tiles of a scan, such as "cuda:0,cuda:1"; None: the best available;
+    `InputError` for one that is not there. precision: "auto" computes in bfloat16 where the
+    hardware supports it natively, which takes about half the time and changes a denoised scan by
+    less than 0.1 HU (SD); elsewhere, and with "float32", in float32.
     """
-    chosen = device_named(device)
+    devices = devices_named(device)
     one_of(precision, get_args(Precision), "precision")
     base, control_file = weights.resolve([name] if control is None else [name, control])
     kind = None if control_file is None else weights.describe_control(control_file)[0].kind
-    denoiser, config = weights.load(base, chosen, precision, control_file)
-    return Model(denoiser, config, base, chosen, kind, control_file)
+    loaded = {each: weights.load(base, each, precision, control_file) for each in devices}
+    config = loaded[devices[0]][1]
+    fitting: list[Denoiser] = [
+        Fitting(loaded[each][0]) if each.startswith("cuda") else loaded[each][0] for each in devices
+    ]
+    denoiser = fitting[0] if len(devices) == 1 else Shared(fitting, devices)
+    return Model(denoiser, config, base, devices[0], kind, control_file)

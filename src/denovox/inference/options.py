@@ -20,18 +20,18 @@ class RunOptions:
 
     seed: of the noise; the same seed gives identical results on the same machine. tile: edge of the
     largest tile in voxels; blended ones have as many as a cube of 3/4 of it. batch: tiles evaluated
-    at once. memory: the most that the process should take, such as "4GB" or a number of bytes;
-    None: half of what is free. It decides what is kept on disk meanwhile, and never changes a
-    result; an `InputError` is raised where it does not suffice. accept_hu: process a scan whose
-    values do not look like HU, which raises an `InputError` otherwise. say: called with each
-    decision the user should know about. progress: called with the fraction of the work that is
-    done, from 0 to 1. note: called with what is being done, such as "level 2 of 3, step 4 of 10",
-    before `progress`.
+    at once; 0: one, or on a GPU as many as fit into its memory. memory: the most that the process
+    should take, such as "4GB" or a number of bytes; None: half of what is free. It decides what is
+    kept on disk meanwhile, and never changes a result; an `InputError` is raised where it does not
+    suffice. accept_hu: process a scan whose values do not look like HU, which raises an
+    `InputError` otherwise. say: called with each decision the user should know about. progress:
+    called with the fraction of the work that is done, from 0 to 1. note: called with what is being
+    done, such as "level 2 of 3, step 4 of 10", before `progress`.
     """
 
     seed: int = 0
     tile: int = 64
-    batch: int = 1
+    batch: int = 0
     memory: str | float | None = None
     accept_hu: bool = False
     say: Say = lambda line: None
@@ -39,7 +39,7 @@ class RunOptions:
     note: Say = lambda line: None
 
     def __post_init__(self) -> None:
-        for name, least in (("seed", 0), ("tile", 1), ("batch", 1)):
+        for name, least in (("seed", 0), ("tile", 1), ("batch", 0)):
             value = getattr(self, name)
             whole = isinstance(value, Integral) and not isinstance(value, bool)
             ensure(

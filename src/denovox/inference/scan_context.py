@@ -15,6 +15,7 @@ from ..core.morphology import Mask
 from ..core.operators.coloured_noise import WHITE, Spectrum
 from ..core.regions import region as region_named
 from ..core.volume import Volume
+from ..io.nifti_bytes import NiftiSource
 from ..reports.recorder import decided
 from ..scan import anatomy, gate
 from ..scan.body_regions import RegionSpan, region_spans
@@ -85,6 +86,11 @@ class ScanContext:
             voxels = " x ".join(map(str, grid))
             self.say(f"grid: resampled to {voxels} voxels, to a spacing the model supports")
         return grid
+
+
+def stored_bytes(volume: Volume) -> int:
+    """Of the file's stored values, which a volume keeps for writing."""
+    return volume.source.raw.nbytes if isinstance(volume.source, NiftiSource) else 0
 
 
 def check_volume(volume: object) -> None:

@@ -2,84 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from ..core.errors import InputError, ensure
-from ..core.morphology import Mask
-from ..core.operators.slab_average import SlabAverage, interpolation
-from ..core.operators.slice_profile import Profile, slab_centres_mm, slab_matrix
+from ..core.box import Box
+from ..core.errors import ensure
+from ..core.operators.slab_average import SlabAverage
+from ..core.operators.slice_profile import Profile
+from ..core.operators.thin_slices import Consistency, Thin, thin
 from ..core.regions import region as region_named
 from ..core.tensors import tensor
 from ..core.volume import Volume
 from ..io.dicom.reader import DicomSource
 from ..reports.recorder import decided
+from ..sampling.sampler import Noise, Vol
 from ..scan.anatomy import coarse
 from ..scan.constant_fill import as_air, outside_fill
-from ..tasks import change, super_resolution
+from ..tasks import Task, change, super_resolution
 from .engine import Engine
 from .frame import Frame, working_grid
+from .large.sampling import sampled
+from .memory import Room, slabs, work_mb
 from .options import RunOptions
 from .region_blend import Part, blend_parts, share_of
-from .scan_context import spans_in
+from .scan_context import spans_in, stored_bytes
 
 # Voxels outside the window by less than three of these (model units) may change; farther outside,
 # the interpolation is kept (Method 3).
 REACH = 0.1
 CREDIBLE = 0.5, 5.0  # thickness of slices in a header, relative to their spacing
-PLANES = 32  # of columns, at a time
 SAME = 1e-3  # closer to the spacing than this, a thickness is the spacing
 
 
-@dataclass(frozen=True)
-class Consistency:
-    """Difference between the input slices and the result averaged back to them, HU."""
-
-    max_hu: float
-    rms_hu: float
-
-    def __str__(self) -> str:
-        return f"averaged back: within {self.max_hu:.2g} HU of the input (RMS {self.rms_hu:.2g})"
+EXACT = Consistency(0.0, 0.0)
 
 
 @dataclass(frozen=True)
 class ThinSlices(Volume):
     """A volume of thin slices, and how well it averages back to the thick ones."""
 
-    consistency: Consistency = Consistency(0.0, 0.0)
-
-
-@dataclass(frozen=True)
-class Thin:
-    """The thin slices to reconstruct, and how the thick ones are made of them.
-
-    count, spacing_mm: of the thin slices; they start at the lower face of the first thick one.
-    centres: of the thin slices, in units of thick ones (0 is the centre of the first).
-    """
-
-    operator: SlabAverage
-    count: int
-    spacing_mm: float
-    centres: Float[np.ndarray, " fine"]
-
-    def grid(self, volume: Volume) -> Volume:
-        """The interpolation along z: cubic, then the closest one whose averages are the slices.
-
-        The result has no source, since its grid is new.
-        """
-        weights = interpolation(self.operator.matrix, self.centres).astype(np.float32)
-        affine = volume.affine.astype(np.float64)
-        affine[:3, 3] += affine[:3, 2] * self.centres[0]
-        affine[:3, 2] *= self.spacing_mm / volume.spacing_mm[2]
-        return Volume(np.ascontiguousarray(volume.hu.astype(np.float32) @ weights), affine)
-
-    def compare(self, thin: Volume, thick: Volume) -> Consistency:
-        """`thin`, averaged back, compared with `thick`."""
-        averaged = self.operator.A(tensor(thin.hu))[0, 0].numpy()
-        error = np.abs(averaged - thick.hu)
-        return Consistency(float(error.max()), float(np.sqrt(np.mean(error**2, dtype=np.float64))))
+    consistency: Consistency = EXACT
 
 
 def superres(
@@ -132,8 +97,14 @@ def superres(
         ids = coarse(seen) if anatomy is None else anatomy
         shapes = f"the anatomy's grid is {ids.shape}, the scan's {volume.shape}"
         ensure(ids.shape in (volume.shape, base.shape), f"{shapes}; resample it to the scan's grid")
-        added = _added_hu(engine, seen, filled, fine, ids, region, evaluations, options)
-        base = base.with_hu(np.add(base.hu, added, out=added))
+        held = (base, seen, volume) if seen is not base else (base, volume)
+        held_mb = (sum(each.hu.nbytes for each in held) + ids.nbytes + stored_bytes(volume)) / 1e6
+        asked = Asked(seen, filled, fine, ids, region, evaluations)
+        added, room = _added_hu(engine, asked, held_mb, options)
+        for z in slabs(fine.count):
+            added[..., z] += base.hu[..., z]
+            room.release()
+        base = base.with_hu(added)
     return ThinSlices(base.hu, base.affine, None, fine.compare(base, volume))
 
 
@@ -164,69 +135,31 @@ def thickness_of(volume: Volume) -> tuple[float | None, str]:
     return None if same else header_mm, reason
 
 
-def thin(
-    volume: Volume,
-    limits_mm: tuple[float, float],
-    factor: float | None = None,
-    spacing_z_mm: float | None = None,
-    thickness_mm: float | None = None,
-    profile: Profile = "box",
-) -> Thin:
-    """The thin slices of a scan; limits_mm: supported spacings. Errors as in `superres`."""
-    count, thick_mm = volume.shape[2], volume.spacing_mm[2]
-    ensure(
-        (factor is None) != (spacing_z_mm is None),
-        "give either a factor or the spacing of the new slices in mm, but not both",
-    )
-    ensure(
-        factor is None or (np.isfinite(factor) and factor > 1),
-        f"a factor of {factor} does not make slices thinner; give one above 1",
-    )
-    requested_mm = thick_mm / factor if factor is not None else float(spacing_z_mm or 0)
-    low, high = limits_mm
-    if not low * 0.999 <= requested_mm <= high:
-        most = f"; the largest factor here is {thick_mm / low:.3g}" * (thick_mm > low)
-        raise InputError(
-            f"slices {requested_mm:.3g} mm apart were requested, but the model supports spacings"
-            f" from {low:g} to {high:g} mm{most}"
-        )
-    ensure(
-        requested_mm < thick_mm * 0.999,
-        f"a spacing of {requested_mm:.3g} mm is not finer than the scan's own, {thick_mm:.3g} mm",
-    )
-    ensure(count >= 2, "the scan has one slice; super-resolution along z needs at least two")
-    thickness = thick_mm if thickness_mm is None else thickness_mm
-    ensure(
-        np.isfinite(thickness) and thickness >= requested_mm * 0.999,
-        f"the scan's slices, {thickness:g} mm thick, are thinner than the requested ones,"
-        f" {requested_mm:.3g} mm; request thinner ones",
-    )
-    extent = ((count - 1) * thick_mm + thickness) / requested_mm
-    fine = int(np.ceil(extent - 1e-4))
-    # Lengths that a file rounds must not cost the last slice.
-    fine_mm = max(requested_mm, extent * requested_mm / fine)
-    thickness = max(thickness, fine_mm)
-    matrix = slab_matrix(fine, fine_mm, thickness, thick_mm, profile)
-    first = float(slab_centres_mm(fine, fine_mm, thickness, thick_mm)[0])
-    centres = ((np.arange(fine) + 0.5) * fine_mm - first) / thick_mm
-    return Thin(SlabAverage(matrix), fine, fine_mm, centres)
+@dataclass(frozen=True)
+class Asked:
+    """The interpolation to refine (ids: its label ids, or those of the thick slices), where it was
+    filled, and how."""
+
+    base: Volume
+    filled: Bool[np.ndarray, "x y thick"] | None
+    fine: Thin
+    ids: UInt8[np.ndarray, "x y slices"]
+    region: str | None
+    evaluations: int
 
 
 def _added_hu(
-    engine: Engine,
-    base: Volume,
-    filled: Mask | None,
-    fine: Thin,
-    ids: UInt8[np.ndarray, "x y z2"],
-    region: str | None,
-    evaluations: int,
-    options: RunOptions,
-) -> Float[np.ndarray, "x y fine"]:
-    """What the model adds to the interpolation; its average over each thick slice is zero."""
+    engine: Engine, asked: Asked, held_mb: float, options: RunOptions
+) -> tuple[Float[np.ndarray, "x y fine"], Room]:
+    """What the model adds to the interpolation; its average over each thick slice is zero.
+
+    held_mb: what is in memory of volumes.
+    """
+    base, fine, ids = asked.base, asked.fine, asked.ids
     slice_of = np.clip(np.rint(fine.centres).astype(int), 0, len(fine.operator.matrix) - 1)
     if ids.shape != base.shape:
         ids = ids[..., slice_of]
-    spans = spans_in(base, ids, region, options.say)
+    spans = spans_in(base, ids, asked.region, options.say)
     # The grid can differ in plane only: z was requested.
     grid = (*working_grid(base, engine.config.spacing_mm)[:2], fine.count)
     decided("working grid", [grid])
@@ -234,48 +167,88 @@ def _added_hu(
         voxels = " x ".join(map(str, grid))
         options.say(f"grid: processed at {voxels} voxels, at a spacing the model supports")
     parts = blend_parts(spans, fine.spacing_mm)
-    added = np.zeros(base.shape, np.float32)
+    frames = [Frame.of_slices(base, grid, region_named(part.span.region), part.z) for part in parts]
+    kind = "stream" if grid == base.shape else "resampled"
+    work = max(work_mb(engine, kind, each.box.size, options, blend=False) for each in frames)
+    room = Room.beside(base.shape, held_mb + base.hu.size / 1e6, work, options)
+    added = room.zeros(base.shape)
     free = np.zeros(base.shape, bool)
-    for number, part in enumerate(parts):
-        share = share_of(options, number, parts)
-        frame = Frame.of_slices(base, grid, region_named(part.span.region), part.z)
-        of_part, near = _part(engine, base, fine, part, frame, ids, evaluations, share)
-        added[..., part.z] += part.weight * of_part
-        free[..., part.z] |= near & (part.weight > 0)
-    if filled is not None:
-        free &= ~filled[..., slice_of]
+    for number, (part, frame) in enumerate(zip(parts, frames, strict=True)):
+        one = _Part(engine, asked, part, frame, share_of(options, number, parts), room.part())
+        for z, of_part, near in one.changes(ids):
+            added[..., z] += part.weight[z.start - part.start : z.stop - part.start] * of_part
+            free[..., z] |= near
+            room.release()
+    if asked.filled is not None:
+        free &= ~asked.filled[..., slice_of]
     # Windows, clipping and blending leave traces in the averages: remove them exactly, in HU.
-    for first in range(0, len(added), PLANES):  # columns are independent: the steps take no memory
-        some = slice(first, first + PLANES)
-        exact = fine.operator.null_space_part(tensor(added[some]), tensor(free[some]))
-        added[some] = exact[0, 0].numpy()
-    return added
+    for y in slabs(base.shape[1]):  # columns are independent: the steps take no memory
+        exact = fine.operator.null_space_part(tensor(added[:, y]), tensor(free[:, y]))
+        added[:, y] = exact[0, 0].numpy()
+        room.release()
+    return added, room
 
 
-def _part(
-    engine: Engine,
-    base: Volume,
-    fine: Thin,
-    part: Part,
-    frame: Frame,
-    ids: UInt8[np.ndarray, "x y z"],
-    evaluations: int,
-    options: RunOptions,
-) -> tuple[Float[np.ndarray, "x y z2"], Bool[np.ndarray, "x y z2"]]:
-    """The change to a part's slices in its region's window, HU, and where they may change."""
-    window, noise = frame.region.window, frame.noise(options.seed, engine.device)
-    near = np.abs(window.unit(base.hu[..., part.z])) <= 1 + 3 * REACH
-    start = tensor(window.unit(frame.to_grid(base.hu))).to(engine.device)
-    rows = fine.operator.matrix[:, part.z]
-    operator = SlabAverage(rows[rows.any(1)])
-    # The average of a saturated tissue is not the windowed average: the sampler's data are the
-    # averages of the clipped interpolation.
-    clipped = start.clamp(-1, 1)
-    data, schedule = operator.A(clipped), engine.config.noise_schedule
-    task = super_resolution(data, operator, clipped, noise, schedule, evaluations)
-    condition = frame.condition(
-        ids, None if engine.control is None else clipped[0, 0].cpu().numpy()
-    )
-    x0 = engine.run(task, condition, noise, options)
-    added = frame.from_grid(change(start, x0, REACH)[0, 0].cpu().numpy(), part.z)
-    return np.where(near, added, 0) * (window.width_hu / 2), near
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A part of the interpolation in the window of its region."""
+
+    engine: Engine
+    asked: Asked
+    part: Part
+    frame: Frame
+    options: RunOptions
+    room: Room
+
+    def changes(
+        self, ids: UInt8[np.ndarray, "x y z"]
+    ) -> Iterator[tuple[slice, Float[np.ndarray, "x y z2"], Bool[np.ndarray, "x y z2"]]]:
+        """Slices of the scan, the change to them in HU, and where they may change."""
+        window, base = self.frame.region.window, self.asked.base
+        rows = self.asked.fine.operator.matrix[:, self.part.z]
+        operator = SlabAverage(rows[rows.any(1)])
+        schedule, count = self.engine.config.noise_schedule, self.asked.evaluations
+        data = self.room.zeros((*self.frame.box.size[:2], len(operator.matrix)))
+        for y in slabs(data.shape[1]):
+            data[:, y] = operator.A(self.clipped(y=y)).cpu()[0, 0].numpy()
+
+        def task_of(y: slice, noise: Noise) -> Task:
+            clipped, averages = self.clipped(y=y), tensor(data[:, y]).to(self.engine.device)
+            return super_resolution(averages, operator, clipped, noise, schedule, count)
+
+        x0 = sampled(
+            self.engine,
+            task_of,
+            self._noise,
+            self.frame.condition(ids),
+            None if self.engine.control is None else (lambda z: self.clipped(z=z)),
+            self.options,
+            self.room,
+        )
+        for z in slabs(self.frame.box.size[2]):
+            start = self.unit(z=z)
+            changed = change(start, tensor(x0[..., z]).to(start.device), REACH)[0, 0].cpu().numpy()
+            at = slice(self.part.start + z.start, self.part.start + z.stop)
+            in_plane = replace(self.frame, box=self._box(z=z))
+            added = in_plane.from_grid(changed, slice(at.start, at.stop))
+            near = np.abs(window.unit(base.hu[..., at])) <= 1 + 3 * REACH
+            weight = self.part.weight[z] > 0
+            yield at, np.where(near, added, 0) * (window.width_hu / 2), near & weight
+
+    def clipped(self, y: slice | None = None, z: slice | None = None) -> Vol:
+        """The average of a saturated tissue is not the windowed average: the sampler's data are
+        the averages of the clipped interpolation."""
+        return self.unit(y, z).clamp(-1, 1)
+
+    def unit(self, y: slice | None = None, z: slice | None = None) -> Vol:
+        """Rows or slices of the interpolation on the working grid, model units."""
+        some = replace(self.frame, box=self._box(y, z)).to_grid(self.asked.base.hu)
+        return tensor(self.frame.region.window.unit(some)).to(self.engine.device)
+
+    def _noise(self, y: slice) -> Noise:
+        return replace(self.frame, box=self._box(y)).noise(self.options.seed, self.engine.device)
+
+    def _box(self, y: slice | None = None, z: slice | None = None) -> Box:
+        (i, j, k), (u, v, w) = self.frame.box.start, self.frame.box.size
+        y, z = y or slice(0, v), z or slice(0, w)
+        return Box((i, j + y.start, k + z.start), (u, y.stop - y.start, z.stop - z.start))

@@ -23,22 +23,24 @@ from ..core.resample import nearest, resize
 from ..core.tensors import tensor
 from ..core.volume import Volume
 from ..model import weights
+from ..reports.recorder import decided
 from ..sampling.guidance import Guidance, guided
-from ..sampling.levels import TILES, Level, plan, pyramid
+from ..sampling.levels import TILES, Level, borders, plan, pyramid
 from ..sampling.sampler import Noise, Vol
+from ..sampling.windowed import layout
 from ..scan.body_regions import RegionSpan
 from ..scan.label_regions import label_spans, require_one_body
 from ..tasks import Solver, refinement, synthesis
 from .engine import Engine
 from .frame import Spacing
 from .options import RunOptions, Say
-from .region_blend import Part, blend_parts, share_of
+from .region_blend import ENDS, Part, blend_parts, handed_over, share_of
 
 AIR_HU = -1000.0
 LARGEST_MM = 1000.0  # of one region; training has none as large
 STREAMS = 1 << 20  # of noise, between levels
 STEPS = 10
-HELD = 0.2  # SD by which a coarse level misses the means of a fine one, model units
+HELD = 0.5  # SD by which a coarse level misses the means of a fine one, model units
 GAS = [OUTSIDE, AIRWAY, ID["trachea"]]
 
 Labels = UInt8[np.ndarray, "x y z"]
@@ -78,7 +80,7 @@ class Sampling:
 def synthesize(engine: Engine, wanted: Wanted, how: Sampling, options: RunOptions) -> Volume:
     """A new CT; see `Model.synthesize`."""
     _check(engine, wanted, how.steps)
-    guidance = _guidance(engine, how)
+    guidance = guidance_of(engine, how)
     parts = blend_parts(_spans(wanted, options.say), wanted.spacing_mm[2])
     each = [wanted.part(part) for part in parts]
     plans = [_levels(engine, one, how, guidance, options.tile) for one in each]
@@ -87,11 +89,14 @@ def synthesize(engine: Engine, wanted: Wanted, how: Sampling, options: RunOption
     guide = None if how.guide is None else how.guide.denoiser
     drawing = replace(engine, denoiser=guided(engine.denoiser, guidance, guide))
     noise = field(options.seed, wanted.shape, engine.device)
-    hu = np.zeros(wanted.shape, np.float32)
+    drawn = []
     for number, (part, one, levels) in enumerate(zip(parts, each, plans, strict=True)):
         own = partial(_cut, noise, part.z)  # neighbours share the noise where they overlap
-        drawn = _drawn(drawing, one, levels, how.solver, own, share_of(options, number, parts))
-        hu[..., part.z] += part.weight * drawn
+        share = share_of(options, number, parts)
+        drawn.append(_drawn(drawing, one, levels, how.solver, own, share))
+    decided("regions", [part.span for part in parts])
+    decided("tile borders", [_borders(engine, parts, plans, options)])
+    hu = handed_over(parts, drawn)
     affine = np.diag([*wanted.spacing_mm, 1.0])
     affine[:3, 3] = -(np.array(wanted.shape) - 1) / 2 * wanted.spacing_mm
     return Volume(hu, affine)
@@ -147,7 +152,7 @@ def _spans(wanted: Wanted, say: Say) -> tuple[RegionSpan, ...]:
     return spans
 
 
-def _guidance(engine: Engine, how: Sampling) -> Guidance:
+def guidance_of(engine: Engine, how: Sampling) -> Guidance:
     """The guidance to use; `InputError` where the weights do not support it."""
     wanted = how.guidance
     if isinstance(wanted, float | int):
@@ -179,15 +184,12 @@ def droppable(engine: Engine) -> bool:
 def _levels(
     engine: Engine, wanted: Wanted, how: Sampling, guidance: Guidance, edge: int
 ) -> list[Level]:
-    """The levels of a part, from the coarsest.
+    """The levels of a part, from the coarsest. By default one, where an anatomy fixes the whole and
+    its tiles are within `TILES`, else as many as there are."""
 
-    Unless their number is given: one where an anatomy fixes the whole and its tiles are within
-    `TILES`, else as many as there are.
-    """
-
-    def tiles(grid: Shape, blend: bool) -> int:
+    def tiles(grid: Shape, blend: bool) -> int:  # smaller ones count as parts of a whole one
         axes = zip(engine.tilings(grid, edge, blend), grid, strict=True)
-        return math.prod(tiling.count(n) for tiling, n in axes)
+        return math.ceil(math.prod(tiling.total(n) for tiling, n in axes) / edge**3)
 
     def planned(grids: list[Shape]) -> list[Level]:
         return plan(grids, how.steps, engine.config.noise_schedule, guidance, tiles)
@@ -196,6 +198,20 @@ def _levels(
     if how.levels is None and wanted.anatomy is not None and one[0].tiles <= TILES:
         return one
     return planned(pyramid(wanted.shape, engine.config.patch, how.levels))
+
+
+def _borders(
+    engine: Engine, parts: list[Part], plans: list[list[Level]], options: RunOptions
+) -> tuple[tuple[int, ...], ...]:
+    """Of the tiles of the last evaluation, whose answers the result consists of; see `borders`."""
+    found: list[set[int]] = [set(), set(), set()]
+    for part, levels in zip(parts, plans, strict=True):
+        last = levels[-1]
+        tilings = engine.tilings(last.grid, options.tile, last.blend)
+        axes = borders(layout(last.grid, tilings, options.seed, last.steps - 1))
+        for axis, first, planes in zip(found, (0, 0, part.start), axes, strict=True):
+            axis.update(first + plane for plane in planes)
+    return tuple(tuple(sorted(axis)) for axis in found)
 
 
 def _forecast(region: str, levels: list[Level], guidance: Guidance) -> str:
@@ -235,13 +251,14 @@ def _drawn(
             up = tensor(resize(x[0, 0].cpu().numpy(), level.grid)).to(x)
             up = operator.prox(up, x, 0.0)
             task = refinement(x, operator, up, own, level.sigmas, solver, HELD)
+            task = replace(task, blend=level.blend)
         share = options.between(done / total, (done + level.tiles) / total)
         done += level.tiles
         noted = _noted(share, f"level {number + 1} of {len(levels)}", level.steps)
         x = engine.run(task, _condition(engine, wanted, region, level.grid), own, noted)
     hu = region.window.hu(x[0, 0].cpu().numpy())
     if wanted.anatomy is not None:
-        cut_off = hu < region.window.low_hu + 0.05 * region.window.width_hu
+        cut_off = hu < region.window.low_hu + ENDS * region.window.width_hu
         air = np.isin(wanted.anatomy, GAS) & cut_off
         hu = np.where(air, np.minimum(hu, AIR_HU), hu)
     return hu.astype(np.float32)

@@ -10,7 +10,8 @@ from jaxtyping import Shaped
 from ..core.volume import Volume
 from ..reports.viewer.page import Overlay, Place, View
 from ..simulate.lesion_placement import PlacedLesion
-from .anomaly.detection import THRESHOLD, Detection
+from .anomaly.components import THRESHOLD
+from .anomaly.detection import Detection
 from .anomaly.findings import describe as component
 from .lesions import describe
 

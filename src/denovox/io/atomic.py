@@ -1,9 +1,8 @@
 """Atomic writing of files and folders: all of it or nothing; and of several, all or none.
 
-Everything is written under a hidden name next to its target and renamed once it is complete, so
-readers see either the old content or the new, even after a kill. Files written in a `together`
-block are renamed when that ends. Writing raises `OSError`, for callers that can carry on without
-the file; `user_output` turns it into `InputError`.
+Everything is written under a hidden name beside its target and renamed once it is complete, so
+readers see the old content or the new, even after a kill; in a `together` block, when that ends.
+Writing raises `OSError`, for callers that can do without; `user_output` makes it an `InputError`.
 """
 
 from __future__ import annotations
@@ -209,11 +208,12 @@ def open_folder(folder: str | Path, force: bool = False) -> Iterator[Path]:
 
 
 def write_folder(folder: str | Path, files: Mapping[str, bytes | str], force: bool = False) -> None:
-    """Write a folder of named files (text as UTF-8); force and errors as in `open_folder`."""
+    """Write files, by path in the folder (text as UTF-8); force, errors: see `open_folder`."""
     with open_folder(folder, force) as unfinished:
         for name, content in files.items():
-            data = content.encode() if isinstance(content, str) else content
-            (unfinished / name).write_bytes(data)
+            path = unfinished / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def sweep(folder: Path) -> None:

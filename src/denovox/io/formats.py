@@ -22,15 +22,17 @@ def read(
     *,
     series: str | None = None,
     straighten: bool = False,
+    padding: float | None = None,
     say: Callable[[str], None] = silent,
 ) -> Volume:
     """Read a volume of any format, its values unchecked -> axes closest to RAS, with its source.
 
     series: which series of a DICOM folder to read (a SeriesInstanceUID, or the end of one).
     straighten: resample DICOM that is tilted or unevenly spaced; other formats are regular grids
-    already. say: called with a note on anything left out. `hu` of the Volume is float32, or float64
-    if the file stores that. Raises `InputError` if there is not exactly one CT volume. A CT that
-    must be in HU is read by `scan/gate.read`.
+    already. padding: in place of NaN that reaches the sides of slices (DICOM has none); None: NaN
+    is refused. say: called with a note on anything left out. `hu` of the Volume is float32, or
+    float64 if the file stores that. Raises `InputError` if there is not exactly one CT volume. A CT
+    that must be in HU is read by `scan/gate.read`.
     """
     path = Path(path)
     kind = kind_of(path)
@@ -38,7 +40,7 @@ def read(
         return dicom.read(path, series=series, straighten=straighten, say=say)
     if series is not None:
         raise InputError(f"{path} is not DICOM, so there is no series to choose; omit --series")
-    volume = nifti.read(path) if kind == "nifti" else itk.read(path)
+    volume = (nifti.read if kind == "nifti" else itk.read)(path, padding=padding)
     for note in volume.source.notes:
         say(f"{path}: {note}")
     return volume

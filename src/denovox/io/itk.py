@@ -26,6 +26,7 @@ from ..core.errors import InputError, ensure, line
 from ..core.volume import Volume
 from .itk_header import AGAIN, MOST_HEAD, Head, is_nrrd, nrrd
 from .meta_header import meta
+from .missing import fill_missing
 
 _CHUNK = 2**20
 _DEFLATE = 1032  # maximum compression ratio of zlib
@@ -40,10 +41,11 @@ class ItkSource:
     notes: tuple[str, ...] = ()
 
 
-def read(path: str | Path, thin: bool = False) -> Volume:
+def read(path: str | Path, thin: bool = False, padding: float | None = None) -> Volume:
     """Read a .nrrd, .nhdr, .mha or .mhd -> its HU, with an `ItkSource`.
 
-    thin: one slice is enough, as of a label map that was cropped.
+    thin: one slice is enough, as of a label map that was cropped. padding: in place of NaN at the
+    border, see `missing.fill_missing`.
 
     `hu` is float32, or float64 if the file stores that. Raises `InputError` if the file is not one
     3D scalar image with a known position in space, or is incomplete.
@@ -64,9 +66,8 @@ def read(path: str | Path, thin: bool = False) -> Volume:
         raise InputError(f"{path} cannot be read ({error.strerror}); check it") from error
     except MemoryError:
         raise InputError(f"{path} does not fit into memory; crop it first") from None
-    bad = hu.size - int(np.count_nonzero(np.isfinite(hu)))
-    ensure(not bad, f"{path} has {bad} voxels that are NaN or infinite; replace them")
-    source = ItkSource(path, kind, head.notes)
+    notes = () if np.isfinite(hu).all() else fill_missing(hu, path, padding)
+    source = ItkSource(path, kind, (*head.notes, *notes))
     return Volume(hu, head.affine @ inv_ornt_aff(ornt, raw.shape), source)
 
 

@@ -7,6 +7,7 @@ first segment of Slicer has the value 1, whatever it is. `FILE:NAME` is one segm
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int32, Integer, UInt8
 
 from ..core import labels
-from ..core.errors import InputError, did_you_mean, ensure, line
+from ..core.errors import InputError, did_you_mean, ensure, line, silent
 from ..core.volume import GRID_TOLERANCE_MM, Grid, Volume
 from . import formats, segments
 from .segments import Layer
@@ -22,20 +23,25 @@ from .segments import Layer
 _CHOSEN = re.compile(r"(.+?\.(?:nii|nii\.gz|nrrd|nhdr|mha|mhd)):(.+)", re.IGNORECASE | re.DOTALL)
 MOST = 20  # names listed in a message
 
+Say = Callable[[str], None]
 
-def layers(path: Path, like: Volume | None = None) -> tuple[Layer, ...]:
+
+def layers(path: Path, like: Volume | None = None, say: Say = silent) -> tuple[Layer, ...]:
     """A NIfTI, NRRD or MetaImage file as it is: values, and names where it states them.
 
     Several layers only where segments of Slicer overlap. path: may end in `:NAME`, which leaves 1
-    in that segment. like: a CT whose grid the result is put on, see `on_grid`. Raises `InputError`
-    if the file cannot be read, its values are not integers below 2^24, it has no such segment, or
-    its voxels are not those of the CT.
+    in that segment. like: a CT whose grid the result is put on, see `on_grid`. say: called with
+    the notes of the file's reader, as for a scan; here alone for all label maps and masks. Raises
+    `InputError` if the file cannot be read, its values are not integers below 2^24, it has no such
+    segment, or its voxels are not those of the CT.
     """
     given = Path(path)
     chosen = None if given.exists() else _CHOSEN.fullmatch(str(given))
     file, name = (Path(chosen[1]), chosen[2]) if chosen else (given, None)
     _require_file(file)
     found = (segments.of_itk if formats.kind_of(file) == "itk" else segments.of_nifti)(file)
+    for note in found[0].notes:
+        say(f"{file}: {note}")
     if name is not None:
         found = (_segment(found, name, file),)
     if like is None:
@@ -49,26 +55,27 @@ def read(path: Path) -> tuple[Int32[np.ndarray, "x y z"], Float[np.ndarray, "4 4
     return one.values.astype(np.int32), one.affine
 
 
-def on_grid(path: Path, like: Volume) -> Int32[np.ndarray, "x y z"]:
+def on_grid(path: Path, like: Volume, say: Say = silent) -> Int32[np.ndarray, "x y z"]:
     """The stored values on the grid of a volume; 0 outside a label map that was cropped.
 
     Its voxels must coincide with voxels of the volume within 0.01 mm: labels are never resampled
     silently. Otherwise `InputError`, with both geometries.
     """
-    return _single(layers(path, like), path).values.astype(np.int32)
+    return _single(layers(path, like, say), path).values.astype(np.int32)
 
 
 def read_labels(
-    path: str | Path, like: Volume | None = None
+    path: str | Path, like: Volume | None = None, say: Say = silent
 ) -> UInt8[np.ndarray, "x y z"] | Int32[np.ndarray, "x y z"]:
     """A label map or mask in any format, in the axes closest to RAS.
 
     Stored values; of a file that names several segments, their classes in the vocabulary. A path
     ending in `:NAME` is 1 in that segment. like: a CT whose grid the result is put on (0 outside a
-    cropped label map). uint8 if the values fit. Raises `InputError` if the file cannot be read, its
-    voxels are not those of the CT, or several segments have names that are not classes.
+    cropped label map). say: called with a note on what the file's header states twice. uint8 if the
+    values fit. Raises `InputError` if the file cannot be read, its voxels are not those of the CT,
+    or several segments have names that are not classes.
     """
-    found = layers(Path(path), like)
+    found = layers(Path(path), like, say)
     several = sum(len(one.names) for one in found) > 1
     values = _classes(found, path) if several else found[0].values
     fits = values.size == 0 or (values.min() >= 0 and values.max() < 256)
@@ -76,13 +83,13 @@ def read_labels(
 
 
 def vocabulary(
-    path: Path,
+    path: Path, say: Say = silent
 ) -> tuple[UInt8[np.ndarray, "x y z"], Float[np.ndarray, "4 4"]]:
     """A label map by itself: (ids of `core.labels`, affine), by the names that it states, if any.
 
     `InputError` as `layers`, or if a value or a name is not in the vocabulary.
     """
-    found = layers(path)
+    found = layers(path, say=say)
     if any(one.names for one in found):
         return _classes(found, path), found[0].affine
     values = found[0].values
@@ -93,10 +100,10 @@ def vocabulary(
     return values.astype(np.uint8), found[0].affine
 
 
-def marked(path: Path, like: Volume) -> Bool[np.ndarray, "x y z"]:
+def marked(path: Path, like: Volume, say: Say = silent) -> Bool[np.ndarray, "x y z"]:
     """True where a label map on a volume's grid is not 0, in any layer; `InputError` if nowhere."""
     found = np.zeros(like.shape, bool)
-    for one in layers(path, like):
+    for one in layers(path, like, say):
         found |= one.values != 0
     ensure(found.any(), f"{path} is empty: all its voxels are 0")
     return found

@@ -8,6 +8,7 @@ CT in HU and label maps, always in the axes closest to RAS; `nifti_bytes.py` han
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +29,16 @@ __all__ = [
 ]
 
 
-def read(path: str | Path) -> Volume:
+def read(path: str | Path, padding: float | None = None) -> Volume:
     """Read a 3D .nii or .nii.gz -> its values in the axes closest to RAS, with a `NiftiSource`.
 
     `hu` of the Volume is float32, or float64 if the file stores that; whether these are HU is not
-    checked. Raises `InputError` if the file cannot be read as one 3D image with a known position in
-    space.
+    checked. padding: in place of NaN at the border, see `missing.fill_missing`. Raises `InputError`
+    if the file cannot be read as one 3D image with a known position in space.
     """
     source = load(Path(path))
-    return Volume(decoded(source, source.dtype), source.affine, source)
+    values, notes = decoded(source, source.dtype, padding)
+    return Volume(values, source.affine, replace(source, notes=(*source.notes, *notes)))
 
 
 def whole_numbers(

@@ -27,6 +27,7 @@ from nibabel.spatialimages import HeaderDataError
 from ..core.errors import InputError, ensure, line
 from . import atomic
 from .gzip_stream import unpacked, write_packed
+from .missing import fill_missing
 from .nifti_geometry import geometry
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -204,18 +205,22 @@ def _left_over(
     return (f"{left + behind} bytes after the voxels were ignored",) if left + behind else ()
 
 
-def decoded(source: NiftiSource, dtype: np.dtype) -> Float[np.ndarray, "x y z"]:
-    """All values of a file, contiguous, in the axes closest to RAS; `InputError` if not finite."""
+def decoded(
+    source: NiftiSource, dtype: np.dtype, padding: float | None = None
+) -> tuple[Float[np.ndarray, "x y z"], tuple[str, ...]]:
+    """All values of a file, contiguous, in the axes closest to RAS, and notes on what is missing.
+
+    padding, `InputError`: as of `missing.fill_missing`.
+    """
     values = np.empty([source.raw.shape[axis] for axis in source.ornt[:, 0]], dtype)
     in_file = apply_orientation(values, source.ornt)  # a view: filling it fills `values`
-    bad = 0
+    bad = False
     for k in range(0, source.raw.shape[2], PLANES):  # no second copy of the volume
         some = slice(k, k + PLANES)
         planes = in_file[..., some] = source.decode(source.raw[..., some], dtype)
         if not source.as_stored:
-            bad += planes.size - int(np.count_nonzero(np.isfinite(planes)))
-    ensure(not bad, f"{source.path} has {bad} voxels that are NaN or infinite; replace them")
-    return values
+            bad = bad or not np.isfinite(planes).all()
+    return values, fill_missing(values, source.path, padding) if bad else ()
 
 
 # ---- writing ------------------------------------------------------------------------------------

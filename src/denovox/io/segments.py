@@ -38,20 +38,25 @@ _LABEL = re.compile(
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """Label values in the axes closest to RAS, and what the file calls them; often nothing."""
+    """Label values in the axes closest to RAS, and what the file calls them; often nothing.
+
+    notes: of the file's reader, as those of a scan.
+    """
 
     values: Integer[np.ndarray, "x y z"]
     affine: Float[np.ndarray, "4 4"]
     names: Names
+    notes: tuple[str, ...] = ()
 
 
 def of_nifti(path: Path) -> tuple[Layer, ...]:
     """The label map in a NIfTI file; `InputError` unless its values are integers."""
     source = load(path)
-    values = nifti.whole_numbers(decoded(source, source.dtype), path)
+    values = nifti.whole_numbers(decoded(source, source.dtype)[0], path)
     text = source.head[348:].decode("utf-8", "replace")
     found = {int(key): unescape(a or b).strip() for key, a, b in _LABEL.findall(text)}
-    return (Layer(values, source.affine, {key: (name,) for key, name in found.items() if name}),)
+    names = {key: (name,) for key, name in found.items() if name}
+    return (Layer(values, source.affine, names, source.notes),)
 
 
 def of_itk(path: Path) -> tuple[Layer, ...]:
@@ -67,13 +72,13 @@ def of_itk(path: Path) -> tuple[Layer, ...]:
     if not count:
         volume = itk.read(path, thin=True)
         maps: list[Values] = [nifti.whole_numbers(volume.hu, path)]
-        affine = volume.affine
+        affine, notes = volume.affine, volume.source.notes
     else:
-        maps, affine = _layered(path, start, count)
+        maps, affine, notes = _layered(path, start, count)
     late = [names[0] for layer, _, names in named if layer >= len(maps)]
     ensure(not late, f"{path} has {len(maps)} layers, and {line(', '.join(late))} in none of them")
     return tuple(
-        Layer(values, affine, {value: names for layer, value, names in named if layer == k})
+        Layer(values, affine, {value: names for layer, value, names in named if layer == k}, notes)
         for k, values in enumerate(maps)
     )
 
@@ -95,8 +100,10 @@ def _layer_count(path: Path, start: bytes) -> int:
     return int(size[1])
 
 
-def _layered(path: Path, start: bytes, count: int) -> tuple[list[Values], Float[np.ndarray, "4 4"]]:
-    """The values of each layer, and their affine: read as a 3D image of `count` values a voxel."""
+def _layered(
+    path: Path, start: bytes, count: int
+) -> tuple[list[Values], Float[np.ndarray, "4 4"], tuple[str, ...]]:
+    """Values of each layer, affine and notes: read as a 3D image of `count` values a voxel."""
     end = _end(start)
     flat = re.sub(rb"(?mi)^dimension:\s*4", b"dimension: 3", start[:end])
     flat = re.sub(rb"(?mi)^(sizes:)\s*\d+", rb"\1", flat)
@@ -110,7 +117,7 @@ def _layered(path: Path, start: bytes, count: int) -> tuple[list[Values], Float[
     raw = itk.voxels(path, replace(head, dtype=dtype, offset=own))["layers"]
     ornt = io_orientation(head.affine)
     maps = [np.ascontiguousarray(apply_orientation(raw[..., k], ornt)) for k in range(count)]
-    return maps, head.affine @ inv_ornt_aff(ornt, raw.shape[:3])
+    return maps, head.affine @ inv_ornt_aff(ornt, raw.shape[:3]), head.notes
 
 
 def _end(start: bytes) -> int:

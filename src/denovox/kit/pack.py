@@ -14,6 +14,7 @@ from typing import Any
 from ..core.errors import InputError, ensure
 from ..datasets import packed, store
 from ..io.atomic import check_folder, scratch_folder, user_output
+from ..io.space import check_space, size_of
 from ..model import weights
 from ..train import checkpoint
 from ..train.config import Recipe, read_recipe
@@ -28,7 +29,7 @@ class Target:
     """The machine that a kit is for, and the limits of the kit.
 
     python: such as "3.12". has: a list of the packages installed there (wheels.py `read_has`);
-    None: torch, numpy, scipy, scikit-image and Pillow. wheels: a folder to take wheels from first.
+    None: torch, numpy, scipy and Pillow. wheels: a folder to take wheels from first.
     store_mb: maximum size of the packed store.
     """
 
@@ -70,6 +71,10 @@ def pack(
             f"{weights_of}: these weights are for a different network from that of {recipe}"
         )
     training, validating = _split(plan)
+    store_bytes = min(size_of(Path(plan.data.store)) / 4, target.store_mb * packed.MB / 2)
+    parts = [Path(weights_of)] if weights_of is not None else []
+    parts += [Path(start or "") / checkpoint.NAME] if state is not None else []
+    check_space({out: int(store_bytes) + sum(map(size_of, parts))})
     with user_output(out), scratch_folder(out.parent) as kit:
         (kit / "wheels").mkdir()
         wheels.own_wheel(kit / "wheels")
@@ -191,5 +196,4 @@ def _value(value: Any) -> str:
 
 
 def _mb(path: Path) -> float:
-    every = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in every if file.is_file()) / packed.MB
+    return size_of(path) / packed.MB

@@ -29,9 +29,9 @@ from ..core.version import __version__
 from ..io.tables import text_of
 
 # What a run imports. Scan readers, Parquet, clusters and trackers are not needed.
-NEEDED = ("torch", "numpy", "scipy", "pillow", "monai", "einops", "zarr", "pydantic", "click",
-          "jaxtyping", "safetensors", "filelock", "rich")  # fmt: skip
-THERE = ("torch", "numpy", "scipy", "scikit-image", "pillow")  # unless a list is given
+NEEDED = ("torch", "numpy", "scipy", "pillow", "zarr", "pydantic", "click", "jaxtyping",
+          "safetensors", "filelock", "rich")  # fmt: skip
+THERE = ("torch", "numpy", "scipy", "pillow")  # unless a list is given
 NEVER = ("torch", "numpy", "scipy")  # too large to include, and torch depends on the machine's CUDA
 LEFT_OUT = ("weights", "calibrations")  # not needed for training
 GLIBC = (

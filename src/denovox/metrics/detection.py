@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Num, Shaped
+from scipy import ndimage
 
 from ..core.errors import InputError
 
@@ -109,9 +110,7 @@ def lesion_weights(mask: Area) -> tuple[Float[np.ndarray, "*_"], int]:
 
     A lesion is a component connected by faces, edges or corners.
     """
-    from skimage.measure import label
-
-    parts = label(mask.astype(bool), connectivity=mask.ndim)  # type: ignore[no-untyped-call]
+    parts, _ = ndimage.label(mask, np.ones((3,) * mask.ndim))
     size = np.bincount(parts.ravel()).astype(np.float64)
     size[0] = np.inf
     weight: Float[np.ndarray, "*_"] = (1 / size)[parts]

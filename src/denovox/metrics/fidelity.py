@@ -8,7 +8,9 @@ carry the name of theirs.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -155,38 +157,37 @@ def ssim(
 ) -> float:
     """Mean over axial slices (the last axis) of each slice's mean 2D SSIM; 1 when identical.
 
-    Wang et al. 2004 through `skimage.metrics.structural_similarity(gaussian_weights=True,
-    sigma=1.5, use_sample_covariance=False)`: a Gaussian window truncated at 3.5 sigma, which
-    makes it 11 x 11; K1 = .01, K2 = .03, L = the convention's data range. Only windows within
+    Wang et al. 2004, as `skimage.metrics.structural_similarity(gaussian_weights=True, sigma=1.5,
+    use_sample_covariance=False)`: a Gaussian window truncated at 3.5 sigma, which makes it
+    11 x 11; K1 = .01, K2 = .03, L = the convention's data range. Only windows within
     the slice count, so a rim of 5 voxels is left out. With a mask, a slice's mean is over its
     masked voxels within that rim, and slices that have none are left out.
 
     `ValueError` when shapes differ, a slice is smaller than 11 x 11, or no voxel is left.
     """
-    from skimage.metrics import structural_similarity
-
     a, b = _pair(reference, test, mask)
     if min(a.shape[:2]) <= 2 * SSIM_RADIUS:
         raise ValueError(f"SSIM's window of 11 x 11 does not fit into a slice of {a.shape[:2]}")
     inner = (slice(SSIM_RADIUS, -SSIM_RADIUS),) * 2
+    mean = partial(ndimage.gaussian_filter, sigma=SSIM_SIGMA, truncate=3.5)
     means = []
     for z in range(a.shape[2]):
         if mask is not None and not mask[:, :, z][inner].any():
             continue
-        _, local = structural_similarity(  # type: ignore[no-untyped-call]
-            convention.cut(a[:, :, z]),
-            convention.cut(b[:, :, z]),
-            data_range=convention.data_range_hu,
-            gaussian_weights=True,
-            sigma=SSIM_SIGMA,
-            use_sample_covariance=False,
-            full=True,
-        )
-        local = local[inner]
+        cut = convention.cut(a[:, :, z]), convention.cut(b[:, :, z])
+        local = _ssim_map(*cut, convention.data_range_hu, mean)[inner]
         means.append((local if mask is None else local[mask[:, :, z][inner]]).mean())
     if not means:
         raise ValueError(f"the mask lies entirely in the {SSIM_RADIUS}-voxel rim of its slices")
     return float(np.mean(means))
+
+
+def _ssim_map(a: Slice, b: Slice, data_range: float, mean: Callable[[Slice], Slice]) -> Slice:
+    """SSIM around each pixel (Wang et al. 2004, eq. 13). mean: over the window around a pixel."""
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    ma, mb = mean(a), mean(b)
+    va, vb, cov = mean(a * a) - ma**2, mean(b * b) - mb**2, mean(a * b) - ma * mb
+    return (2 * ma * mb + c1) * (2 * cov + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2))
 
 
 def fidelity(
@@ -223,8 +224,5 @@ def slice_ssim(a: Slice, b: Slice, data_range: float, rim: Rim) -> float:
         once = ndimage.correlate1d(values, kernel, axis=0, mode=mode)
         return ndimage.correlate1d(once, kernel, axis=1, mode=mode)
 
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    ma, mb = mean(a), mean(b)
-    va, vb, cov = mean(a * a) - ma**2, mean(b * b) - mb**2, mean(a * b) - ma * mb
-    local = (2 * ma * mb + c1) * (2 * cov + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2))
+    local = _ssim_map(a, b, data_range, mean)
     return float((np.clip(local, 0, 1) if rim == "reflect" else local).mean())

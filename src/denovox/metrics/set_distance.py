@@ -263,9 +263,13 @@ def memorised(synthetic: Features, held_out: Features, training: Features) -> Me
         ensure(len(rows.values), f"there is no {name} scan; the search for copies needs some")
     to_synthetic, which = _nearest(synthetic.values, training.values)
     to_real, _ = _nearest(held_out.values, training.values)
-    limit = float(np.quantile(to_real, NEAR, method="lower"))
     names = tuple(training.scans[i] for i in which)
-    return Memorised(to_synthetic, to_real, synthetic.scans, names, limit)
+    return Memorised(to_synthetic, to_real, synthetic.scans, names, limit_of(to_real))
+
+
+def limit_of(held_out: Float64[np.ndarray, " held"]) -> float:
+    """The NEAR quantile of the distances of held-out scans; the smallest of fewer than 20."""
+    return float(np.quantile(held_out, NEAR, method="lower"))
 
 
 def _nearest(

@@ -70,6 +70,7 @@ def group_norm(module: nn.GroupNorm, x: Float[Tensor, "b c x y z"]) -> Float[Ten
         and x.dim() == 5
         and torch.is_grad_enabled()
         and x.is_contiguous(memory_format=LAST)
+        and x.stride(0) == x[0].numel()  # one sample may have any; torch then takes it for another
     ):
         apply: Any = _GroupNorm.apply
         return apply(x, module.num_groups, module.weight, module.bias, module.eps)
@@ -84,6 +85,10 @@ def convolution(
     bias: in place of the module's.
     """
     bias = module.bias if bias is None else bias
+    half = x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+    if half and x.is_cpu and x.dim() == 5 and x.shape[4] == module.stride[2] == 2:
+        # Where its result is one voxel deep, oneDNN's bfloat16 kernel reads beyond its input.
+        return convolution(module, F.pad(x, (0, 2)), bias)[..., :1].contiguous(memory_format=LAST)
     if (
         not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..core.errors import InputError
+from ..core.errors import InputError, ensure
 
 
 def devices() -> list[str]:
@@ -35,6 +35,19 @@ def device_named(device: Any = None) -> str:
         raise InputError(f"there is no device '{given}' on this machine; choose {', '.join(here)}")
     check_process(name)
     return name
+
+
+def devices_named(device: Any = None) -> tuple[str, ...]:
+    """The names in a list such as "cuda:0,cuda:1", which share the work; otherwise one name.
+
+    `InputError` as in `device_named`, or for a GPU that is named twice.
+    """
+    if not isinstance(device, str):
+        return (device_named(device),)
+    names = tuple(device_named(each.strip()) for each in device.split(","))
+    twice = {each for each in names if each != "cpu" and names.count(each) > 1}
+    ensure(not twice, f"'{device}' names {', '.join(sorted(twice))} twice; name each GPU once")
+    return names
 
 
 def check_process(device: str) -> None:

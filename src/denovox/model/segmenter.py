@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
+from monai.networks.nets.unet import UNet
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -44,8 +45,6 @@ class Segmenter(nn.Module):
 
     def __init__(self, config: SegmenterConfig | None = None) -> None:
         super().__init__()
-        from monai.networks.nets.unet import UNet  # slow to import
-
         self.config = config or SegmenterConfig()
         channels = self.config.channels
         self.unet = UNet(

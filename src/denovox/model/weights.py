@@ -19,6 +19,7 @@ from ..core.errors import InputError
 from ..core.process import use_one_thread, was_forked
 from ..core.schedule import Schedule
 from ..io.atomic import write_file
+from . import hub
 from .controlnet import Control, ControlConfig, Controlled
 from .cpu_inference import prepare
 from .cpu_kernels import use_fast_kernels
@@ -76,7 +77,10 @@ def save(
 
 
 def locate(name: str | Path) -> Path:
-    """The path of a safetensors file, given it, a folder with one, or a bundled file's name."""
+    """The path of a safetensors file, given it, a folder with one, a bundled file's name, or
+    hf://owner/name@revision, which is downloaded."""
+    if hub.is_hub(name):
+        return hub.download(str(name))
     path = Path(name)
     if path.is_dir():
         found = sorted(path.glob("*.safetensors"))
@@ -232,8 +236,8 @@ def load(
 class Loaded:
     """A `Denoiser` of files. Pickled, it is their paths, and the receiver loads them again.
 
-    Bundled weights are sent by name, so that other machines find their own. `InputError` where a
-    receiver's files are not there, are not the same, or its machine lacks the device.
+    Bundled weights are sent by name, those of the Hub by commit, so that other machines find their
+    own. `InputError` where a receiver's files are not there or differ, or it lacks the device.
     """
 
     path: Path
@@ -261,9 +265,9 @@ class Loaded:
 
 
 def _name(path: Path) -> str:
-    """The name of bundled weights, or the path of others."""
+    """The name of bundled weights, where others were downloaded from, or their path."""
     bundled = Path(str(files("denovox"))) / "weights"
-    return path.stem if path.parent == bundled.absolute() else str(path)
+    return path.stem if path.parent == bundled.absolute() else hub.source_of(path) or str(path)
 
 
 def _sent(sources: list[tuple[str, str]], device: str, precision: Precision) -> Loaded:

@@ -109,13 +109,23 @@ class Decisions(Part):
     noise: tuple[NoiseAssumed, ...] = ()
     working_grid: tuple[int, int, int] | None = None
     """Voxels along x, y and z of the grid on which the model ran."""
+    tile_borders: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None = None
+    """Of a generated scan: along x, y and z, the i of each border between the voxels i and i + 1 at
+    which tiles of the last evaluation meet."""
+
+
+class Weights(File):
+    """The weights of a base or a control."""
+
+    source: str | None = None
+    """hf://owner/name@commit where they were downloaded from the Hugging Face Hub."""
 
 
 class Model(Part):
     """Which model ran, and on what."""
 
-    weights: File
-    control: File | None = None
+    weights: Weights
+    control: Weights | None = None
     calibrations: tuple[File, ...] = ()
     """Of `denovox detect`."""
     device: str

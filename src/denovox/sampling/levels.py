@@ -11,23 +11,28 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
-from ..core.box import Shape
+from ..core.box import Shape, Tile
 from ..core.errors import InputError, ensure
 from ..core.schedule import Schedule
 from .guidance import Guidance
 
 TILES = 2000  # evaluations of tiles that the levels of a volume share
-START, STOP = 1.0, 0.02  # sigmas between which a level is refined
+START, STOP = 3.0, 0.02  # sigmas between which a level is refined
 
 
 @dataclass(frozen=True)
 class Level:
-    """A grid of the pyramid and its sigmas. tiles: evaluations of tiles, where guidance counts."""
+    """A grid of the pyramid and its sigmas. tiles: evaluations of tiles, where guidance counts.
+
+    blend: whether tiles overlap.
+    """
 
     grid: Shape
     sigmas: list[float]
     tiles: int
+    blend: bool = True
 
     @property
     def steps(self) -> int:
@@ -44,8 +49,9 @@ def plan(
 ) -> list[Level]:
     """Levels of at most `steps` evaluations each; several of them share `TILES`.
 
-    tiles: of one evaluation of a grid, whose tiles overlap or not. The coarsest level starts from
-    pure noise and its tiles overlap; those of the others do not, since coarser levels hold them.
+    tiles: of one evaluation of a grid, whose tiles overlap or not. They overlap, because borders
+    show otherwise, unless that would leave the finest level a single evaluation; the coarsest
+    level's always do.
     """
 
     def sigmas(number: int, count: int) -> list[float]:
@@ -53,15 +59,20 @@ def plan(
             return schedule.descend(count)
         return schedule.descend(count, start=START, stop=STOP)
 
-    def cost(number: int, count: int) -> int:
-        evaluated = sum(1 + guidance.covers(sigma) for sigma in sigmas(number, count)[:-1])
-        return tiles(grids[number], number == 0) * evaluated
+    last = len(grids) - 1
+    for overlap in (True, False):
+        blends = [True] + [overlap] * last
 
-    counts = [steps]
-    if len(grids) > 1:
-        counts = affordable(steps, [partial(cost, number) for number in range(len(grids))], TILES)
+        def cost(number: int, count: int, blends: list[bool] = blends) -> int:
+            evaluated = sum(1 + guidance.covers(sigma) for sigma in sigmas(number, count)[:-1])
+            return tiles(grids[number], blends[number]) * evaluated
+
+        costs = [partial(cost, number) for number in range(len(grids))]
+        counts = affordable(steps, costs, TILES) if last else [steps]
+        if not last or counts[-1] >= min(steps, 2):
+            break
     return [
-        Level(grid, sigmas(number, count), cost(number, count))
+        Level(grid, sigmas(number, count), cost(number, count), blends[number])
         for number, (grid, count) in enumerate(zip(grids, counts, strict=True))
     ]
 
@@ -96,17 +107,27 @@ def pyramid(shape: Shape, patch: int, levels: int | None = None) -> list[Shape]:
     return [grids[-1], *grids[: levels - 1][::-1]] if levels > 1 else [shape]
 
 
+def borders(axes: Sequence[Sequence[Tile]]) -> tuple[tuple[int, ...], ...]:
+    """Along each axis, the i of each border between voxels i and i + 1 at which two tiles meet, or
+    in the middle of what they share."""
+    return tuple(
+        tuple((other.start + one.stop) // 2 - 1 for one, other in pairwise(tiles)) for tiles in axes
+    )
+
+
 def affordable(wanted: int, tiles: Sequence[Callable[[int], int]], budget: int) -> list[int]:
     """Evaluations at each level, from the coarsest, so that all tiles together are in a budget.
 
     tiles: of a level, for a number of evaluations. From the finest level on, each gets as many as
-    leave those below it the same number, up to `wanted`, so the finest gets the fewest; at least 1.
+    leave those below it twice that, up to `wanted`, so the finest gets the fewest; at least 1.
     """
     counts: list[int] = []
     for level in reversed(range(len(tiles))):
-        left = [tiles[k] for k in range(level + 1)]
-        fit = (n for n in range(wanted, 1, -1) if sum(cost(n) for cost in left) <= budget)
-        count = next(fit, 1)
+
+        def cost(n: int, level: int = level) -> int:
+            return tiles[level](n) + sum(below(min(2 * n, wanted)) for below in tiles[:level])
+
+        count = next((n for n in range(wanted, 1, -1) if cost(n) <= budget), 1)
         budget -= tiles[level](count)
         counts.append(count)
     return counts[::-1]

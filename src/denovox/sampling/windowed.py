@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -70,25 +70,43 @@ def layout(
     return [own.tiles(n, s) for own, n, s in zip(each, shape, shifts, strict=True)]
 
 
-def covered(axes: list[list[Tile]], needed: Bool[Tensor, "x y z"]) -> Bool[Tensor, "x y z"]:
-    """The voxels of all tiles in which a voxel is needed: what these tiles look at."""
-    out = torch.zeros_like(needed)
-    for tiles in itertools.product(*axes):
-        inside = _box(tiles).slices
-        if needed[inside].any():
-            out[inside] = True
-    return out
+def covered(axes: list[list[Tile]], needed: Needed, length: int) -> Needed:
+    """The voxels of all tiles in which a voxel is needed: what these tiles look at.
+
+    length: slices of the volume. needed is called once for each layer of tiles, in order.
+    """
+    across, along, layers = axes
+    found: list[Tiles] = []
+    for layer in layers:
+        mask = needed(slice(layer.start, min(layer.stop, length)))
+        size, device = mask.shape[:2], mask.device
+        tiles = itertools.product(across, along, [layer])
+        found += [each for each in tiles if mask[(*_box(each).slices[:2], slice(None))].any()]
+
+    def reached(z: slice) -> Bool[Tensor, "x y z"]:
+        out = torch.zeros(*size, z.stop - z.start, dtype=torch.bool, device=device)
+        for a, b, layer in found:
+            near = slice(max(layer.start - z.start, 0), max(layer.stop - z.start, 0))
+            out[a.start : a.stop, b.start : b.stop, near] = True
+        return out
+
+    return reached
 
 
 @dataclass(frozen=True)
 class Layers:
-    """The tiles of a volume, evaluated layer by layer. axes: from `layout`; else as `windowed`."""
+    """The tiles of a volume, evaluated layer by layer. axes: from `layout`; else as `windowed`.
+
+    control: the condition's, where it is not in memory as a whole. A `denoise` that has a method
+    `each`, from an iterator of its arguments to one of its results, gets all tiles of a layer.
+    """
 
     denoise: PatchDenoise
     condition: Condition
     axes: list[list[Tile]]
     batch: int = 1
     done: Callable[[float], None] = lambda share: None
+    control: Slices | None = None
 
     def run(
         self, x: Slices, sigma: float, length: int, needed: Needed | None = None
@@ -113,8 +131,11 @@ class Layers:
                 mask = needed(z)
                 tiles = [each for each in tiles if mask[_box(each).slices].any()]
             count = (number + 1) * len(across) * len(along) - len(tiles)
-            for group in _groups(tiles, self.batch):
-                self._evaluate(slab, out, group, layer.start, sigma)
+            groups = list(_groups(tiles, self.batch))
+            calls = self._calls(slab, groups, layer, sigma)
+            for group, results in zip(groups, self._results(calls), strict=True):
+                for each, result in zip(group, results, strict=True):
+                    _blend(out, each, result)
                 count += len(group)
                 self.done(count / total)
             if not tiles:
@@ -124,14 +145,25 @@ class Layers:
             carried = out[..., end - layer.start :].clone()
             del out
 
-    def _evaluate(self, slab: Vol, out: Vol, group: list[Tiles], start: int, sigma: float) -> None:
-        """Add the weighted results of a batch of tiles to a layer's sum, in place."""
-        boxes = [_box(tiles) for tiles in group]
-        placed = [Box((*box.start[:2], start), box.size) for box in boxes]
-        conditions = collate([self.condition.crop(box) for box in placed])
-        x = torch.cat([_cut(slab, box) for box in boxes])
-        for tiles, result in zip(group, self.denoise(x, sigma, conditions), strict=True):
-            _blend(out, tiles, result)
+    def _calls(
+        self, slab: Vol, groups: list[list[Tiles]], layer: Tile, sigma: float
+    ) -> Iterator[tuple[Tensor, float, Condition]]:
+        """The arguments of `denoise` for each batch of tiles in a layer."""
+        x, y, z = slab.shape[2:]
+        layer_box = Box((0, 0, layer.start), (x, y, layer.stop - layer.start))
+        condition = self.condition.crop(layer_box)
+        if self.control is not None:
+            condition = replace(
+                condition, control=self.control(slice(layer.start, layer.start + z))
+            )
+        for group in groups:
+            boxes = [_box(tiles) for tiles in group]
+            conditions = collate([condition.crop(box) for box in boxes])
+            yield torch.cat([_cut(slab, box) for box in boxes]), sigma, conditions
+
+    def _results(self, calls: Iterator[tuple[Tensor, float, Condition]]) -> Iterator[Tensor]:
+        each = getattr(self.denoise, "each", None)
+        return (self.denoise(*call) for call in calls) if each is None else each(calls)
 
 
 def _groups(tiles: list[Tiles], batch: int) -> Iterator[list[Tiles]]:

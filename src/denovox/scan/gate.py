@@ -11,7 +11,7 @@ from pathlib import Path
 from ..core.errors import InputError, silent
 from ..core.volume import Volume
 from ..io import formats
-from .constant_fill import fill_sentence, outside_fill
+from .constant_fill import PADDING_HU, fill_sentence, outside_fill
 from .geometry_checks import check_geometry
 from .hu_checks import Finding, not_hu
 from .slice_checks import check_slices
@@ -32,11 +32,12 @@ def read(
     series: which series of a DICOM folder to read (a SeriesInstanceUID, or the end of one).
     straighten: resample DICOM that is tilted or unevenly spaced; other formats are regular grids
     already. accept_hu: read a scan whose values do not look like HU. say: called with a note on
-    anything left out or doubted. `hu` of the Volume is float32, or float64 if the file stores that.
-    Raises `InputError` if there is not exactly one CT volume, its grid is not that of a CT, or
-    (unless `accept_hu`) its values are not Hounsfield units.
+    anything left out or doubted; NaN that reaches the sides of slices is padding. `hu` of the
+    Volume is float32, or float64 if the file stores that. Raises `InputError` if there is not
+    exactly one CT volume, its grid is not that of a CT, or (unless `accept_hu`) its values are not
+    Hounsfield units.
     """
-    volume = formats.read(path, series=series, straighten=straighten, say=say)
+    volume = formats.read(path, series=series, straighten=straighten, padding=PADDING_HU, say=say)
     require_ct(volume, str(path), accept_hu, say)
     filled = outside_fill(volume.hu)
     if filled is not None:

@@ -39,6 +39,7 @@ SAMPLES, SEEN = 4_000_000, 250_000  # most voxels in a histogram: for peaks, for
 SPIKE = 0.001  # a larger share of voxels at one end of the range is no coincidence
 WRAPPED = 0.02  # share of the voxels
 BELOW_AIR_HU, LEAST_BELOW = -1300, 0.05  # noise puts a smaller share of the voxels below this
+ABOVE_AIR_HU, LEAST_ABOVE = -700, 0.01  # a smaller share of voxels above this is not a scan
 # Gains in log-likelihood per voxel by undoing a transform. Of 846 crops of CT in HU none gains more
 # than 0.9, and of 120 scans none gains; with a shift or another scale, all scans gain 0.9 or more.
 REFUSE_NATS, DOUBT_NATS = 1.0, 0.3
@@ -108,9 +109,9 @@ def _not_hu(hu: Float[np.ndarray, "*n"], volume: Volume, peaks: dict[str, float]
         return Finding(code=code, severity="refuse", sentence=sentence, advice=advice)
 
     if not np.isfinite([low, high]).all():
-        bad = volume.hu.size - np.count_nonzero(np.isfinite(volume.hu))
-        advice = "replace them by the value of air, -1000, where nothing was measured"
-        return refuse("not_finite", f"{bad} voxels are NaN or infinite", advice)
+        bad = np.argwhere(~np.isfinite(volume.hu)).tolist()
+        what = f"{len(bad)} voxels are NaN or infinite, the first at {bad[0]}"
+        return refuse("not_finite", what, "put air, -1000 HU, where nothing was measured")
     span = f"values lie in [{low:g}, {high:g}]"
     if low == high:
         return refuse("constant", f"all voxels have the same value, {low:g}")
@@ -146,8 +147,11 @@ def _not_hu(hu: Float[np.ndarray, "*n"], volume: Volume, peaks: dict[str, float]
         return refuse("unlike", f"{span}, and {at}, unlike those of any CT in HU")
     if gain > DOUBT_NATS:
         return _transformed(best, at, sure=False)
-    pair = "fat" in peaks and "soft" in peaks
-    tissue = "fat" in peaks or "soft" in peaks
+    dense, soft = core.share(ABOVE_AIR_HU, np.inf), core.share(-200, 200)
+    if dense < LEAST_ABOVE or (core.quantile(0.5) < PEAKS_HU["air"][1] and soft < 0.4 * dense):
+        only = f"{span}: hardly anything but air, or HU shifted by about -1024 (intercept twice?)"
+        return Finding(code="only_air", severity="doubt", sentence=only, advice=LOOK)
+    pair, tissue = {"fat", "soft"} <= peaks.keys(), {"fat", "soft"} & peaks.keys()
     below = core.share(-np.inf, BELOW_AIR_HU)
     sentence = f"{span}, {below:.0%} of them below {BELOW_AIR_HU}, and air is at {AIR_HU:g} HU"
     if below < LEAST_BELOW:

@@ -9,12 +9,14 @@ through a point meets the detector at y cos - x sin, as in scikit-image.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Float32
 from scipy.fft import irfft, next_fast_len, rfft
 from scipy.ndimage import map_coordinates
+from scipy.sparse import coo_array
+from skimage.transform import radon
 
 from ..core.resample import resize
 
@@ -41,8 +43,6 @@ def line_integrals(
 
     On cells of 2 mm and views 1 degree apart, interpolated linearly (`skimage.transform.radon`).
     """
-    from skimage.transform import radon
-
     cell = max(_CELL_MM / pixel_mm, 1.0)  # in pixels
     # Odd grids: the rotation axis is then the centre both of the slice and of the middle cell.
     across = [2 * int(np.ceil((n / cell - 1) / 2)) + 1 for n in mu.shape]
@@ -59,6 +59,24 @@ def line_integrals(
     grid = np.meshgrid(at_detector, at_view, indexing="ij")
     result: np.ndarray = map_coordinates(seen, grid, order=1, mode="constant")
     return np.maximum(result, 0)
+
+
+def ray_matrix(shape: tuple[int, int], pixel: float, views: int, count: int) -> Any:
+    """Pixels of a slice -> line integrals, in detector bins, as a sparse matrix; for iterative
+    reconstruction: its adjoint is its transpose.
+
+    pixel: their edge in detector bins, 1/2 or less for the line integrals of pixels that are
+    squares; each is shared by the two bins next to its centre. count: of the detector's bins, as
+    from `detectors`. Rows are those of a flat (detector, view) array, columns of (x, y).
+    """
+    x, y = (pixel * (np.arange(n) - (n - 1) / 2) for n in shape)
+    turn, view = np.pi * np.arange(views)[:, None, None] / views, np.arange(views)[:, None]
+    at = (y * np.cos(turn) - x[:, None] * np.sin(turn)).reshape(views, -1) + count // 2
+    low, share = at.astype(int), at % 1
+    rows = np.ravel([low * views + view, (low + 1) * views + view])
+    columns = np.broadcast_to(np.arange(at.shape[1]), (2, *at.shape)).ravel()
+    entries = pixel**2 * np.ravel([1 - share, share]), (rows, columns)
+    return coo_array(entries, (count * views, at.shape[1])).tocsr()
 
 
 def response(count: int, pixel_mm: float, kernel: Kernel) -> Float[np.ndarray, " frequencies"]:

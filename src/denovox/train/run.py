@@ -15,16 +15,18 @@ from ..datasets import store
 from ..datasets.samples.batch import Draw, batches, collate
 from ..datasets.samples.multilevel import sampler
 from ..datasets.samples.resident import Resident, bytes_of
+from ..io.space import check_space, size_of
 from ..model import weights
 from ..model.activation_checkpointing import recompute
 from ..model.controlnet import Control, ControlConfig, Controlled
 from ..model.unet import Net
 from . import checkpoint, previews
-from .config import Recipe
+from .config import Recipe, TrainConfig
 from .distributed import Group, device_memory, distributed
 from .loop import Progress, Session, train
 from .loss import Ledger, noise_level, predictor
 from .run_log import RunLog
+from .run_state import state_bytes
 from .validation import fixed_samples, validation
 
 
@@ -57,6 +59,8 @@ def run(recipe: Recipe, folder: Path, session: Session | None = None) -> Iterato
             " (SCAN_lesion.nii.gz), or insert lesions (benchmarks/lesion_data.py)"
         )
     learner = _learner(recipe, group.device)
+    if group.main:
+        require_space(recipe.train, folder, learner.part)
     if recipe.train.checkpointing:
         recompute(learner.net)
     if (
@@ -71,6 +75,15 @@ def run(recipe: Recipe, folder: Path, session: Session | None = None) -> Iterato
     )
     with checkpoint.only_run(folder) if group.main else nullcontext():
         yield from _train(recipe, folder, replace(session, net=net), learner, (training, held))
+
+
+def require_space(config: TrainConfig, folder: Path, part: nn.Module) -> None:
+    """`InputError` unless the states of a run fit on the disk: two, and the one being written."""
+    parameters = list(part.parameters())
+    state = state_bytes(parameters, config)
+    there = sum(size_of(folder / name) for name in (checkpoint.NAME, checkpoint.BEFORE))
+    weights_too = 4 * sum(p.numel() for p in parameters)
+    check_space({folder / checkpoint.NAME: max(state, 3 * state - there) + weights_too})
 
 
 def _train(

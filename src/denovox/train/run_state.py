@@ -49,6 +49,12 @@ def optimizers(
     }
 
 
+def state_bytes(parameters: Iterable[Parameter], config: TrainConfig) -> int:
+    """Size of a saved state: parameters, their average, and one or two moments of each."""
+    muon = config.optimizer == "muon"
+    return sum(4 * p.numel() * (3 if muon and is_kernel(p) else 4) for p in parameters)
+
+
 class RunState:
     """Parameters (trained in place), their average, the optimizers, and the progress of the run.
 

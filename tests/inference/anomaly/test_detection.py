@@ -8,14 +8,8 @@ from water import CONFIG, METHOD, body, water
 
 from denovox.core.errors import InputError
 from denovox.core.labels import BODY, OUTSIDE
-from denovox.inference.anomaly.detection import (
-    THRESHOLD,
-    calibrate,
-    components,
-    detect,
-    numbered,
-    scan_score,
-)
+from denovox.inference.anomaly.components import THRESHOLD, components, numbered, scan_score
+from denovox.inference.anomaly.detection import calibrate, detect
 from denovox.inference.model import (
     Model,
 )
@@ -200,9 +194,9 @@ def test_regions_hand_over_without_a_jump(model, two_regions, monkeypatch):
     # 20 mm of hand-over are slices 10 to 13, centred on the border at 60 mm.
     share = 0.5 - 0.5 * np.sin(np.pi * (np.array([52.5, 57.5, 62.5, 67.5]) - 60) / 20)
 
-    def z_scores(maps, coarse, calibration):
+    def z_scores(maps, calibration):
         flat = {"abdomen": 2, "chest": 6}[calibration.region]
-        return np.full(coarse[maps.box.slices].shape, flat, np.float32)
+        return np.full(maps.box.size, flat, np.float32)
 
     monkeypatch.setattr("denovox.inference.anomaly.detection.z_scores", z_scores)
     got = detect(net, ScanContext(volume), [abdomen, as_chest]).z.hu

@@ -6,15 +6,24 @@ import torch
 from scipy import ndimage
 from water import CONFIG, METHOD, body, water
 
+from denovox.core.box import Box
 from denovox.core.labels import AIRWAY, BODY, BONE, LUNG, OUTSIDE
 from denovox.core.random_field import field
-from denovox.inference.anomaly.maps import anomaly_maps, contrast, surroundings
+from denovox.inference.anomaly.contrast import Surroundings, contrast
+from denovox.inference.anomaly.estimate import Wanted
+from denovox.inference.anomaly.maps import PartMaps, anomaly_maps
+from denovox.inference.memory import Room
 from denovox.inference.model import (
     Model,
 )
 from denovox.inference.options import RunOptions
 from denovox.scan import anatomy
 from denovox.tasks import anomaly
+
+
+def surroundings(coarse, spacing_mm):
+    """The groups of a whole volume."""
+    return Surroundings.of(coarse, spacing_mm).at(tuple(slice(0, n) for n in coarse.shape))
 
 
 @pytest.fixture
@@ -196,3 +205,22 @@ def test_a_fine_grid_is_worked_on_coarser(model):
         np.clip(smooth, -120, 240) - 60, (2 / 0.35, 2 / 0.35, 0.4), mode="nearest"
     )
     np.testing.assert_allclose(got.maps_hu[..., 1], want, atol=3.0)
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_a_few_slices_are_those_of_all(model, step):
+    """Bit for bit: whatever a slice depends on is computed with it."""
+    volume = body(0, 90.0, mm=(3.0, 3.0, 2.0))
+    coarse = anatomy.coarse(volume)
+    roi = np.zeros(volume.shape, bool)
+    roi[6:40, 8:44, 2:22] = True
+    wanted = Wanted(volume, coarse, "abdomen", roi, slice(0, 24), METHOD)
+    maps = PartMaps.of(model(lambda x, sigma, c: 0.5 * x), wanted, RunOptions(), Room(1e6, print))
+    whole = maps.at(slice(0, maps.box.size[2]))
+    for first in range(0, maps.box.size[2] - step, step):
+        got, z = maps.at(slice(first, first + step)), slice(first, first + step)
+        np.testing.assert_array_equal(got.maps_hu, whole.maps_hu[:, :, z])
+        np.testing.assert_array_equal(got.classes, whole.classes[..., z])
+        np.testing.assert_array_equal(got.estimate.hu, whole.estimate.hu[..., z])
+        assert got.box == Box((*whole.box.start[:2], whole.box.start[2] + first),
+                              (*whole.box.size[:2], step))  # fmt: skip

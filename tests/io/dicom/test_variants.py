@@ -292,6 +292,20 @@ def test_a_file_without_photometric_interpretation_is_not_left_out(tmp_path: Pat
         dicom.read(tmp_path)
 
 
+@pytest.mark.parametrize(("kind", "dtype"), [("Float", "<f4"), ("DoubleFloat", "<f8")])
+def test_pixels_that_are_real_numbers_are_called_that(
+    tmp_path: Path, kind: str, dtype: str
+) -> None:
+    """NaN among them or not: such an object is a Parametric Map, not a CT."""
+    made = cases.images(cases.phantom())
+    for one in made:
+        del one.PixelData
+        setattr(one, f"{kind}PixelData", np.full((one.Rows, one.Columns), np.nan, dtype).tobytes())
+    cases.save(tmp_path, made)
+    with pytest.raises(InputError, match=rf"stores real numbers \({kind}PixelData\)"):
+        dicom.read(tmp_path)
+
+
 def test_a_group_of_a_vendor_is_not_read(tmp_path: Path) -> None:
     hu = cases.phantom()
     one = cases.enhanced(cases.images(hu))

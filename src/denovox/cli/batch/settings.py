@@ -37,8 +37,10 @@ def ending(given: dict[str, Any]) -> str:
 
 def cores() -> int:
     """Threads for all workers together: OMP_NUM_THREADS, or the cores of this process."""
+    from ...core.process import cpus
+
     text = os.environ.get("OMP_NUM_THREADS", "")
-    return int(text) if text.isdigit() and int(text) else len(os.sched_getaffinity(0))
+    return int(text) if text.isdigit() and int(text) else cpus()
 
 
 def check_places(scans: Iterable[Path], out: Path) -> None:

@@ -76,6 +76,7 @@ def _decisions(run: Run) -> Iterator[of.Decisions]:
                 ),
                 noise=tuple(made.get("noise", [])),
                 working_grid=next(iter(made.get("working grid", [])), None),
+                tile_borders=next(iter(made.get("tile borders", [])), None),
             )
 
 
@@ -93,13 +94,19 @@ def _model(run: Run) -> of.Model:
     hardware = platform.machine() if _gpu_of(run) is None else torch.cuda.get_device_name(device)
     narrow = use_bfloat16(params.get("precision", "float32"), device)
     return of.Model(
-        weights=of.file_at(run.model.path),
-        control=None if control is None else of.file_at(control),
+        weights=_weights(run.model.path),
+        control=None if control is None else _weights(control),
         calibrations=tuple(map(of.file_at, given)),
         device=device,
         hardware=hardware,
         precision="bfloat16" if narrow else "float32",
     )
+
+
+def _weights(path: Path) -> of.Weights:
+    from ...model.hub import source_of
+
+    return of.Weights(**dict(of.file_at(path)), source=source_of(path.absolute()))
 
 
 def _cost(run: Run) -> of.Cost:

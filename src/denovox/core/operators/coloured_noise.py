@@ -49,24 +49,34 @@ class Spectrum:
 
     def on(self, shape: Shape, spacing_mm: tuple[float, float, float]) -> Psd:
         """Power of each DCT-II coefficient on a grid, mean 1, float64; w = 1 if white along z."""
+        plane, along = self._factors(shape, spacing_mm)
+        psd = plane * along if self.along_z else plane
+        return psd / psd.mean()
+
+    def factors(
+        self, shape: Shape, spacing_mm: tuple[float, float, float]
+    ) -> tuple[Float[Tensor, "x y 1"], Float[Tensor, "1 1 w"]]:
+        """Two factors of `on`, each with a mean of 1: in the plane and along z."""
+        plane, along = self._factors(shape, spacing_mm)
+        return plane / plane.mean(), along / along.mean()
+
+    def _factors(
+        self, shape: Shape, spacing_mm: tuple[float, float, float]
+    ) -> tuple[Float[Tensor, "x y 1"], Float[Tensor, "1 1 w"]]:
         x, y = (
             torch.arange(n) / (2 * n * mm) for n, mm in zip(shape[:2], spacing_mm, strict=False)
         )
         plane = _interpolated(torch.hypot(x[:, None].double(), y.double()), self)
         if not plane.any():
             raise InputError("the noise spectrum has no power at any frequency of this grid")
-        psd = plane[..., None]
-        if self.along_z:
-            turn = torch.arange(shape[2], dtype=torch.float64) * (math.pi / shape[2])
-            psd = psd * (1 + 2 * self.along_z * torch.cos(turn))
-        return psd / psd.mean()
+        slices = shape[2] if self.along_z else 1
+        turn = torch.arange(slices, dtype=torch.float64) * (math.pi / slices)
+        return plane[..., None], (1 + 2 * self.along_z * torch.cos(turn))[None, None]
 
     def mean_square(self, shape: Shape, spacing_mm: tuple[float, float, float]) -> float:
         """Mean square of `on`: 1 if white. Without `on`, which takes 8 bytes per voxel."""
-        plane = self.on((*shape[:2], 1), spacing_mm)
-        turn = torch.arange(shape[2], dtype=torch.float64) * (math.pi / shape[2])
-        along = 1 + 2 * self.along_z * torch.cos(turn)
-        return float(plane.square().mean() * along.square().mean() / along.mean() ** 2)
+        plane, along = self.factors(shape, spacing_mm)
+        return float(plane.square().mean() * along.square().mean())
 
 
 WHITE = Spectrum((0.0,), (1.0,))
@@ -85,7 +95,7 @@ def filtered(x: Vol, gain: Psd) -> Vol:
     """x with each of its DCT-II coefficients multiplied by `gain`; sqrt(psd) turns white noise into
     noise with that spectrum. Symmetric: <filtered(x), y> = <x, filtered(y)>."""
     axes = _axes(gain)
-    return _dct(_dct(x, axes) * gain.to(x), axes, back=True)
+    return dct(dct(x, axes) * gain.to(x), axes, back=True)
 
 
 @dataclass(frozen=True)
@@ -116,9 +126,9 @@ def _axes(psd: Psd) -> tuple[int, ...]:
     return (2, 3) if psd.shape[2] == 1 else (2, 3, 4)
 
 
-def _dct(x: Vol, axes: tuple[int, ...], back: bool = False) -> Vol:
-    """Orthonormal DCT-II or its inverse by matrix products, without complex numbers or mirrored
-    copies."""
+def dct(x: Vol, axes: tuple[int, ...], back: bool = False) -> Vol:
+    """Orthonormal DCT-II along some axes, or its inverse, by matrix products, without complex
+    numbers or mirrored copies."""
     for axis in axes:
         matrix = _matrix(x.shape[axis], x)
         x = (x.movedim(axis, -1) @ (matrix if back else matrix.T)).movedim(-1, axis)

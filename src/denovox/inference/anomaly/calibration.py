@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, UInt8
 from pydantic import Field, ValidationError
 from scipy import ndimage
 
-from ...core.box import bounding_box
+from ...core.box import Box, bounding_box
 from ...core.config import Settings
 from ...core.errors import InputError, ensure, line
 from ...core.labels import AIRWAY, BONE, LUNG, OUTSIDE
@@ -233,27 +233,32 @@ def classes_of(estimate: Volume, coarse: UInt8[np.ndarray, "x y z"]) -> UInt8[np
     spacing = estimate.spacing_mm
     steps = [SMOOTH_MM / mm for mm in spacing]
     hu = ndimage.gaussian_filter(estimate.hu.astype(np.float32), steps, mode="nearest")
-    tissue = np.digitize(hu, [GAS_HU, FAT_HU]).astype(np.uint8)  # 0 gas, 1 fat, 2 soft
-    tissue = np.array([1, 3, 4], np.uint8)[tissue]
+    tissue = np.full(hu.shape, TISSUES.index("gas"), np.uint8)
+    tissue[hu >= GAS_HU] = TISSUES.index("fat")
+    tissue[hu >= FAT_HU] = TISSUES.index("soft")
     tissue[(coarse == LUNG) | (coarse == AIRWAY)] = 2
     tissue[coarse == BONE] = 5
     tissue[coarse == OUTSIDE] = 0
     steps_in = [max(1, round(RIM_MM / mm)) for mm in spacing]
     size = tuple(2 * n + 1 for n in steps_in)
-    same = ndimage.minimum_filter(tissue, size) == ndimage.maximum_filter(tissue, size)
-    return np.asarray(2 * tissue + ~same, np.uint8)
+    rim = ndimage.minimum_filter(tissue, size) != ndimage.maximum_filter(tissue, size)
+    return np.asarray(2 * tissue + rim, np.uint8)
 
 
-def places_of(
-    coarse: UInt8[np.ndarray, "x y z"], bins: tuple[int, int, int]
-) -> UInt8[np.ndarray, "x y z"]:
-    """Place of every voxel, numbered x slowest: equal parts of the body's bounding box."""
-    place = np.zeros(coarse.shape, np.int64)
-    box = bounding_box(coarse != OUTSIDE)
+def body_box(coarse: UInt8[np.ndarray, "x y z"]) -> Box:
+    """The body's bounding box."""
+    return bounding_box(coarse != OUTSIDE)
+
+
+def places_of(body: Box, box: Box, bins: tuple[int, int, int]) -> UInt8[np.ndarray, "x y z"]:
+    """Place of every voxel of a box, numbered x slowest: equal parts of the body's box."""
+    place = np.zeros(box.size, np.uint8)
     for axis, parts in enumerate(bins):
-        way = (np.arange(coarse.shape[axis]) + 0.5 - box.start[axis]) / box.size[axis]
-        number = np.clip((way * parts).astype(int), 0, parts - 1)
+        voxels = np.arange(box.start[axis], box.stop[axis])
+        way = (voxels + 0.5 - body.start[axis]) / body.size[axis]
+        number = np.clip((way * parts).astype(int), 0, parts - 1).astype(np.uint8)
         shape = [1, 1, 1]
         shape[axis] = -1
-        place = place * parts + number.reshape(shape)
-    return place.astype(np.uint8)
+        place *= np.uint8(parts)
+        place += number.reshape(shape)
+    return place

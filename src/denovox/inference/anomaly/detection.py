@@ -10,43 +10,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8, UInt16
-from scipy import ndimage
+from jaxtyping import Bool, UInt8
 
 from ...core.errors import InputError, ensure
-from ...core.labels import NAMES, OUTSIDE
+from ...core.labels import OUTSIDE
 from ...core.volume import Volume
 from ...model.weights import describe
 from ...scan.body_regions import RegionSpan
 from ..engine import Engine
+from ..frame import working_grid
+from ..memory import Room, slabs, work_mb
 from ..options import RunOptions
 from ..region_blend import Part, blend_parts, share_of
-from ..scan_context import ScanContext
+from ..scan_context import ScanContext, stored_bytes
 from .calibration import AnomalyMethod, Calibration, empty
-from .maps import anomaly_maps, calibration_of, z_scores
+from .components import THRESHOLD, Component, components, scan_score
+from .estimate import Wanted
+from .maps import PartMaps, anomaly_maps, calibration_of, reach_of, z_scores
 
-TOP_ML = 0.3  # the scan's score is the mean of |z| over its highest 0.3 mL
-THRESHOLD, MIN_ML = 4.0, 0.05  # of a component: |z| and volume
-
+LEAST_SLICES, SLICE_BYTES = 8, 48  # of maps that are computed at a time; per voxel of them
 Mask = Bool[np.ndarray, "x y z"]
 Labels = UInt8[np.ndarray, "x y z"]
-
-
-@dataclass(frozen=True)
-class Component:
-    """A connected piece of the map. centre_mm: RAS+. peak_z and mean_z are signed: below 0 is
-    darker than the surroundings. mean_hu: of the scan; contrast_hu: against its surroundings,
-    smoothed.
-    region: of the slice at its centre. tissue: of most of its voxels in the coarse label map."""
-
-    volume_ml: float
-    centre_mm: tuple[float, float, float]
-    peak_z: float
-    mean_hu: float
-    contrast_hu: float
-    region: str
-    tissue: str
-    mean_z: float
 
 
 @dataclass(frozen=True)
@@ -83,7 +67,7 @@ def detect(
     options = options or RunOptions()
     check(calibrations, engine)
     volume, coarse = context.measured, context.coarse
-    within = _within(volume, roi) & (coarse != OUTSIDE)
+    within = _within(coarse, roi)
     by_region = {each.region: each for each in calibrations}
     spans = context.spans
     covered = tuple(span for span in spans if span.region in by_region)
@@ -103,29 +87,36 @@ def detect(
         f"nothing to score: calibrations are for {', '.join(sorted(by_region)) or 'no region'}, and"
         " the region of interest has no body voxels there; give --region or --roi",
     )
-    z, contrast_hu = np.zeros(volume.shape, np.float32), np.zeros(volume.shape, np.float32)
     weight = np.zeros(volume.shape[2], np.float32)
     parts = blend_parts(spans, volume.spacing_mm[2])
+    room = _room(engine, context, calibrations, options)
+    z, contrast_hu = room.zeros(volume.shape), room.zeros(volume.shape)
     for number, part in enumerate(parts):
         calibration = by_region.get(part.span.region)
         inside = _in_part(within, part)
-        if calibration is None or not inside.any():
+        if calibration is None or not inside[..., part.z].any():
             continue
-        share = share_of(options, number, parts)
-        labels = np.ascontiguousarray(coarse[..., part.z])
-        region, method = calibration.region, calibration.method
-        maps = anomaly_maps(engine, volume, coarse, region, inside, method, share, part.z)
-        x, y, along = maps.box.slices
-        here = (x, y, _shifted(along, part.start))
-        share_z = part.weight[along]
-        z[here] += share_z * z_scores(maps, labels, calibration)
-        contrast_hu[here] += share_z * maps.maps_hu[..., 0]
+        share, own = share_of(options, number, parts), room.part()
+        wanted = Wanted(volume, coarse, part.span.region, inside, part.z, calibration.method)
+        prepared = PartMaps.of(engine, wanted, share, own)
+        for some in slabs(prepared.box.size[2], _slices(own, wanted)):
+            maps = prepared.at(some)
+            x, y, along = maps.box.slices
+            here = (x, y, _shifted(along, part.start))
+            share_z = part.weight[along]
+            z[here] += share_z * z_scores(maps, calibration)
+            contrast_hu[here] += share_z * maps.maps_hu[..., 0]
+            room.release()
         weight[part.z] += part.weight
     # Next to a region without a calibration the weights do not sum to one.
-    for values in (z, contrast_hu):
-        values *= within / np.where(weight > 0, weight, 1)
+    for some in slabs(volume.shape[2]):
+        of_voxel = within[..., some] / np.where(weight > 0, weight, 1)[some]
+        z[..., some] *= of_voxel
+        contrast_hu[..., some] *= of_voxel
+        room.release()
     result = volume.with_hu(z)
     found = components(result, contrast_hu, threshold, volume.hu, coarse, spans)
+    room.release()
     used = tuple(by_region[name] for name in dict.fromkeys(span.region for span in covered))
     score = scan_score(z, volume.spacing_mm)
     return Detection(result, found, score, covered, left_out, used)
@@ -144,7 +135,7 @@ def calibrate(
     """
     options = options or RunOptions()
     volume, coarse = context.measured, context.coarse
-    keep, body = _within(volume, healthy), coarse != OUTSIDE
+    keep, body = _within(coarse, healthy), coarse != OUTSIDE
     weights = describe(engine.path)[2]
     result = []
     parts = blend_parts(context.spans, volume.spacing_mm[2])
@@ -180,71 +171,10 @@ def check(calibrations: Sequence[Calibration], engine: Engine) -> None:
         )
 
 
-def scan_score(
-    z: Float[np.ndarray, "x y z"], spacing_mm: tuple[float, float, float], top_ml: float = TOP_ML
-) -> float:
-    """Mean of |z| over the highest `top_ml`, wherever it is: more robust than the maximum."""
-    count = min(z.size, max(1, round(top_ml * 1000 / float(np.prod(spacing_mm)))))
-    return float(np.partition(np.abs(z).ravel(), z.size - count)[-count:].mean())
-
-
-def components(
-    z: Volume,
-    contrast_hu: Float[np.ndarray, "x y z"],
-    threshold: float,
-    hu: Float[np.ndarray, "x y z"],
-    coarse: Labels,
-    spans: Sequence[RegionSpan],
-) -> tuple[Component, ...]:
-    """Connected pieces of |z| above the threshold, dark and bright separately, highest |z| first.
-
-    Those under `MIN_ML` are dropped. hu, coarse: the scan, its label map. spans: its regions.
-    """
-    found = []
-    for box, inside, peak_z in _pieces(z, threshold):
-        index = np.argwhere(inside).mean(0) + [s.start for s in box]
-        right, front, up = (z.affine[:3, :3] @ index + z.affine[:3, 3]).tolist()
-        found.append(
-            Component(
-                float(inside.sum()) * _voxel_ml(z),
-                (right, front, up),
-                peak_z,
-                float(hu[box][inside].mean()),
-                float(contrast_hu[box][inside].mean()),
-                next(s.region for s in spans if index[2] < s.stop - 0.5 or s is spans[-1]),
-                NAMES[int(np.bincount(coarse[box][inside]).argmax())],
-                float(z.hu[box][inside].mean()),
-            )
-        )
-    return tuple(found)
-
-
-def numbered(z: Volume, threshold: float) -> UInt16[np.ndarray, "x y z"]:
-    """Voxels of the components of a map, numbered from 1 in the order of `components`; 0: none."""
-    out = np.zeros(z.shape, np.uint16)
-    for number, (box, inside, _) in enumerate(_pieces(z, threshold), 1):
-        out[box][inside] = number
-    return out
-
-
-def _pieces(z: Volume, threshold: float) -> list[tuple[tuple[slice, ...], Mask, float]]:
-    """Box, mask within the box, and peak z of each component, highest |z| first."""
-    found = []
-    for sign in (1, -1):
-        parts, _ = ndimage.label(sign * z.hu > threshold, np.ones((3, 3, 3)))
-        for number, box in enumerate(ndimage.find_objects(parts), 1):
-            inside = parts[box] == number
-            if float(inside.sum()) * _voxel_ml(z) >= MIN_ML:
-                found.append((box, inside, sign * float(np.abs(z.hu[box][inside]).max())))
-    return sorted(found, key=lambda each: -abs(each[2]))
-
-
-def _voxel_ml(z: Volume) -> float:
-    return float(np.prod(z.spacing_mm)) / 1000
-
-
 def _in_part(within: Mask, part: Part) -> Mask:
     """The mask, restricted to the slices of a part that have weight."""
+    if len(part.weight) == within.shape[2] and (part.weight > 0).all():
+        return within
     out = np.zeros_like(within)
     out[..., part.z] = within[..., part.z] & (part.weight > 0)
     return out
@@ -254,10 +184,35 @@ def _shifted(along: slice, by: int) -> slice:
     return slice(along.start + by, along.stop + by)
 
 
-def _within(volume: Volume, roi: Mask | None) -> Mask:
-    if roi is None:
-        return np.ones(volume.shape, bool)
-    if roi.shape != volume.shape:
-        raise InputError(f"the mask's grid is {roi.shape}, the scan's {volume.shape}")
-    ensure(roi.any(), "the mask of the region of interest is empty; mark where to look")
-    return roi
+def _within(coarse: Labels, roi: Bool[np.ndarray, "u v w"] | None) -> Mask:
+    """The body, within a region of interest."""
+    within: Mask = coarse != OUTSIDE
+    if roi is not None:
+        if roi.shape != coarse.shape:
+            raise InputError(f"the mask's grid is {roi.shape}, the scan's {coarse.shape}")
+        ensure(roi.any(), "the mask of the region of interest is empty; mark where to look")
+        within &= roi
+    return within
+
+
+def _room(
+    engine: Engine, context: ScanContext, calibrations: Sequence[Calibration], options: RunOptions
+) -> Room:
+    """Where the maps are kept. Besides the scan, its labels and the ROI are in memory."""
+    volume = context.measured
+    held = volume.hu.nbytes + 2 * context.coarse.nbytes + stored_bytes(context.volume)
+    own_grid = working_grid(volume, engine.config.spacing_mm) == volume.shape
+    several = any(each.method.steps > 1 for each in calibrations)
+    kind = "sample" if several else "stream" if own_grid else "resampled"
+    network = work_mb(engine, kind, volume.shape, options, blend=True)
+    reach = max((reach_of(each.method, volume.spacing_mm[2]) for each in calibrations), default=0)
+    x, y, _ = volume.shape
+    smoothing = x * y * (LEAST_SLICES + 2 * reach) * SLICE_BYTES / 1e6
+    return Room.beside(volume.shape, held / 1e6, max(network, smoothing), options)
+
+
+def _slices(room: Room, wanted: Wanted) -> int:
+    """How many slices to compute maps for at a time, which changes nothing about them."""
+    x, y, z = wanted.volume.shape
+    more = room.left_mb * 1e6 / (x * y * SLICE_BYTES)
+    return min(z, LEAST_SLICES + max(0, int(more)))

@@ -21,7 +21,8 @@ from ...io.dicom.evidence import Finding, Findings, write_findings
 from ...io.dicom.reader import DicomSource
 from ...io.nifti_bytes import NiftiSource, save_new
 from ...metrics.results import finite
-from .detection import TOP_ML, Component, Detection, numbered
+from .components import TOP_ML, Component, numbered
+from .detection import Detection
 
 MEANING = (
     f"score: mean |z| over the {TOP_ML:g} mL of scored voxels where it is highest. z: distance"

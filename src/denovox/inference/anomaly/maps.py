@@ -9,33 +9,35 @@ calibration weights the two by tissue and place.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 
 from ...core.box import Box, bounding_box
-from ...core.condition import Condition
-from ...core.labels import AIRWAY, BONE, LUNG, OUTSIDE
-from ...core.morphology import dilate_mm, erode_mm
+from ...core.labels import OUTSIDE
 from ...core.regions import region as region_named
-from ...core.resample import resize
-from ...core.tensors import tensor
 from ...core.volume import Volume
-from ...reports.recorder import decided
-from ...sampling.sampler import Noise, Vol
-from ...tasks import anomaly
 from ..engine import Engine
-from ..frame import Frame, working_grid
+from ..memory import Room
 from ..options import RunOptions
-from .calibration import AnomalyMethod, Calibration, classes_of, measured, places_of
+from .calibration import (
+    RIM_MM,
+    SMOOTH_MM,
+    AnomalyMethod,
+    Calibration,
+    body_box,
+    classes_of,
+    measured,
+    places_of,
+)
+from .contrast import LocalMeans, Surroundings
+from .estimate import Few, Wanted, residual_of
 
 CONTEXT_MM = 18.0  # around the region of interest: the network sees it, its output is discarded
-LUNG_MM = 12.0  # the surroundings of what the lung encloses, up to twice as wide, are the lung
-WORK_MM = 5.0  # of the grid on which local means are computed
-LEAST_SHARE = 1e-3
 
 Mask = Bool[np.ndarray, "x y z"]
 Labels = UInt8[np.ndarray, "x y z"]
@@ -43,11 +45,16 @@ Labels = UInt8[np.ndarray, "x y z"]
 
 @dataclass(frozen=True)
 class AnomalyMaps:
-    """The maps of a box of the scan, HU: its contrast and its residual, both smoothed."""
+    """The maps of a box, HU: its contrast and its residual, both smoothed.
+
+    estimate: if healthy. classes, body: tissue classes in the box, and the box of the body.
+    """
 
     maps_hu: Float[np.ndarray, "x y z k"]
     estimate: Volume
+    classes: UInt8[np.ndarray, "x y z"]
     box: Box
+    body: Box
 
 
 def anomaly_maps(
@@ -67,133 +74,105 @@ def anomaly_maps(
     region; outside the ROI it sees the scan.
     """
     z = slice(0, volume.shape[2]) if z is None else z
-    window, box = region_named(region).window, around(roi[..., z], volume.spacing_mm)
-    whole = Box((*box.start[:2], box.start[2] + z.start), box.size)
-    grid = working_grid(volume, engine.config.spacing_mm)
-    decided("working grid", [grid])
-    frame = Frame.of_box(volume, grid, region_named(region), whole, z)
-    scan = np.clip(window.unit(volume.hu.astype(np.float32)), -1, 1)
-    condition = frame.condition(coarse if method.anatomy else np.zeros_like(coarse))
-    residual = _residual(
-        engine, frame, frame.to_grid(scan), frame.labels(roi), condition, method, options
-    )
-    if not frame.own_grid:
-        # Resample the residual, not the estimate: detail lost on a coarser grid is not an anomaly.
-        residual = frame.from_grid(residual, whole.slices)
-    scan = scan[whole.slices]
-    anatomy = np.ascontiguousarray(coarse[..., z])
-    inside = roi[..., z] & (anatomy != OUTSIDE)
-    groups = np.where(inside, surroundings(anatomy, volume.spacing_mm), np.uint8(0))[box.slices]
-    half = np.float32(window.width_hu / 2)
-    difference = contrast(scan * half, groups, volume.spacing_mm, method)
-    # Smoothed before taking magnitudes: noise averages out, lesions do not.
-    steps = [method.smooth_mm / mm for mm in volume.spacing_mm]
-    both = (difference, np.where(groups > 0, residual * half, np.float32(0)))
-    maps = [ndimage.gaussian_filter(each, steps, mode="nearest") for each in both]
-    estimate = Volume(window.hu(scan - residual).astype(np.float32), volume.affine)
-    return AnomalyMaps(np.stack(maps, -1), estimate, box)
+    wanted = Wanted(volume, coarse, region, roi, z, method)
+    maps = PartMaps.of(engine, wanted, options, Room(math.inf, options.say))
+    return maps.at(slice(0, maps.box.size[2]))
 
 
-def _residual(
-    engine: Engine,
-    frame: Frame,
-    scan: Float[np.ndarray, "u v w"],
-    roi: Mask,
-    condition: Condition,
-    method: AnomalyMethod,
-    options: RunOptions,
-) -> Float[np.ndarray, "u v w"]:
-    """The scan in a frame, minus its healthy estimate within the ROI; model units."""
-    known = tensor(~roi).to(engine.device)
-    y = tensor(scan).to(engine.device)
-    total = torch.zeros_like(y)
-    for number in range(method.seeds):
-        drawn = frame.noise(options.seed + number // 2, engine.device)
+@dataclass(frozen=True, eq=False)
+class PartMaps:
+    """The maps of a part of a scan, ready to be computed a few slices at a time.
 
-        def noise(stream: int, number: int = number, drawn: Noise = drawn) -> Vol:
-            # In pairs of opposite sign: first-order effects of the noise on the estimate cancel.
-            return -drawn(stream) if number % 2 else drawn(stream)
-
-        task = anomaly(y, method.sigma_star, method.steps, known, noise)
-        needed = ~known[0, 0] if task.evaluations == 1 else None
-        total += engine.run(task, condition, noise, options.part(number, method.seeds), needed)
-    return scan - (total / method.seeds)[0, 0].cpu().numpy()
-
-
-def surroundings(coarse: Labels, spacing_mm: tuple[float, float, float]) -> Labels:
-    """1 lung and what it encloses, 2 bone, 3 the rest of the body, 0 outside it."""
-    step = tuple(max(1, round(3.0 / mm)) for mm in spacing_mm)
-    small = coarse[:: step[0], :: step[1], :: step[2]]
-    airy = (small == LUNG) | (small == AIRWAY)
-    if airy.any():
-        x, y, z = (s * n for s, n in zip(spacing_mm, step, strict=True))
-        near = dilate_mm(airy, LUNG_MM, (x, y, z))
-        if not near.all():
-            airy |= erode_mm(near, LUNG_MM, (x, y, z))
-    group = np.where(coarse == OUTSIDE, 0, 3).astype(np.uint8)
-    for axis, times in enumerate(step):
-        airy = airy.repeat(times, axis)
-    airy = airy[tuple(slice(0, n) for n in coarse.shape)]
-    group[airy & (group > 0)] = 1
-    group[(coarse == LUNG) | (coarse == AIRWAY)] = 1
-    group[coarse == BONE] = 2
-    return group
-
-
-def contrast(
-    hu: Float[np.ndarray, "x y z"],
-    groups: Labels,
-    spacing_mm: tuple[float, float, float],
-    method: AnomalyMethod,
-) -> Float[np.ndarray, "x y z"]:
-    """HU minus the local mean of the same group, clipped; 0 in group 0.
-
-    Clipped because a vessel in the lung, small but of a thousand HU, would outweigh any lesion.
+    box: in slices `wanted.z`. residual: model units. scan: in a few slices of the box, model units.
     """
-    difference = np.zeros(hu.shape, np.float32)
-    for group in np.unique(groups[groups > 0]):
-        inside = groups == group
-        mean = _local_mean(hu, inside, spacing_mm, method.reach_mm)
-        difference[inside] = np.clip(hu - mean, -method.clip_hu, method.clip_hu)[inside]
-    return difference
+
+    wanted: Wanted
+    box: Box
+    body: Box
+    scan: Few
+    residual: Few
+    groups: Callable[[slice], Labels]
+    means: LocalMeans
+
+    @classmethod
+    def of(cls, engine: Engine, wanted: Wanted, options: RunOptions, room: Room) -> PartMaps:
+        """Run the network. room: for what it computes."""
+        volume, z, method = wanted.volume, wanted.z, wanted.method
+        window, spacing_mm = region_named(wanted.region).window, volume.spacing_mm
+        box = around(wanted.roi[..., z], spacing_mm)
+        x, y, k = box.slices
+        first = k.start + z.start
+        whole = Box((x.start, y.start, first), box.size)
+
+        def scan(at: slice) -> Float[np.ndarray, "x y n"]:
+            hu = volume.hu[x, y, first + at.start : first + at.stop]
+            return np.clip(window.unit(hu.astype(np.float32)), -1, 1)
+
+        labels = wanted.coarse[..., z]
+        surroundings = Surroundings.of(labels, spacing_mm)
+
+        def groups(at: slice) -> Labels:
+            found = surroundings.at((x, y, slice(k.start + at.start, k.start + at.stop)))
+            found[~wanted.roi[x, y, first + at.start : first + at.stop]] = 0
+            return found
+
+        residual = residual_of(engine, wanted, whole, scan, options, room)
+        half = np.float32(window.width_hu / 2)
+        means = LocalMeans.of(
+            lambda at: scan(at) * half, groups, box.size, spacing_mm, method.reach_mm
+        )
+        return cls(wanted, box, body_box(labels), scan, residual, groups, means)
+
+    def at(self, z: slice) -> AnomalyMaps:
+        """The maps in slices z of the box."""
+        method, spacing_mm = self.wanted.method, self.wanted.volume.spacing_mm
+        window = region_named(self.wanted.region).window
+        half, count = np.float32(window.width_hu / 2), self.box.size[2]
+        reach = reach_of(method, spacing_mm[2])
+        near = slice(max(0, z.start - reach), min(count, z.stop + reach))
+        inner = (slice(None), slice(None), slice(z.start - near.start, z.stop - near.start))
+        scan, residual, groups = self.scan(near), self.residual(near), self.groups(near)
+        # Smoothed before taking magnitudes: noise averages out, lesions do not.
+        steps = [method.smooth_mm / mm for mm in spacing_mm]
+        maps_hu = np.empty((*scan.shape[:2], z.stop - z.start, 2), np.float32)
+        difference = self.means.contrast(scan * half, groups, near, method.clip_hu)
+        maps_hu[..., 0] = ndimage.gaussian_filter(difference, steps, mode="nearest")[inner]
+        del difference
+        within = np.where(groups > 0, residual * half, np.float32(0))
+        maps_hu[..., 1] = ndimage.gaussian_filter(within, steps, mode="nearest")[inner]
+        del within
+        estimate = Volume(window.hu(scan - residual).astype(np.float32), self.wanted.volume.affine)
+        x, y, k = self.box.slices
+        along = slice(*(self.wanted.z.start + k.start + end for end in (near.start, near.stop)))
+        labels = np.ascontiguousarray(self.wanted.coarse[x, y, along])
+        classes = classes_of(estimate, labels)[inner]
+        box = Box((*self.box.start[:2], k.start + z.start), (*self.box.size[:2], z.stop - z.start))
+        return AnomalyMaps(
+            maps_hu, Volume(estimate.hu[inner], estimate.affine), classes, box, self.body
+        )
 
 
-def _local_mean(
-    hu: Float[np.ndarray, "x y z"], inside: Mask, spacing_mm: tuple[float, ...], reach_mm: float
-) -> Float[np.ndarray, "x y z"]:
-    """Normalised convolution with a Gaussian, wide enough for a coarse grid to suffice."""
-    work_mm = min(WORK_MM, reach_mm / 3)
-    grid = [max(1, round(n * mm / work_mm)) for n, mm in zip(hu.shape, spacing_mm, strict=True)]
-    grid = [min(n, m) for n, m in zip(grid, hu.shape, strict=True)]
-    share = inside.astype(np.float32)
-    steps = [reach_mm * m / (n * mm) for n, m, mm in zip(hu.shape, grid, spacing_mm, strict=True)]
-    total, weight = (
-        ndimage.gaussian_filter(resize(each, grid), steps, mode="nearest")
-        for each in (hu * share, share)
-    )
-    return resize(total / np.maximum(weight, LEAST_SHARE), hu.shape)
+def reach_of(method: AnomalyMethod, z_mm: float) -> int:
+    """How many slices away a map, or the class of a voxel, still depends on."""
+    smoothed = (method.smooth_mm, 0.0), (SMOOTH_MM, RIM_MM)
+    return max(int(4 * sd / z_mm + 0.5) + max(1, round(rim / z_mm)) for sd, rim in smoothed)
 
 
 # -- compared with healthy scans
 
 
-def z_scores(
-    maps: AnomalyMaps, coarse: Labels, calibration: Calibration
-) -> Float[np.ndarray, "u v w"]:
+def z_scores(maps: AnomalyMaps, calibration: Calibration) -> Float[np.ndarray, "u v w"]:
     """The z-scores of the maps, in their box."""
-    classes = classes_of(maps.estimate, np.ascontiguousarray(coarse[maps.box.slices]))
-    places = places_of(coarse, calibration.bins)[maps.box.slices]
-    return calibration.z(maps.maps_hu, classes, places)
+    places = places_of(maps.body, maps.box, calibration.bins)
+    return calibration.z(maps.maps_hu, maps.classes, places)
 
 
 def calibration_of(maps: AnomalyMaps, coarse: Labels, keep: Mask, like: Calibration) -> Calibration:
     """The calibration from one scan's maps, over the body voxels in `keep`."""
-    labels = np.ascontiguousarray(coarse[maps.box.slices])
-    classes = classes_of(maps.estimate, labels)
-    places = places_of(coarse, like.bins)[maps.box.slices]
+    places = places_of(maps.body, maps.box, like.bins)
     voxel_ml = float(np.prod(maps.estimate.spacing_mm)) / 1000
-    counts = keep[maps.box.slices] & (labels != OUTSIDE)
-    return measured(maps.maps_hu, classes, places, counts, voxel_ml, like)
+    counts = keep[maps.box.slices] & (coarse[maps.box.slices] != OUTSIDE)
+    return measured(maps.maps_hu, maps.classes, places, counts, voxel_ml, like)
 
 
 # -- boxes

@@ -24,7 +24,7 @@ from pydicom.uid import (
     JPEGTransferSyntaxes,
 )
 
-from ...core.errors import InputError, line
+from ...core.errors import InputError, ensure, line
 from .files import DAMAGE, Part
 from .padding import Layout, Marks
 from .planes import Plane
@@ -108,6 +108,8 @@ def _words(
     frames = int((numbers(found, "NumberOfFrames", 1) or (1.0,))[0])
     pixels = found.get("PixelData")
     if not pixels:
+        real = [name for name in ("FloatPixelData", "DoubleFloatPixelData") if name in found]
+        ensure(not real, f"stores real numbers ({', '.join(real)}), which no CT image does")
         raise InputError("has no pixels (PixelData)")
     if not syntax or not syntax.is_compressed:  # missing in files older than Part 10
         order = ">" if syntax == ExplicitVRBigEndian else "<"

@@ -97,7 +97,7 @@ def read(
                 else "export it again"
             )
             raise InputError(_sentence(path, chosen, f"{chosen.fault}; {hint}"))
-        notes = [*_left(found, chosen, others), *chosen.notes]
+        notes = [*left(found, chosen, others), *chosen.notes]
         try:
             hu, affine = _volume(chosen, stack, notes)
         except InputError as error:
@@ -200,7 +200,7 @@ def _sentence(path: Path, series: Series, what: str) -> str:
     return f"{path}: series {series.words()} {what}"
 
 
-def _left(found: Sequence[Series], chosen: Series, others: Sequence[Part]) -> list[str]:
+def left(found: Sequence[Series], chosen: Series, others: Sequence[Part]) -> list[str]:
     """What else was there, in words."""
     own = chosen.base == ALL  # their series are no longer others
     rest = [one for one in found if one is not chosen and (one.base == ALL or not own)]

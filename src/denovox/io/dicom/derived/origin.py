@@ -26,7 +26,7 @@ from ....core.volume import Grid, Volume
 from ..files import DAMAGE, Part, parts
 from ..geometry import ASIDE_MM, EVEN, EVEN_MM, Stack
 from ..planes import Plane
-from ..reader import DicomSource, choose
+from ..reader import DicomSource, choose, left
 from ..series import Series, found_in
 from ..values import dataset, quiet, text
 from . import inherited
@@ -174,9 +174,13 @@ def like_series(path: str | Path, series: str | None = None) -> DicomSource:
             raise InputError(
                 f"{path} holds no DICOM ({len(others)} other files); give the folder of a CT series"
             )
-        chosen = choose(path, found_in(dicom), series)
-    tilt, gaps, notes = chosen.tilt_degrees, chosen.gaps_mm, chosen.notes
-    return DicomSource(path, chosen.uid, chosen.facts, chosen.count, tilt, gaps, False, notes)
+        found = found_in(dicom)
+        chosen = choose(path, found, series)
+    tilt, gaps, notes = chosen.tilt_degrees, chosen.gaps_mm, left(found, chosen, others)
+    notes += chosen.notes
+    return DicomSource(
+        path, chosen.uid, chosen.facts, chosen.count, tilt, gaps, False, tuple(notes)
+    )
 
 
 @contextmanager

@@ -1,12 +1,12 @@
-"""Methods without a network, which `run_all.py` compares with.
+"""Methods without a network, which `denovox evaluate all` compares with.
 
-Denoising: each is given the true SD of the noise, and each but BM4D (which has no other free
-parameter) is run at several strengths, of which the one with the best PSNR *against the reference*
-is reported. No user could choose so well: every doubt is settled in the competitor's favour.
-Arrays are x y z in model units: a region's window is [-1, 1] (METHOD 1).
+Each denoiser is given the true SD of the noise, and each but BM4D (which has no other parameter) is
+run at several strengths, of which the one with the best PSNR *against the reference* counts. No
+user could choose so well: every doubt is settled in the rival's favour. Arrays are x y z in model
+units: a region's window is [-1, 1] (Method 1).
 
-Detection: the difference from a local mean. Super-resolution: `denovox evaluate simulated slab`
-has linear, cubic and Lanczos interpolation itself.
+Detection: the difference from a local mean. Super-resolution: `evaluate simulated slab` has linear,
+cubic and Lanczos interpolation itself.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
 
-from denovox.core.regions import REGIONS
-from denovox.core.volume import Volume
-from denovox.scan.body_regions import RegionSpan
+from ...core.regions import REGIONS
+from ...core.volume import Volume
+from ...scan.body_regions import RegionSpan
 
 Array = Float[np.ndarray, "x y z"]
-CUT = 1.6  # model units: air and bone far outside the window do not disturb a competitor
+CUT = 1.6  # model units: air and bone far outside the window do not disturb a rival
 
 # Wide on purpose: where the best strength is the first or the last one, a better one may lie
 # beyond, and the report says so.
@@ -36,7 +36,7 @@ NLM_PATCH, NLM_DISTANCE = 3, 5  # voxels, along every axis
 
 @dataclass(frozen=True)
 class Denoised:
-    """A competitor's result. `setting` names the best strength, `seconds` is its time."""
+    """A rival's result. setting: the best strength. seconds: of the run with it."""
 
     unit: Array
     seconds: float
@@ -71,7 +71,7 @@ def tv(noisy: Array, sigma: float, reference: Array) -> Denoised:
     from skimage.restoration import denoise_tv_chambolle
 
     def run(strength: float) -> Array:
-        return denoise_tv_chambolle(noisy, weight=strength * sigma)
+        return np.asarray(denoise_tv_chambolle(noisy, weight=strength * sigma))  # type: ignore[no-untyped-call]
 
     return _best(((f"weight = {s:g} sigma", _later(run, s)) for s in TV_STRENGTHS), reference)
 
@@ -89,7 +89,8 @@ def bm4d(noisy: Array, sigma: float, reference: Array) -> Denoised:
     return _best([("sigma given", run)], reference)
 
 
-COMPETITORS: dict[str, Callable[[Array, float, Array], Denoised]] = {
+COLOURED = "bm4d-coloured"
+DENOISERS: dict[str, Callable[[Array, float, Array], Denoised]] = {
     "nlm": nlm,
     "tv": tv,
     "bm4d": bm4d,
@@ -144,32 +145,33 @@ def _best(runs: Iterable[tuple[str, Callable[[], Array]]], reference: Array) -> 
     return best
 
 
-def available(coloured: bool) -> list[str]:
-    """Names of the competitors in denoising that are installed here."""
-    names = [*COMPETITORS, *(["bm4d-coloured"] if coloured else [])]
-    return [name for name in names if "bm4d" not in name or importlib.util.find_spec("bm4d")]
+def available() -> list[str]:
+    """Names of the denoisers that are installed here."""
+    packages = {"nlm": "skimage", "tv": "skimage", "bm4d": "bm4d", COLOURED: "bm4d"}
+    return [name for name, package in packages.items() if importlib.util.find_spec(package)]
 
 
 def denoised(
     name: str, noisy: Volume, truth: Volume, spans: Iterable[RegionSpan]
-) -> tuple[Volume, list[str]]:
-    """The whole scan, each region in its own window; and the settings that were best."""
-    hu, settings = noisy.hu.astype(np.float32), []
+) -> tuple[Volume, float, list[str]]:
+    """(the scan, each region denoised in its own window; seconds; the best setting of each)."""
+    hu, seconds, settings = noisy.hu.astype(np.float32), 0.0, []
     for span in spans:
         z, window = slice(span.start, span.stop), REGIONS[span.region].window
         clean, noise = truth.hu[..., z], noisy.hu[..., z] - truth.hu[..., z]
         soft = (clean > -100) & (clean < 200)
-        sigma = window.sigma(float(noise[soft].std()))
+        sigma = window.sigma(float((noise[soft] if soft.any() else noise).std()))
         unit = np.clip(window.unit(noisy.hu[..., z]), -CUT, CUT).astype(np.float32)
-        if name == "bm4d-coloured":
+        if name == COLOURED:
             in_units = (noise / (window.width_hu / 2)).astype(np.float32)
             best = bm4d_coloured(unit, in_units, sigma, window.unit(clean))
         else:
-            best = COMPETITORS[name](unit, sigma, window.unit(clean))
+            best = DENOISERS[name](unit, sigma, window.unit(clean))
         # What was cut off comes back, as it is.
         hu[..., z] += window.hu(best.unit) - window.hu(unit)
+        seconds += best.seconds
         settings.append(best.setting)
-    return noisy.with_hu(hu), settings
+    return noisy.with_hu(hu), seconds, settings
 
 
 def local_mean_difference(

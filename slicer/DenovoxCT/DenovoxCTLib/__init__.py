@@ -1,0 +1,1 @@
+"""One run of denovox: command.py without Slicer, logic.py within it."""

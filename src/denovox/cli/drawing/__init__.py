@@ -1,0 +1,1 @@
+"""What `denovox synthesize` is made of, and `denovox phantom`."""

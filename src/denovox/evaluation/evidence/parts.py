@@ -1,0 +1,215 @@
+"""The parts of the evidence: a function for each, from a `Study` to a table of results."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ...core.errors import ensure
+from ...core.volume import Volume
+from ...datasets.store import Case
+from ...inference import lesions
+from ...inference.anomaly.components import scan_score
+from ...inference.scan_context import spans_in
+from ...io import nifti
+from ...metrics.results import Figure, Measured, Results, Value
+from ...scan import anatomy
+from ...simulate.dose import LowDoseConfig, simulate_low_dose
+from ..inputs import Scan, saved_scans
+from ..lesions.study import evaluate_lesions
+from ..realism import RealismConfig, evaluate_realism
+from ..simulated import REFERENCE, evaluate_simulated
+from ..simulated_metrics import Scored, planted_lesions
+from ..simulated_tasks import SimulatedConfig, dose_rows, own_dose, scored_voxels
+from ..tables import measured_figures, scan_figures
+from . import rivals
+from .study import Study
+
+Labels = UInt8[np.ndarray, "x y z"]
+WHITE_HU = 27.0
+THICKEST_MM = 10.0  # of slices that are made thin
+REACHES_MM = (8, 15, 25)  # of the local mean
+SYNTHETIC_MM, LONGEST_MM = 2.5, 160.0  # of synthetic scans: voxels, and length along z
+RIVALS = (
+    "NLM, TV and BM4D are given the true SD of the noise, bm4d-coloured its spectrum as well, and"
+    " the strength of each is the best by the reference; denovox is given the region alone"
+)
+
+
+def _dose(dose: float, study: Study) -> Results:
+    rows = []
+    for number, scan in enumerate(study.scans):
+        truth = scan.read()
+        config = LowDoseConfig(seed=study.options.seed, dose=dose)
+        config, _ = own_dose(truth, anatomy.coarse(truth), config, study.options.say)
+        noisy = simulate_low_dose(truth, config)
+        rows += _denoised(study, number, (truth, noisy), f"{dose:g} of the dose", coloured=True)
+    notes = (REFERENCE["simulated-dose"], RIVALS)
+    return study.results(f"dose-{dose:g}", measured_figures(rows, study.options.seed), notes)
+
+
+def _white(study: Study) -> Results:
+    rows = []
+    for number, scan in enumerate(study.scans):
+        truth = scan.read()
+        rng = np.random.default_rng(zlib.crc32(f"{study.options.seed} {scan.id}".encode()))
+        noise = np.float32(WHITE_HU) * rng.standard_normal(truth.shape, np.float32)
+        noisy = truth.with_hu(truth.hu.astype(np.float32) + noise)
+        rows += _denoised(study, number, (truth, noisy), "white noise", coloured=False)
+    notes = (f"white noise, SD {WHITE_HU:g} HU", RIVALS)
+    return study.results("white-noise", measured_figures(rows, study.options.seed), notes)
+
+
+def _denoised(
+    study: Study, number: int, pair: tuple[Volume, Volume], name: str, coloured: bool
+) -> list[Measured]:
+    """Figures of the noisy scan, of all rivals and of denovox, with its gains and seconds."""
+    (truth, noisy), scan = pair, study.scans[number]
+    labels = anatomy.coarse(truth)
+    spans = spans_in(truth, labels, scan.region, lambda line: None)
+    volumes, seconds = {name: noisy}, {}
+    for rival in study.config.rivals:
+        if rival == rivals.COLOURED and not coloured:
+            continue
+        study.options.say(f"{scan.id}: {rival}")
+        volumes[rival], seconds[rival], settings = rivals.denoised(rival, noisy, truth, spans)
+        study.used.update(f"{rival}, {setting}" for setting in settings)
+    study.options.say(f"{scan.id}: denovox")
+    begun = time.monotonic()
+    options = study.options.part(number, len(study.scans))
+    volumes["denovox"] = study.model.denoise(noisy, scan.region, options=options)
+    seconds["denovox"] = time.monotonic() - begun
+    rows = dose_rows(scan, truth, labels, volumes)
+    million = truth.hu.size / 1e6
+    return rows + [
+        Measured(scan.patient, "all", method, (Value("time", of / million, "s/Mvoxel", "lower"),))
+        for method, of in seconds.items()
+    ]
+
+
+def _protocol(study: Study, name: str, fits: Callable[[Scan], bool]) -> Results:
+    """`evaluate simulated`, with what it saves in study.folder/NAME."""
+    lines = [f"{one.patient},{one.path.name},{one.region}" for one in study.scans if fits(one)]
+    ensure(lines, "no held-out scan has slices that it can use")
+    table = study.folder / f"{name}.csv"
+    table.write_text("\n".join(["patient,scan,region", *lines]), "utf-8")
+    config = SimulatedConfig()
+    with saved_scans(study.folder / name) as save:
+        return evaluate_simulated(name, table, study.model, config, None, study.options, save)
+
+
+def _slab(study: Study) -> Results:
+    low, high = study.model.config.spacing_mm
+    factor = SimulatedConfig().factor
+
+    def fits(scan: Scan) -> bool:
+        volume = scan.read()
+        mm, count = volume.spacing_mm[2], volume.shape[2]
+        return low <= mm <= min(high, THICKEST_MM / factor) and count >= 3 * factor
+
+    return _protocol(study, "simulated-slab", fits)
+
+
+def _planted(study: Study) -> Results:
+    """Planted lesions, with the local mean as a rival, which is given the slices of the region."""
+    results = _protocol(study, "planted-lesions", lambda scan: True)
+    measured: list[Measured] = []
+    scores: dict[str, list[Scored]] = {}
+    folder = study.folder / "planted-lesions"
+    for scan in study.scans:
+        files = sorted((folder / "masks").glob(f"{scan.id}_*.nii.gz"))
+        healthy = scan.read()
+        labels = anatomy.coarse(healthy)
+        spans = spans_in(healthy, labels, scan.region, lambda line: None) if files else ()
+        for file, span, reach in itertools.product(files, spans, REACHES_MM):
+            image, mask = nifti.read(folder / "input" / file.name), nifti.read(file)
+            name, scored = f"local mean, {reach} mm", scored_voxels(labels, span)
+            if not ((mask.hu > 0) & scored).any():
+                continue
+            before, after = (
+                rivals.local_mean_difference(each, scored, span.region, reach)
+                for each in (healthy, image)
+            )
+            tissue = file.name.removesuffix(".nii.gz")[len(scan.id) + 1 :]
+            values = planted_lesions(after, mask.hu > 0, scored)
+            measured.append(Measured(scan.patient, f"{span.region} {tissue}", name, values))
+            both = (scan_score(each, healthy.spacing_mm) for each in (before, after))
+            scored_scan = Scored(scan.patient, f"{scan.id} {span.region}", *both)
+            scores.setdefault(name, []).append(scored_scan)
+    figures: tuple[Figure, ...] = results.figures
+    seed = study.options.seed
+    figures += measured_figures(measured, seed) if measured else ()
+    for name, pairs in scores.items():
+        figures += scan_figures(pairs, name, seed)
+    note = (
+        "the local mean is not calibrated by tissue, as denovox is: its figures are a lower bound"
+    )
+    return replace(results, figures=figures, notes=(*results.notes, note))
+
+
+def _realism(study: Study) -> Results:
+    """Scans synthesized from the label maps of the held-out ones, against these."""
+    lines = ["patient,set,scan,region"]
+    folder = study.folder / "realism"
+    folder.mkdir()
+    for number, case in enumerate(study.held):
+        real, ids = coarser(case)
+        options = study.options.part(number, len(study.held))
+        study.options.say(f"{case.facts.id}: synthesis")
+        made = study.model.synthesize(
+            case.facts.region, real.shape, real.spacing_mm, ids, options=options
+        )
+        for kind, volume in (("real", real), ("synthetic", real.with_hu(made.hu))):
+            lines.append(_written(volume, case, folder, kind))
+    lines += [_written(coarser(case)[0], case, folder, "training") for case in study.training]
+    table = folder / "sets.csv"
+    table.write_text("\n".join(lines), "utf-8")
+    results = evaluate_realism(
+        "radiomic", table, RealismConfig(seed=study.options.seed), study.options.say
+    )
+    note = f"each synthetic scan has the label map of a real one, at {SYNTHETIC_MM:g} mm or coarser"
+    return replace(results, protocol="realism", notes=(*results.notes, note))
+
+
+def _written(volume: Volume, case: Case, folder: Path, kind: str) -> str:
+    name = f"{case.facts.id.replace('/', '_')}_{kind}.nii.gz"
+    nifti.write(volume, folder / name)
+    return f"{case.facts.patient},{kind},{name},{case.facts.region}"
+
+
+def coarser(case: Case) -> tuple[Volume, Labels]:
+    """The central part of a case and its label ids, in voxels of `SYNTHETIC_MM` or more."""
+    x, y, z = case.facts.shape
+    spacing = np.array(case.facts.spacing_mm)
+    size = np.array([x, y, min(z, round(LONGEST_MM / spacing[2]))])
+    nx, ny, nz = (int(n) for n in np.rint(size * spacing / np.maximum(spacing, SYNTHETIC_MM)))
+    start = ((x, y, z) - size) // 2
+    hu, ids = case.read(start.tolist(), size.tolist(), (nx, ny, nz))
+    return Volume(hu, np.diag([*size * spacing / (nx, ny, nz), 1.0])), ids
+
+
+def _lesions(name: str, study: Study) -> Results:
+    model = study.lesion_model()
+    add, remove = (of(model, study.options) for of in (lesions.maker, lesions.remover))
+    sha = lesions.provenance(model)["control"]
+    return evaluate_lesions(name, study.store, add, remove, None, study.options, sha)
+
+
+PARTS: Mapping[str, Callable[[Study], Results]] = {
+    "dose-0.25": partial(_dose, 0.25),
+    "dose-0.1": partial(_dose, 0.1),
+    "white-noise": _white,
+    "simulated-slab": _slab,
+    "planted-lesions": _planted,
+    "realism": _realism,
+    "lesion-generation": partial(_lesions, "lesion-generation"),
+    "lesion-inpainting": partial(_lesions, "lesion-inpainting"),
+}

@@ -1,0 +1,103 @@
+"""What all parts of the evidence share: the held-out scans, the model, the rivals, the record."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...core.config import Settings
+from ...core.errors import ensure
+from ...core.version import __version__
+from ...core.volume import Volume
+from ...datasets.samples.choice import is_coarse
+from ...datasets.store import Case, cases, split
+from ...inference.model import Model
+from ...inference.options import RunOptions
+from ...io import nifti
+from ...metrics.results import Figure, Results
+from ...model.weights import describe
+from ..inputs import Scan
+from ..lesions.hosts import read
+
+
+class EvidenceConfig(Settings):
+    """slices: central slices of each scan; None: all. most: scans of the held-out ones; None: all.
+    rivals: names of denoisers, see `rivals.available`."""
+
+    slices: int | None = None
+    most: int | None = None
+    rivals: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is the same for every protocol.
+
+    store: of the cases. training, held: its cases by their split, without those that are coarse in
+    plane. scans: the held-out ones, as files in `folder`. lesion_model: loads the model with a
+    control for lesions. used: how often each setting of a rival was its best.
+    """
+
+    store: Path
+    config: EvidenceConfig
+    training: Sequence[Case]
+    held: Sequence[Case]
+    scans: Sequence[Scan]
+    folder: Path
+    model: Model
+    lesion_model: Callable[[], Model]
+    options: RunOptions
+    used: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that was chosen, ready for JSON."""
+        chosen = self.config.model_dump(mode="json", exclude={"most"})
+        about = {"weights": describe(self.model.path)[2], "version": __version__}
+        return {**about, "seed": self.options.seed, **chosen, "scans": len(self.scans)}
+
+    def results(self, name: str, figures: Sequence[Figure], notes: Sequence[str]) -> Results:
+        """The table of a protocol."""
+        facts = tuple(
+            {"case": case.facts.id, "patient": case.facts.patient, "sha256": case.facts.sha256}
+            for case in self.held
+        )
+        best = ", ".join(f"{one} ({count})" for one, count in sorted(self.used.items()))
+        self.used.clear()
+        every = (*notes, *([f"the rivals' best settings (times): {best}"] if best else ()))
+        about = (describe(self.model.path)[2], __version__, every, facts)
+        return Results(name, str(self.store), tuple(figures), {}, *about)
+
+
+def study_of(
+    store: Path,
+    folder: Path,
+    models: tuple[Model, Callable[[], Model]],
+    config: EvidenceConfig,
+    options: RunOptions,
+) -> Study:
+    """A study of the held-out cases of a store, which are written to `folder`.
+
+    models: the base, and what loads it with a control for lesions. `InputError` where no held-out
+    case is fine enough in plane.
+    """
+    fine = [[case for case in part if not is_coarse(case)] for part in split(cases(store), ())]
+    training, held = fine[0], fine[1][: config.most]
+    ensure(held, f"{store} has no held-out case whose voxels are fine enough in plane")
+    scans = []
+    for case in held:
+        name = case.facts.id.replace("/", "_")
+        path = folder / f"{name}.nii.gz"
+        nifti.write(central(read(case).volume, config.slices), path)
+        scans.append(Scan(name, case.facts.patient, path, case.facts.region))
+    return Study(store, config, training, held, scans, folder, *models, options)
+
+
+def central(volume: Volume, slices: int | None) -> Volume:
+    """The central slices of a volume; None: all of it."""
+    count = min(slices or volume.shape[2], volume.shape[2])
+    first = (volume.shape[2] - count) // 2
+    return volume.slices(slice(first, first + count))

@@ -1,0 +1,1 @@
+"""denovox by the conventions of other packages, which are imported only here."""

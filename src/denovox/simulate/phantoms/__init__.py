@@ -1,0 +1,1 @@
+"""Drawing of procedural bodies: a canvas, painters, and a table of organs (`organs.toml`)."""

@@ -1,0 +1,151 @@
+"""`denovox adapt`: a base goes on learning on a few scans of one scanner, and does not forget.
+
+A run of minutes from the base at a low rate, then the mixture (1 - a) base + a adapted of both
+weights that a held-out patient prefers (Wortsman et al. 2022, arXiv 2109.01903): a = 0 is among the
+candidates, so the result is not worse than the base on that patient.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ..core.errors import ensure
+from ..datasets import manifest, store
+from ..datasets.samples.batch import collate
+from ..datasets.samples.choice import SampleConfig
+from ..model import weights
+from .config import DataConfig, NoiseConfig, Recipe, TrainConfig
+from .loop import Progress, Session
+from .loss import predictor
+from .run import run
+from .validation import fixed_samples, validation
+
+NAME = "adapted"
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the adapted weights, in the mixture
+ALONE_SHARE = 0.5  # where no patient is held out
+PATCH, SAMPLES = 32, 8
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to adapt to. scans: a folder of scans, or a store. start: weights. minutes: of training.
+    held: patients to validate on; none: the last by name, where there are several."""
+
+    scans: Path
+    start: str
+    minutes: float
+    held: tuple[str, ...] = ()
+
+
+def adapt(wanted: Wanted, folder: Path, session: Session) -> Iterator[str | Progress]:
+    """Write folder/adapted.safetensors; yields lines for the user and the progress of each step.
+
+    A run that was stopped continues when it is called again. `InputError` where no scan can be
+    used, or every patient is held out.
+    """
+    root = wanted.scans if (wanted.scans / manifest.NAME).is_file() else folder / "store"
+    if root != wanted.scans:
+        yield from _prepared(wanted.scans, root)
+    cases = store.cases(root)
+    patients = sorted({case.facts.patient for case in cases})
+    held = wanted.held or (tuple(patients[-1:]) if len(patients) > 1 else ())
+    ensure(set(patients) - set(held), "every patient is held out; leave one or more to adapt to")
+    recipe, path, unfinished = recipe_for(wanted, root, held), folder / f"{NAME}.safetensors", False
+    session = replace(session, began=0.0)  # the minutes are those of training
+    for news in run(recipe, folder, session):
+        if isinstance(news, Progress):
+            unfinished = news.step != news.steps
+        yield news
+    ensure(path.is_file(), "the time was too short for a single step; give more minutes")
+    if not unfinished:
+        own = [case for case in cases if case.facts.patient in held]
+        yield _mixed(path, weights.locate(wanted.start), own, recipe)
+
+
+def _prepared(scans: Path, root: Path) -> Iterator[str]:
+    """Add the scans to the store of the run, in which nobody is held out by name: a store does so
+    with one patient in ten, and here are few."""
+    from ..datasets.executors import processes
+    from ..datasets.prepare import prepare
+    from ..datasets.prepare_config import PrepareConfig
+
+    layout = "index" if (scans / "index.json").is_file() else "folder"
+    yield from prepare(scans, root, PrepareConfig(), processes(), layout)
+    for path in root.glob("*/entry.json"):
+        rows = [manifest.CaseFacts(**fields) for fields in json.loads(path.read_text())]
+        store.finish(path.parent, [row.model_copy(update={"split": "train"}) for row in rows])
+    store.index(root)
+
+
+def recipe_for(wanted: Wanted, root: Path, held: tuple[str, ...]) -> Recipe:
+    """The run: few minutes, at a tenth of the rate of a base, falling to zero."""
+    path = weights.locate(wanted.start)
+    config, card, _ = weights.describe(path)
+    train = TrainConfig(
+        minutes=wanted.minutes,
+        samples=SAMPLES,
+        batch=0 if torch.cuda.is_available() else SAMPLES,
+        optimizer="muon",
+        lr=2e-4,
+        warmup=20,
+        decay=1.0,
+        weight_decay=0.01,
+        ema=50,
+        loss="l2",
+        noise=NoiseConfig(law="lognormal", mean=-1.3, deviation=1.9),
+        validate_every=50,
+    )
+    sample = SampleConfig(
+        patch=PATCH,
+        levels=(0.15, 0.25, 0.6),
+        zoom=(0.8, 1.25),
+        shift_hu=15,
+        gain=0.03,
+        mirror=0.5,
+        drop=0.2,
+        grain=0.5,
+    )
+    data = DataConfig(store=str(root), validation_patients=held, sample=sample)
+    text = f"{card.get('text', '')} Adapted to scans of its user's for {wanted.minutes:g} minutes."
+    return Recipe(
+        name=NAME, data=data, model=config, train=train, start=wanted.start, card=text.strip()
+    )
+
+
+def _mixed(path: Path, start: Path, held: Sequence[store.Case], recipe: Recipe) -> str:
+    """Replace adapted weights by the best mixture with those that they started from."""
+    config, card, _ = weights.describe(path)
+    if "share_of_adapted" in card:
+        return f"{path}: complete"
+    before, after = (weights.state_for(each, config) for each in (start, path))
+    net = weights.place(config.build(), "cpu").eval().requires_grad_(False)
+    losses: dict[float, float] = {}
+    if held:
+        fixed = [collate([one.sample]) for one in fixed_samples(held, recipe.data.sample)]
+        measure = validation(fixed, predictor(net, config, recipe.train, "cpu"))
+        for share in SHARES:
+            net.load_state_dict(mixture(before, after, share))
+            losses[share] = measure()
+    best = min(losses, key=losses.__getitem__) if losses else ALONE_SHARE
+    figures = {f"{share:g}": round(loss, 5) for share, loss in losses.items()}
+    card = {**card, "share_of_adapted": best, "loss_by_share": figures}
+    weights.save(path, mixture(before, after, best), config, card)
+    if not held:
+        return f"{path}: half base, half adapted; give a second patient, and the share is chosen"
+    gain = 100 * (1 - losses[best] / losses[0.0])
+    return (
+        f"{path}: {best:.0%} adapted weights; on {held[0].facts.patient}, held out, the loss is"
+        f" {gain:.1f} % lower than the base's"
+    )
+
+
+def mixture(
+    before: dict[str, torch.Tensor], after: dict[str, torch.Tensor], share: float
+) -> dict[str, torch.Tensor]:
+    """(1 - share) before + share after, of each tensor."""
+    return {name: torch.lerp(before[name].float(), after[name].float(), share) for name in before}

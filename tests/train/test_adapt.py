@@ -1,0 +1,104 @@
+"""`denovox adapt`: base and adapted weights, mixed so that a held-out patient is never worse."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import command_line
+import pytest
+import torch
+from command_line import refuses
+
+import denovox
+from denovox.datasets import store
+from denovox.model import weights
+from denovox.simulate import phantom
+from denovox.train import adapt as adapting
+from denovox.train.loop import Session
+
+run = partial(command_line.run, "adapt")
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """A folder with a scan of each of two patients."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for seed, patient in enumerate(("ann", "bob")):
+        scan = phantom.add_noise(phantom.chest((64, 56, 36), 4.0, seed).ct, 10, seed)
+        denovox.write(scan, folder / f"{patient}.nii.gz")
+    return folder
+
+
+@pytest.fixture
+def six_steps(monkeypatch):
+    """Runs of six steps instead of minutes, which a busy machine spends on anything."""
+    real = adapting.recipe_for
+
+    def recipe_for(*given):
+        recipe = real(*given)
+        few = {"steps": 6, "minutes": 0.0, "validate_every": 3, "samples": 2, "batch": 2}
+        return recipe.model_copy(update={"train": recipe.train.model_copy(update=few)})
+
+    monkeypatch.setattr(adapting, "recipe_for", recipe_for)
+
+
+@pytest.mark.slow
+def test_adapted_weights_are_a_mixture_that_the_held_out_patient_prefers(
+    scans, tiny, tmp_path, six_steps
+):
+    out = tmp_path / "out"
+    given = [scans, "--out", out, "--weights", tiny]
+    result = run(*given)
+    assert result.exit_code == 0, result.output
+    path = out / "adapted.safetensors"
+    config, card, digest = weights.describe(path)
+    losses = {float(share): loss for share, loss in card["loss_by_share"].items()}
+    assert set(losses) == set(adapting.SHARES)
+    share = card["share_of_adapted"]
+    assert losses[share] == min(losses.values()) <= losses[0.0]
+    assert card["history"][-1]["sha256"] == weights.sha256(tiny)
+    assert card["training_patients"] == 1  # bob, the last, is held out
+    assert {case.facts.split for case in store.cases(out / "store")} == {"train"}
+    if share:  # a few steps from random weights: any is better
+        before, after = (weights.state_for(each, config) for each in (tiny, path))
+        assert any(not torch.equal(before[name], after[name]) for name in before)
+    denovox.load(path, "cpu")
+    again = run(*given)  # not mixed twice
+    assert again.exit_code == 0, again.output
+    assert "complete" in again.stderr
+    assert weights.describe(path)[2] == digest
+
+
+@pytest.mark.slow
+def test_a_single_patient_gets_half_and_a_stopped_run_is_not_mixed(
+    scans, tiny, tmp_path, six_steps
+):
+    (scans / "bob.nii.gz").unlink()
+    out = tmp_path / "out"
+    given = [scans, "--out", out, "--weights", tiny]
+    steps = iter(range(99))
+    stopped = adapting.Wanted(scans, str(tiny), 1)
+    for _ in adapting.adapt(stopped, out, Session(stopped=lambda: next(steps) > 1)):
+        pass
+    path = out / "adapted.safetensors"
+    assert "share_of_adapted" not in weights.describe(path)[1]
+    result = run(*given)
+    assert result.exit_code == 0, result.output
+    assert "half base, half adapted" in result.stderr
+    assert weights.describe(path)[1]["share_of_adapted"] == 0.5
+
+
+def test_the_mixture_is_linear_and_its_ends_are_exact():
+    before, after = ({"w": torch.randn(3, 4)} for _ in range(2))
+    for share in adapting.SHARES:
+        expected = (1 - share) * before["w"] + share * after["w"]
+        torch.testing.assert_close(adapting.mixture(before, after, share)["w"], expected)
+    assert torch.equal(adapting.mixture(before, after, 0.0)["w"], before["w"])
+    assert torch.equal(adapting.mixture(before, after, 1.0)["w"], after["w"])
+
+
+def test_someone_has_to_be_left(scans, tiny, tmp_path):
+    given = [scans, "--out", tmp_path / "out", "--weights", tiny]
+    refuses(run(*given, "--hold", "ann", "--hold", "bob"), "every patient is held out")
+    refuses(run(*given, "--hold", "eve"), "eve")
