@@ -172,9 +172,9 @@ def _realism(study: Study) -> Results:
     lines += [_written(coarser(case)[0], case, folder, "training") for case in study.training]
     table = folder / "sets.csv"
     table.write_text("\n".join(lines), "utf-8")
-    results = evaluate_realism(
-        "radiomic", table, RealismConfig(seed=study.options.seed), study.options.say
-    )
+    # However bad a sample is, it is measured.
+    config = RealismConfig(seed=study.options.seed, accept_hu=True)
+    results = evaluate_realism("radiomic", table, config, study.options.say)
     note = f"each synthetic scan has the label map of a real one, at {SYNTHETIC_MM:g} mm or coarser"
     return replace(results, protocol="realism", notes=(*results.notes, note))
 
