@@ -52,7 +52,7 @@ def _dose(dose: float, study: Study) -> Results:
         config, _ = own_dose(truth, anatomy.coarse(truth), config, study.options.say)
         noisy = simulate_low_dose(truth, config)
         rows += _denoised(study, number, (truth, noisy), f"{dose:g} of the dose", coloured=True)
-    notes = (REFERENCE["simulated-dose"], RIVALS)
+    notes = (REFERENCE["simulated-dose"], *_how(study))
     return study.results(f"dose-{dose:g}", measured_figures(rows, study.options.seed), notes)
 
 
@@ -64,8 +64,12 @@ def _white(study: Study) -> Results:
         noise = np.float32(WHITE_HU) * rng.standard_normal(truth.shape, np.float32)
         noisy = truth.with_hu(truth.hu.astype(np.float32) + noise)
         rows += _denoised(study, number, (truth, noisy), "white noise", coloured=False)
-    notes = (f"white noise, SD {WHITE_HU:g} HU", RIVALS)
+    notes = (f"white noise, SD {WHITE_HU:g} HU", *_how(study))
     return study.results("white-noise", measured_figures(rows, study.options.seed), notes)
+
+
+def _how(study: Study) -> tuple[str, ...]:
+    return (RIVALS,) if study.config.rivals else ()
 
 
 def _denoised(
