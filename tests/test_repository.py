@@ -23,6 +23,14 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
+def test_no_source_file_is_long_and_no_folder_is_full():
+    source = ROOT / "src" / "denovox"
+    files = sorted(source.rglob("*.py"))
+    assert {f: n for f in files if (n := len(f.read_text().splitlines())) > 300} == {}
+    for folder in {file.parent for file in files}:
+        assert len(list(folder.glob("*.py"))) <= 17, folder
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_what_a_workflow_runs_exists(path):
     makefile = (ROOT / "Makefile").read_text()

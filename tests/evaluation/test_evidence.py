@@ -58,6 +58,7 @@ def test_every_part_runs_on_held_out_cases_alone_and_a_second_run_adds_what_is_m
     assert first.exit_code == 0, first.output
     page = (out / "evidence.md").read_text()
     assert first.stdout == page
+    assert "--slices 16 --rivals tv --only dose-0.25 --only planted-lesions" in page
     assert "- planted-lesions: no calibration of the weights" in page  # of these, none comes along
     told = figures(out / "dose-0.25")
     assert {fact["patient"] for fact in told["files"]} == {"bob", "cid"}

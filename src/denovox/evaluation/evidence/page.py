@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,17 +30,18 @@ def run(study: Study, out: Path, names: Iterable[str]) -> Path:
     data do not allow appears on the page with the reason.
     """
     out.mkdir(parents=True, exist_ok=True)
-    texts, absent = [], []
+    names = list(names)
+    texts, absent = [_command(study, names)], []
     for name in names:
         if not _is_done(study, out / name):
             study.options.say(f"{name}:")
-            begun = time.monotonic()
+            started = time.monotonic()
             try:
                 results = PARTS[name](study)
             except InputError as error:
                 absent.append(f"- {name}: {error}")
                 continue
-            seconds = {"seconds": round(time.monotonic() - begun, 1)}
+            seconds = {"seconds": round(time.monotonic() - started, 1)}
             settings = {**results.settings, "evidence": study.settings, **seconds}
             results = replace(results, data=str(study.store), settings=settings)
             write(results, out / name, force=True)
@@ -49,6 +50,16 @@ def run(study: Study, out: Path, names: Iterable[str]) -> Path:
         texts.append("## Not measured\n\n" + "\n".join(absent) + "\n")
     write_file(out / PAGE, "\n".join([HEAD, *texts]))
     return out / PAGE
+
+
+def _command(study: Study, names: Sequence[str]) -> str:
+    """How to measure it again."""
+    chosen = study.config
+    words = [f"denovox evaluate all {study.store} --out DIR --seed {study.options.seed}"]
+    words += [f"--{key} {value}" for key in ("slices", "most") if (value := getattr(chosen, key))]
+    words += [f"--rivals {','.join(chosen.rivals) or 'none'}"]
+    words += [f"--only {name}" for name in names if len(names) < len(PARTS)]
+    return f"    {' '.join(words)}\n"
 
 
 def _is_done(study: Study, folder: Path) -> bool:

@@ -87,10 +87,10 @@ def _denoised(
         volumes[rival], seconds[rival], settings = rivals.denoised(rival, noisy, truth, spans)
         study.used.update(f"{rival}, {setting}" for setting in settings)
     study.options.say(f"{scan.id}: denovox")
-    begun = time.monotonic()
+    started = time.monotonic()
     options = study.options.part(number, len(study.scans))
     volumes["denovox"] = study.model.denoise(noisy, scan.region, options=options)
-    seconds["denovox"] = time.monotonic() - begun
+    seconds["denovox"] = time.monotonic() - started
     rows = dose_rows(scan, truth, labels, volumes)
     million = truth.hu.size / 1e6
     return rows + [

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from ..core.errors import InputError, did_you_mean, ensure, one_of
-from ..evaluation.protocols import KINDS, PROTOCOLS, Kind, Protocol, protocol
-from .commands import Command, Group, option
-from .options import (
+from ...core.errors import InputError, did_you_mean, ensure
+from ...evaluation.protocols import KINDS, PROTOCOLS, Kind, Protocol, protocol
+from ..commands import Command, Group, option
+from ..options import (
     FILE,
     REGION_NAMES,
     accept_hu_option,
@@ -21,7 +21,7 @@ from .options import (
     seed_option,
     weights_option,
 )
-from .progress import say
+from ..progress import say
 
 
 class Protocols(click.ParamType):
@@ -138,7 +138,7 @@ def pairs(protocol: Protocol, data: Path, out: Path, force: bool, **given: Any) 
     PAIRS is a CSV with the columns patient, reference and test (bmad-liver: patient, map, mask and
     optionally score), or a folder with reference/ and test/ (maps/ and masks/).
     """
-    from ..evaluation.pairs import evaluate_pairs
+    from ...evaluation.pairs import evaluate_pairs
 
     _check_out(data, out, force)
     method, seed, weights = (given[name] for name in ("method", "seed", "weights"))
@@ -170,10 +170,10 @@ def simulated(protocol: Protocol, data: Path, out: Path, force: bool, **given: A
     another method, run it on input/, put its results into test/ and use `evaluate pairs`. `denovox
     simulate` writes such input too (the JSON has the photons of each scan; --electronic 0).
     """
-    from ..evaluation.inputs import saved_scans
-    from ..evaluation.simulated import evaluate_simulated
-    from ..evaluation.simulated_tasks import SimulatedConfig
-    from ..io.atomic import together
+    from ...evaluation.inputs import saved_scans
+    from ...evaluation.simulated import evaluate_simulated
+    from ...evaluation.simulated_tasks import SimulatedConfig
+    from ...io.atomic import together
 
     _check_options(protocol, given, "dose", "factor")
     _check_out(data, out, force, given["save"])
@@ -206,7 +206,7 @@ def realism(protocol: Protocol, data: Path, out: Path, force: bool, **given: Any
     scans from other real scans, divided by patient. Seams, second bodies and broken spines are
     reported, and with a training set scans that may be copies. --region is of radiomic.
     """
-    from ..evaluation.realism import RealismConfig, evaluate_realism
+    from ...evaluation.realism import RealismConfig, evaluate_realism
 
     _check_options(protocol, given, "weights", "region")
     _check_out(data, out, force)
@@ -233,9 +233,9 @@ def lesions(protocol: Protocol, data: Path, out: Path, force: bool, **given: Any
     STORE is written by `denovox prepare`. The segmenters are trained during the run, each without
     the patient whose scans it segments.
     """
-    from ..evaluation.lesions.hosts import LesionStudyConfig
-    from ..evaluation.lesions.study import evaluate_lesions
-    from ..inference import lesions
+    from ...evaluation.lesions.hosts import LesionStudyConfig
+    from ...evaluation.lesions.study import evaluate_lesions
+    from ...inference import lesions
 
     _check_out(data, out, force)
     with loaded(given, protocol.name, "lesion") as (model, options):
@@ -247,66 +247,6 @@ def lesions(protocol: Protocol, data: Path, out: Path, force: bool, **given: Any
     _show(results)
 
 
-@evaluate.command("all", cls=Command, short_help="Run every protocol on held-out scans.")
-@click.argument("store", type=FILE)
-@out_option
-@option(
-    "--only",
-    multiple=True,
-    metavar="PART",
-    help="Run this part alone; repeat the option for more.  [default: all]",
-)
-@option("--slices", type=click.IntRange(16), help="Central slices of each scan.  [default: all]")
-@option("--most", type=click.IntRange(1), help="Scans at most.  [default: all]")
-@option(
-    "--rivals",
-    help="Denoisers to compare with, separated by commas: nlm, tv, bm4d, bm4d-coloured; or none."
-    "  [default: all that are installed]",
-)
-@weights_option
-@option(
-    "--lesion-control",
-    group="Model",
-    default="lesion",
-    show_default=True,
-    help="Control for lesions, of the same base.",
-)
-@seed_option
-@model_options
-def every(store: Path, out: Path, only: tuple[str, ...], **given: Any) -> None:
-    """Run every protocol that the data allow on the held-out scans, with rivals.
-
-    STORE is written by `denovox prepare`. --out receives a folder with figures for each part, and
-    evidence.md, a page with all of them. A run that was stopped, or has other parts to add,
-    continues; on whole scans it takes a night.
-    """
-    import tempfile
-
-    from ..evaluation.evidence import page, parts, rivals
-    from ..evaluation.evidence.study import EvidenceConfig, study_of
-    from ..inference.model import load
-    from ..io.atomic import check_folder
-
-    known = rivals.available()
-    listed = given["rivals"]
-    chosen = known if listed is None else [name for name in listed.split(",") if name != "none"]
-    for name in chosen:
-        one_of(name, known, "rival")
-    for name in only:
-        one_of(name, list(parts.PARTS), "part")
-    check_folder(out, force=True, parents=True)
-    config = EvidenceConfig(slices=given["slices"], most=given["most"], rivals=tuple(chosen))
-    with loaded(given, "evaluate all") as (model, options), tempfile.TemporaryDirectory() as folder:
-
-        def lesion_model() -> Any:
-            return load(
-                given["weights"], given["device"], given["precision"], given["lesion_control"]
-            )
-
-        study = study_of(store, Path(folder), (model, lesion_model), config, options)
-        click.echo(page.run(study, out, only or parts.PARTS).read_text("utf-8"), nl=False)
-
-
 def _check_options(protocol: Protocol, given: dict[str, Any], *names: str) -> None:
     """`InputError` for an option that the protocol does not use."""
     for name in names:
@@ -316,8 +256,8 @@ def _check_options(protocol: Protocol, given: dict[str, Any], *names: str) -> No
 
 def _check_out(data: Path, out: Path, force: bool, save: Path | None = None) -> None:
     """`InputError` where figures (--out) or scans (--save) could not be written."""
-    from ..io.atomic import check_folder
-    from ..io.outputs import check_apart
+    from ...io.atomic import check_folder
+    from ...io.outputs import check_apart
 
     check_apart({"--out": out, "--save": save}, {"the data": data})
     for folder in (out, save):
@@ -326,12 +266,12 @@ def _check_out(data: Path, out: Path, force: bool, save: Path | None = None) -> 
 
 
 def _write(results: Any, out: Path, force: bool) -> None:
-    from ..metrics.results import write
+    from ...metrics.results import write
 
     write(results, out, force)
 
 
 def _show(results: Any) -> None:
-    from ..metrics.results import as_markdown
+    from ...metrics.results import as_markdown
 
     click.echo(as_markdown(results))

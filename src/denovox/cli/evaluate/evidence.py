@@ -1,0 +1,72 @@
+"""`denovox evaluate all`: every protocol that a store allows, with rivals, on one page."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ...core.errors import one_of
+from ..commands import Command, option
+from ..options import FILE, loaded, model_options, seed_option, weights_option
+from .protocols import evaluate, out_option
+
+
+@evaluate.command("all", cls=Command, short_help="Run every protocol on held-out scans.")
+@click.argument("store", type=FILE)
+@out_option
+@option(
+    "--only",
+    multiple=True,
+    metavar="PART",
+    help="Run this part alone; repeat the option for more.  [default: all]",
+)
+@option("--slices", type=click.IntRange(16), help="Central slices of each scan.  [default: all]")
+@option("--most", type=click.IntRange(1), help="Scans at most.  [default: all]")
+@option(
+    "--rivals",
+    help="Denoisers to compare with, separated by commas: nlm, tv, bm4d, bm4d-coloured; or none."
+    "  [default: all that are installed]",
+)
+@weights_option
+@option(
+    "--lesion-control",
+    group="Model",
+    default="lesion",
+    show_default=True,
+    help="Control for lesions, of the same base.",
+)
+@seed_option
+@model_options
+def every(store: Path, out: Path, only: tuple[str, ...], **given: Any) -> None:
+    """Run every protocol that the data allow on the held-out scans, with rivals.
+
+    STORE is written by `denovox prepare`. --out receives a folder with figures for each part, and
+    evidence.md, a page with all of them. A run that was stopped, or has other parts to add,
+    continues; on whole scans it takes a night.
+    """
+    from ...evaluation.evidence import page, parts, rivals
+    from ...evaluation.evidence.study import EvidenceConfig, study_of
+    from ...inference.model import load
+    from ...io.atomic import check_folder
+
+    known = rivals.available()
+    listed = given["rivals"]
+    chosen = known if listed is None else [name for name in listed.split(",") if name != "none"]
+    for name in chosen:
+        one_of(name, known, "rival")
+    for name in only:
+        one_of(name, list(parts.PARTS), "part")
+    check_folder(out, force=True, parents=True)
+    config = EvidenceConfig(slices=given["slices"], most=given["most"], rivals=tuple(chosen))
+    with loaded(given, "evaluate all") as (model, options), tempfile.TemporaryDirectory() as folder:
+
+        def lesion_model() -> Any:
+            return load(
+                given["weights"], given["device"], given["precision"], given["lesion_control"]
+            )
+
+        study = study_of(store, Path(folder), (model, lesion_model), config, options)
+        click.echo(page.run(study, out, only or parts.PARTS).read_text("utf-8"), nl=False)
