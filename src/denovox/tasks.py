@@ -14,10 +14,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .core.operators.base import Identity, Operator
-from .core.operators.coloured_noise import Coloured
+from .core.operators.coloured_noise import Coloured, topped_up
 from .core.schedule import Schedule
 from .sampling.corrections import clip, paste, prox, then
-from .sampling.interleaved import topped_up
 from .sampling.sampler import (
     Correct,
     Denoise,
@@ -101,7 +100,6 @@ def denoising(y: Vol, sigma: float) -> Task:
 
 
 COLOUR = 1.2  # noise counts as coloured from this mean square of its spectrum (of mean 1)
-RESIDUAL = 0.2  # noise that remains after averaging three results, as a share of its sigma
 
 
 def denoising_diffpir(
@@ -186,15 +184,17 @@ def inpainting(
     schedule: Schedule,
     steps: int = 20,
     jumps: tuple[int, int] = (2, 2),
+    level: Correct = clip,
 ) -> Task:
     """Plausible content where nothing is known: RePaint (Lugmayr et al. 2022; Method 2).
 
     The known voxels of y are pasted into every estimate. jumps: (length, times) for `with_jumps`;
-    the paper uses (10, 10) at 250 steps. A lesion is given as the condition's control.
+    the paper uses (10, 10) at 250 steps. A lesion is given as the condition's control;
+    level: a correction that holds how dense it is.
     """
     sigmas = schedule.descend(steps)
     start = torch.where(known, y, 0) + sigmas[0] * noise(0)
-    return Task(start, with_jumps(sigmas, *jumps), then(clip, paste(known, y)), ddpm)
+    return Task(start, with_jumps(sigmas, *jumps), then(clip, level, clip, paste(known, y)), ddpm)
 
 
 def anomaly(

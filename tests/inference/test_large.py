@@ -18,15 +18,13 @@ from denovox.core.random_field import normal
 from denovox.core.regions import region
 from denovox.core.volume import Volume
 from denovox.inference.frame import Frame
-from denovox.inference.large import coloured
 from denovox.inference.large.sampling import sampled
 from denovox.inference.memory import Room
 from denovox.inference.model import Model
 from denovox.inference.options import RunOptions
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig
-from denovox.sampling.interleaved import topped_up
-from denovox.tasks import RESIDUAL, super_resolution
+from denovox.tasks import super_resolution
 
 CONFIG = ModelConfig(net=PRESETS["tiny"], spacing_mm=(0.7, 6.0))
 OPTIONS = RunOptions(tile=32)
@@ -41,36 +39,6 @@ def smooth(x, sigma, condition):
 def frame() -> Frame:
     volume = Volume(np.zeros(SHAPE, np.float32), np.diag([1.0, 1.1, 1.2, 1.0]))
     return Frame.of_slices(volume, SHAPE, region("chest"), slice(0, SHAPE[2]))
-
-
-@pytest.mark.parametrize("along_z", [0.0, 0.2])
-def test_the_mean_of_three_estimates_is_that_of_whole_volumes(along_z: float) -> None:
-    """With a denoiser of single voxels, tiles play no part."""
-    sigma, of = 0.1, frame()
-    spectrum = Spectrum((0.0, 0.03, 0.08, 0.16), (0.1, 1.0, 0.2, 0.0), along_z)
-    y, white = (normal(seed, 0, SHAPE) for seed in (1, 2))
-    y = 0.5 * y
-
-    def denoise(x, sigma, condition):
-        return 0.7 * x + sigma * condition.spacing_mm[0, 0]
-
-    measured = coloured.Measured(
-        lambda z: y[..., z],
-        lambda z: torch.ones(*SHAPE[:2], z.stop - z.start, dtype=torch.bool),
-        lambda z: white[..., z],
-        sigma,
-        spectrum,
-    )
-    engine = Model(denoise, CONFIG, Path("none"), "cpu")
-    found = list(coloured.means(engine, of, measured, of.condition(), OPTIONS, Room(1e6, print)))
-    got = torch.cat([x0 for _, x0 in found], 4)
-    more, level = topped_up(y, sigma, spectrum.on(SHAPE, of.spacing_mm), white)
-    once = (0.7 * y + sigma).clamp(-1, 1)
-    halved = (0.7 * y + 2 * sigma).clamp(-1, 1)  # every second voxel is twice as far away
-    whitened = (0.7 * more + level).clamp(-1, 1)
-    mean = (once + halved + whitened) / 3
-    want = (0.7 * mean + RESIDUAL * sigma).clamp(-1, 1)
-    torch.testing.assert_close(got, want, rtol=0, atol=2e-6)
 
 
 def test_a_task_in_one_array_is_the_same_task() -> None:

@@ -150,7 +150,7 @@ def test_noise_is_estimated_in_each_region(spanning):
     heard, said = {}, []
 
     def listens(x, sigma, told):
-        heard[int(told.region[0])] = sigma
+        heard.setdefault(int(told.region[0]), []).append(sigma)
         return x
 
     flat = np.full((60, 50, 80), 40.0)
@@ -160,7 +160,9 @@ def test_noise_is_estimated_in_each_region(spanning):
     scan = scan_of(flat)
     model(listens).denoise(scan, options=RunOptions(say=said.append))
     expected = {3: 10 / 180, 2: 40 / 900, 1: 5 / 200}
-    assert heard == {region: pytest.approx(sigma, rel=0.03) for region, sigma in expected.items()}
+    for region, sigma in expected.items():  # more or less where the neighbours have more or less
+        assert min(heard[region]) < 1.05 * sigma
+        assert max(heard[region]) > 0.95 * sigma
     assert said[:3] == [
         "region: abdomen, slices 0 to 29 (a; --region overrides)",
         "region: chest, slices 30 to 51 (b; --region overrides)",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -11,13 +9,7 @@ from denovox.core.errors import InputError
 from denovox.core.labels import BODY
 from denovox.core.operators.coloured_noise import WHITE
 from denovox.core.volume import Volume
-from denovox.inference.model import (
-    Model,
-)
-from denovox.inference.options import RunOptions
 from denovox.inference.scan_context import noise_in
-from denovox.model.presets import PRESETS
-from denovox.model.weights import ModelConfig
 from denovox.scan.body_regions import RegionSpan
 from denovox.scan.noise_level import estimate_noise_hu
 
@@ -72,29 +64,3 @@ def test_without_soft_tissue_a_given_level_is_white_and_no_level_is_an_error():
     assert noise_in(air, COARSE, WHOLE, 20.0, silent) == (20.0, WHITE)
     with pytest.raises(InputError, match="soft tissue"):
         noise_in(air, COARSE, WHOLE, None, silent)
-
-
-@pytest.mark.parametrize(("coloured", "windows"), [(False, 1), (True, 1 + 4 + 1 + 1)])
-def test_coloured_noise_takes_three_answers_and_one_more(coloured, windows):
-    """As it is, in four phases of every other voxel, topped up, and once again."""
-    asked = []
-
-    def half(x, sigma, told):
-        asked.append((tuple(x.shape[2:]), sigma, told.spacing_mm[0, 0].item()))
-        return 0.5 * x
-
-    shares = []
-    config = ModelConfig(net=PRESETS["tiny"])
-    model = Model(half, config, Path("none"), "cpu")
-    model.denoise(
-        scan(coloured), "abdomen", 30.0, options=RunOptions(tile=96, progress=shares.append)
-    )
-    assert len(asked) == windows
-    assert shares == sorted(shares)
-    assert shares[-1] == pytest.approx(1)
-    if coloured:
-        assert [mm for _, _, mm in asked] == pytest.approx([1.5, 3, 3, 3, 3, 1.5, 1.5])
-        sigma = 30 / 180
-        assert [s for _, s, _ in asked][:5] == pytest.approx([sigma] * 5)
-        assert asked[5][1] > sigma
-        assert asked[6][1] == pytest.approx(0.2 * sigma)

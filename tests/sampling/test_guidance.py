@@ -10,6 +10,8 @@ from torch import Tensor
 
 from denovox.core.condition import Condition, condition
 from denovox.core.errors import InputError
+from denovox.core.labels import BODY, OUTSIDE
+from denovox.core.regions import UNKNOWN_REGION
 from denovox.core.schedule import Schedule
 from denovox.sampling.guidance import Guidance, dropped, guided
 from denovox.sampling.sampler import ddim, sample
@@ -95,8 +97,9 @@ def test_by_a_wider_guide_samples_are_as_narrow_as_the_closed_form_says():
 
     run = guided(of(narrow), Guidance(weight, *ALWAYS), of(wide))
     sigmas = Schedule().descend(2000, start=80.0, stop=1e-3)
-    x = torch.full((1, 1, 1, 1, 1), mean + 80.0, dtype=torch.float64)
+    x = torch.full((1, 1, 1, 1, 9), mean + 80.0, dtype=torch.float64)
     got = sample(lambda x, s: run(x, s, CHEST), x, sigmas, fresh=ddim, order=2, noise=lambda k: x)
+    got = got.mean()
     assert float(got) - mean == pytest.approx(80 * scale(0) / scale(80), rel=2e-3)
     assert float(got) - mean < narrow  # narrower than without guidance
 
@@ -158,3 +161,17 @@ def test_position_spacing_and_control_are_not_dropped():
 def test_impossible_guidance_is_refused(bad):
     with pytest.raises(InputError, match=r"not possible|empty interval"):
         Guidance(*bad)
+
+
+def test_the_air_around_a_body_is_not_guided() -> None:
+    anatomy = torch.full((4, 4, 4), BODY, dtype=torch.uint8)
+    anatomy[:2] = OUTSIDE
+    told = condition((4, 4, 4), (1.0, 1.0, 1.0), 2, anatomy)
+
+    def denoise(x: torch.Tensor, sigma: float, condition: Condition) -> torch.Tensor:
+        return x * (condition.region != UNKNOWN_REGION).float().view(-1, 1, 1, 1, 1)
+
+    x = torch.rand(1, 1, 4, 4, 4)
+    x0 = guided(denoise, Guidance(3.0, *ALWAYS))(x, 1.0, told)
+    torch.testing.assert_close(x0[:, :, :2], x[:, :, :2])
+    torch.testing.assert_close(x0[:, :, 2:], 3 * x[:, :, 2:])

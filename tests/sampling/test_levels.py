@@ -67,6 +67,19 @@ def test_512_cubed_is_within_2000_tiles_of_64(weight):
     assert steps[0] >= 8
 
 
+def test_levels_of_distilled_weights_share_their_sigmas_and_give_up_overlap_first():
+    def tiles(grid, blend):
+        return math.prod(math.ceil(n / (48 if blend else 64)) for n in grid)
+
+    for shape, overlap in (((128,) * 3, True), ((512,) * 3, False)):
+        levels = plan(pyramid(shape, 32), 4, Schedule(), Guidance(1.0), tiles, distilled=True)
+        known = Schedule().descend(4)
+        assert levels[0].sigmas == known
+        assert all(one.sigmas == known[1:] for one in levels[1:])
+        assert {one.blend for one in levels[1:]} == {overlap}
+        assert sum(one.tiles for one in levels) <= TILES
+
+
 def test_the_finest_level_gets_the_fewest_evaluations_and_none_gets_none():
     costs = [lambda n: n, lambda n: 8 * n, lambda n: 64 * n]
     assert affordable(10, costs, 10_000) == [10, 10, 10]

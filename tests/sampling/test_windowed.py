@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from denovox.core.box import Box, Tile, Tiling
 from denovox.core.condition import Condition, condition
-from denovox.sampling.windowed import Layers, covered, layout, windowed
+from denovox.sampling.windowed import Layers, Levels, layout, windowed
 
 TILING = Tiling(size=24, overlap=8, multiple=4)
 SMALLEST = Tiling(size=12, overlap=8, multiple=4)  # three windows meet in a voxel
@@ -254,8 +255,33 @@ def test_tiles_without_a_needed_voxel_are_skipped_and_the_rest_is_the_same(batch
     assert sum(seen) == len(wanted) < every / 2
     assert torch.equal(some[0, 0][needed], whole[0, 0][needed])
     assert shares[-1] == 1
-    reach = torch.zeros(shape, dtype=torch.bool)
-    for tiles in wanted:
-        reach[tuple(slice(t.start, t.stop) for t in tiles)] = True
-    reached = covered(axes, lambda z: needed[..., z], shape[2])
-    assert torch.equal(torch.cat([reached(slice(0, 5)), reached(slice(5, shape[2]))], 2), reach)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_noise_level_that_varies_is_interpolated_between_its_levels(batch):
+    shape, sigmas, asked = (40, 31, 45), (0.1, 0.2, 0.5), []
+    x, place = volume(shape), torch.linspace(0, 2, shape[0])[:, None, None].expand(shape)
+    needed = (place < 1.5) & (torch.arange(shape[1])[None, :, None] > 3)
+
+    def scaled(x: Tensor, sigma: float, c: Condition) -> Tensor:
+        asked.append((sigma, len(x)))
+        return sigma * x
+
+    axes = layout(shape, TILING, 0)
+    levels = Levels(sigmas, lambda z: place[None, None, ..., z])
+    layers = Layers(scaled, told(shape), axes, batch)
+    found = layers.run(lambda z: x[..., z], levels, shape[2], lambda z: needed[..., z])
+    got = torch.cat([part for _, part in found], 4)
+    want = x * torch.from_numpy(np.interp(place, [0, 1, 2], sigmas)).float()
+    torch.testing.assert_close(got[0, 0][needed], want[0, 0][needed])
+    # Each tile is evaluated at the levels that its needed voxels are between, and at no others.
+    counts = dict.fromkeys(sigmas, 0)
+    for tiles in itertools.product(*axes):
+        at = tuple(slice(t.start, t.stop) for t in tiles)
+        values = place[at][needed[at]]
+        if len(values):
+            for k in range(int(values.min()), math.ceil(values.max()) + 1):
+                counts[sigmas[k]] += 1
+    for sigma, count in counts.items():
+        alike = sum(n for level, n in asked if level == sigma)
+        assert alike == count if batch == 1 else alike >= count

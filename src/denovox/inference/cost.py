@@ -28,9 +28,10 @@ from ..core.regions import region as region_named
 from ..core.resample import noise_gain
 from ..core.volume import Volume
 from ..io.nifti_bytes import NiftiSource
-from ..sampling.interleaved import STEP
-from ..sampling.windowed import covered, layout
+from ..sampling.windowed import Levels, layout, levels_of, tile_size
 from ..scan.body_regions import RegionSpan
+from ..scan.noise_map import NoiseMap
+from .denoise import noise_levels
 from .engine import Engine
 from .frame import Frame, working_grid
 from .memory import Room, grid_mb
@@ -41,21 +42,21 @@ Method = Literal["mean", "diffpir"]
 METHODS: tuple[Method, ...] = ("mean", "diffpir")
 # Bytes per voxel of the scan, besides HU and stored values: labels; finding the anatomy happens
 # before anything else is allocated.
-SCAN_BYTES, ANATOMY_BYTES = 1, 6
+SCAN_BYTES, ANATOMY_BYTES = 1, 5
 # On a CPU, each further tile shape leaves behind this fraction of a tile's memory: it is freed, but
 # glibc keeps it, since it fits no other shape. Measured: benchmarks/doctor.py.
 RETAINED = 0.12
 # Seconds of everything but the network, on a core of a Xeon: of a run (imports, weights), and per
-# voxel (reading and writing .nii.gz, anatomy, noise, blending; further passes for coloured noise).
-START_S, VOXEL_S, COLOURED_S = 1.9, 0.42e-6, 0.35e-6
-EVALUATIONS = {"mean": 1, "coloured": 4, "diffpir": 10}
+# voxel (reading and writing .nii.gz, anatomy, noise, blending).
+START_S, VOXEL_S = 1.9, 0.42e-6
+DIFFPIR = 10  # evaluations
 
 
 class Cost(Settings):
     """Expected cost of a `denoise` run, from its start to the file."""
 
     method: Method
-    evaluations: int
+    evaluations: int  # most per voxel
     tiles: int  # of all evaluations
     tile: Shape  # the largest
     seconds: float
@@ -97,11 +98,6 @@ class TilePlan:
     part: Shape
 
     @property
-    def coloured(self) -> bool:
-        """Whether several estimates are averaged."""
-        return self.evaluations == EVALUATIONS["coloured"]
-
-    @property
     def largest(self) -> Shape:
         """The shape with the most voxels."""
         return max(self.shapes, key=math.prod, default=(0, 0, 0))
@@ -109,25 +105,11 @@ class TilePlan:
 
 @dataclass(frozen=True)
 class Noise:
-    """The noise of a region as it decides how much work there is. sd_hu: SD, HU."""
+    """The noise of a region as it decides how much work there is. sd_hu: SD, HU; variation: within
+    the part of the scan that is restored with it; None: none."""
 
     sd_hu: float = 0.0
-    coloured: bool = False
-
-
-@dataclass(frozen=True)
-class _Call:
-    """An evaluation of the network on a box: its tiles, and the voxels that matter (None: all)."""
-
-    axes: list[list[Tile]]
-    needed: Bool[torch.Tensor, "x y z"] | None
-
-    def sizes(self) -> Iterator[Shape]:
-        """Of the tiles that are evaluated."""
-        for x, y, z in itertools.product(*self.axes):
-            at = (slice(x.start, x.stop), slice(y.start, y.stop), slice(z.start, z.stop))
-            if self.needed is None or self.needed[at].any():
-                yield x.stop - x.start, y.stop - y.start, z.stop - z.start
+    variation: NoiseMap | None = None
 
 
 def plan(
@@ -143,21 +125,27 @@ def plan(
     noise: of each region (default: white, and so little that voxels outside the window stay).
     """
     grid = working_grid(volume, model.config.spacing_mm)
-    largest, shapes = (0, 0, 0), list[Shape]()
+    largest, most, shapes = (0, 0, 0), 1, list[Shape]()
     parts = blend_parts(spans, volume.spacing_mm[2])
     for part, of in zip(parts, noise or (Noise(),) * len(parts), strict=True):
         frame = Frame.of_slices(volume, grid, region_named(part.span.region), part.z)
         largest = max(largest, frame.box.size, key=math.prod)
-        calls = (
-            _mean_calls(model, _needed(volume, frame, of.sd_hu), edge, of.coloured)
-            if method == "mean"
-            else _sampler_calls(model, frame.box.size, edge)
+        if method == "diffpir":
+            most = DIFFPIR
+            shapes += _sampler_tiles(model, frame.box.size, edge)
+            continue
+        window = frame.region.window
+        sigma = window.sigma(of.sd_hu) * noise_gain(volume.shape, frame.grid)
+        needed = _needed(volume, frame, sigma)
+        levels = (
+            Levels((sigma,))
+            if of.variation is None
+            else noise_levels(frame, part.z.start, sigma, of.variation)
         )
-        for call in calls:
-            shapes += call.sizes()
-    some = any(of.coloured for of in noise)
+        most = max(most, min(len(levels.sigmas), 2))
+        shapes += _mean_tiles(model, needed, edge, levels)
     return TilePlan(
-        EVALUATIONS["coloured" if some and method == "mean" else method],
+        most,
         len(shapes),
         sum(math.prod(shape) for shape in shapes),
         frozenset(shapes),
@@ -165,37 +153,37 @@ def plan(
     )
 
 
-def _needed(volume: Volume, frame: Frame, noise_hu: float) -> Bool[torch.Tensor, "x y z"]:
+def _needed(volume: Volume, frame: Frame, sigma: float) -> Bool[torch.Tensor, "x y z"]:
     """Voxels of a frame that may change."""
-    window = frame.region.window
-    sigma = window.sigma(noise_hu) * noise_gain(volume.shape, frame.grid)
     near = np.empty(volume.shape, bool)
     for hu, out in zip(volume.hu, near, strict=True):
-        np.less_equal(np.abs(window.unit(hu)), 1 + 3 * sigma, out=out)
+        np.less_equal(np.abs(frame.region.window.unit(hu)), 1 + 3 * sigma, out=out)
     return torch.from_numpy(frame.labels(near))
 
 
-def _mean_calls(
-    model: Engine, needed: Bool[torch.Tensor, "x y z"], edge: int, coloured: bool
-) -> Iterator[_Call]:
-    """As `inference/denoise` evaluates a posterior mean."""
+def _mean_tiles(
+    model: Engine, needed: Bool[torch.Tensor, "x y z"], edge: int, levels: Levels
+) -> Iterator[Shape]:
+    """The tiles of a posterior mean, as often as they are evaluated."""
     x, y, z = needed.shape
-    whole = layout((x, y, z), model.tilings((x, y, z), edge), 0)
-    yield _Call(whole, needed)
-    if not coloured:
-        return
-    reach = covered(whole, lambda at: needed[..., at], z)(slice(0, z))
-    yield from (_Call(whole, reach),) * 2
-    for i, j in itertools.product(range(STEP), repeat=2):
-        phase = reach[i::STEP, j::STEP]
-        x, y, z = phase.shape
-        yield _Call(layout((x, y, z), model.tilings((x, y, z), edge), 0), phase)
+    size = (x, y, z)
+    across, along, layers = layout(size, model.tilings(size, edge), 0)
+    for layer in layers:
+        at = slice(layer.start, min(layer.stop, z))
+        mask = needed[..., at]
+        position = None if levels.position is None else levels.position(at)
+        at_0 = Tile(0, layer.stop - layer.start, layer.weight)
+        for a, b in itertools.product(across, along):
+            tile = (a, b, at_0)
+            if mask[a.start : a.stop, b.start : b.stop].any():
+                yield from (tile_size(tile),) * len(levels_of([tile], position, mask))
 
 
-def _sampler_calls(model: Engine, size: Shape, edge: int) -> Iterator[_Call]:
-    """As DiffPIR evaluates a box."""
-    tiles = model.tilings(size, edge, blend=False)
-    yield from (_Call(layout(size, tiles, 0, n), None) for n in range(EVALUATIONS["diffpir"]))
+def _sampler_tiles(model: Engine, size: Shape, edge: int) -> Iterator[Shape]:
+    """The tiles of DiffPIR, as often as they are evaluated."""
+    tilings = model.tilings(size, edge, blend=False)
+    for number in range(DIFFPIR):
+        yield from map(tile_size, itertools.product(*layout(size, tilings, 0, number)))
 
 
 def time_tile(model: Engine, edge: int = RunOptions.tile, seconds: float = 1.0) -> TileTiming:
@@ -259,17 +247,15 @@ def cost(
     layer = max(z for _, _, z in work.shapes or {(0, 0, 0)})
     on_grid = grid_mb(kind, work.part, layer)
     labels = SCAN_BYTES * scan / 1e6
-    arrays = [volume.shape] + [work.part] * (2 if work.coloured else 0)
-    kept = Room.beside(volume.shape, held + labels, on_grid + grown, RunOptions()).kept_mb(arrays)
+    room = Room.beside(volume.shape, held + labels, on_grid + grown, RunOptions())
+    kept = room.kept_mb([volume.shape])
     options = labels + kept + (0 if timing.on_gpu else on_grid + grown)
     return Cost(
         method=method,
         evaluations=work.evaluations,
         tiles=work.count,
         tile=work.largest,
-        seconds=work.voxels * timing.seconds / timed
-        + START_S
-        + (VOXEL_S + COLOURED_S * work.coloured) * scan,
+        seconds=work.voxels * timing.seconds / timed + START_S + VOXEL_S * scan,
         memory_mb=timing.resident_mb + held + max(ANATOMY_BYTES * scan / 1e6, options),
         device_mb=on_grid + grown if timing.on_gpu else 0.0,
     )

@@ -6,6 +6,7 @@ result, one layer of tiles is in memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,24 +18,18 @@ from jaxtyping import Bool, Float
 
 from ..core.box import Box
 from ..core.condition import Condition
-from ..core.operators.coloured_noise import Spectrum
 from ..core.regions import region as region_named
 from ..core.resample import noise_gain
 from ..core.tensors import tensor
 from ..core.volume import Volume
 from ..sampling.sampler import Noise
+from ..sampling.windowed import Levels
 from ..scan.noise import RegionNoise
-from ..tasks import (
-    COLOUR,
-    change,
-    denoising_diffpir,
-    denoising_sample,
-    noisy_input,
-)
+from ..scan.noise_map import NoiseMap, noise_map
+from ..tasks import change, denoising_diffpir, denoising_sample, noisy_input
 from . import memory
 from .engine import Engine
 from .frame import Frame
-from .large import coloured
 from .options import RunOptions
 from .region_blend import Part, blend_parts, share_of
 from .scan_context import ScanContext, stored_bytes
@@ -43,6 +38,10 @@ Method = Literal["mean", "diffpir", "sample"]
 
 Vol = Float[torch.Tensor, "1 1 x y z"]
 Restored = Iterator[tuple[slice, Vol]]
+
+LEVEL_RATIO = 1.7  # of two noise levels, at most: the network is evaluated at each, and between
+STEADY = 1.25  # noise that varies by less has one level
+EXTREMES = 0.02  # share of a scan whose noise counts as the least, or the most, of the rest
 
 
 def denoise(engine: Engine, context: ScanContext, method: Method, options: RunOptions) -> Volume:
@@ -62,7 +61,8 @@ def denoise(engine: Engine, context: ScanContext, method: Method, options: RunOp
     added_hu = room.zeros(volume.shape)
     for number, (part, frame, each) in enumerate(zip(parts, frames, noise, strict=True)):
         share = share_of(options, number, parts)
-        work = _Work(engine, volume, frame, part, each, share, room.part())
+        variation = noise_map(volume.slices(part.z), context.coarse[..., part.z])
+        work = _Work(engine, volume, frame, part, each, share, variation)
         condition = frame.condition(context.coarse)
         of_part = added_hu[..., part.z]
         finished = None
@@ -88,6 +88,27 @@ def _kind(frame: Frame, method: Method) -> str:
     return method
 
 
+def noise_levels(frame: Frame, first: int, sigma: float, variation: NoiseMap) -> Levels:
+    """The noise levels of a frame in which it varies about sigma (model units).
+
+    variation: of the scan from slice `first` on.
+    """
+    low, high = (float(v) for v in np.quantile(variation.values, (EXTREMES, 1 - EXTREMES)))
+    if high < STEADY * low:
+        return Levels((sigma,))
+    count = math.ceil(math.log(high / low) / math.log(LEVEL_RATIO))
+    (x, y, z), size = frame.reach
+    step = size[2] / frame.box.size[2]
+
+    def position(slices: slice) -> Vol:
+        start, length = z - first + slices.start * step, (slices.stop - slices.start) * step
+        grid = (*frame.box.size[:2], slices.stop - slices.start)
+        values = np.log(variation.on(grid, (x, y, start), (*size[:2], length)) / low)
+        return tensor((values * (count / math.log(high / low))).clip(0, count))
+
+    return Levels(tuple(sigma * float(v) for v in np.geomspace(low, high, count + 1)), position)
+
+
 @dataclass(frozen=True, eq=False)
 class _Work:
     """A part of a scan in the window of its region. Slices z are those of the frame's box."""
@@ -98,17 +119,12 @@ class _Work:
     part: Part
     region_noise: RegionNoise
     options: RunOptions
-    room: memory.Room
+    variation: NoiseMap
 
     @property
     def noise_hu(self) -> float:
         """SD of the noise on the scan's grid."""
         return self.region_noise.sd_hu
-
-    @property
-    def spectrum(self) -> Spectrum:
-        """Of the noise."""
-        return self.region_noise.spectrum
 
     @cached_property
     def sigma(self) -> float:
@@ -153,7 +169,8 @@ class _Work:
     def restored(self, method: Method, condition: Condition) -> Restored:
         """The restored part, as finished slices in order, model units."""
         if method == "mean":
-            return self._mean(condition)
+            levels = noise_levels(self.frame, self.part.z.start, self.sigma, self.variation)
+            return self.engine.means(self.noisy, levels, condition, self.options, self.needed)
         y, schedule = self.noisy(self._all), self.engine.config.noise_schedule
         noise = self.frame.noise(self.options.seed, self.engine.device)
         if method == "diffpir":
@@ -163,22 +180,9 @@ class _Work:
         x0 = self.engine.run(task, condition, noise, self.options)
         return iter([(self._all, x0)])
 
-    def _mean(self, condition: Condition) -> Restored:
-        if self.spectrum.mean_square(self.frame.box.size, self.frame.spacing_mm) < COLOUR:
-            return self.engine.means(self.noisy, self.sigma, condition, self.options, self.needed)
-        every = slice(0, self.frame.box.size[0])
-        measured = coloured.Measured(
-            self.noisy,
-            self.needed,
-            lambda z: self._noise(every, z)(1),
-            self.sigma,
-            self.spectrum,
-        )
-        return coloured.means(self.engine, self.frame, measured, condition, self.options, self.room)
-
     @property
     def _psd(self) -> Float[torch.Tensor, "u v w"]:
-        psd = self.spectrum.on(self.frame.box.size, self.frame.spacing_mm)
+        psd = self.region_noise.spectrum.on(self.frame.box.size, self.frame.spacing_mm)
         return psd.to(self.engine.device)
 
     @property

@@ -21,8 +21,10 @@ from ..scan import anatomy, geometry_checks, hu_checks, slice_checks
 from ..scan.body_regions import RegionSpan, region_spans
 from ..scan.constant_fill import PADDING_HU, as_air, fill_sentence, outside_fill
 from ..scan.hu_checks import Finding, Severity
+from ..scan.noise_map import noise_map
 from .cost import METHODS, Cost, Noise, TileTiming, cost, stored_in
 from .frame import working_grid
+from .region_blend import blend_parts
 from .scan_context import noise_in
 
 MARKS: dict[Severity, str] = {"ok": "ok", "note": "note", "doubt": "DOUBT", "refuse": "REFUSED"}
@@ -131,7 +133,10 @@ def examine(
     found += more
     spans = region_spans(volume, coarse)
     regions = tuple(_region(volume, coarse, span) for span in spans)
-    noise = tuple(Noise(region.noise_hu or 0.0, region.coloured) for region in regions)
+    noise = tuple(
+        Noise(region.noise_hu or 0.0, noise_map(volume.slices(part.z), coarse[..., part.z]))
+        for region, part in zip(regions, blend_parts(spans, volume.spacing_mm[2]), strict=True)
+    )
     costs = (
         ()
         if timing is None

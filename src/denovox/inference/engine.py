@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,8 @@ from ..core.condition import Condition, ControlKind
 from ..core.errors import ensure
 from ..model import weights
 from ..model.denoiser import Denoiser
-from ..sampling.corrections import clip
 from ..sampling.sampler import Noise
-from ..sampling.windowed import Layers, Needed, Slices, Tilings, covered, layout, windowed
+from ..sampling.windowed import Layers, Levels, Needed, Slices, Tilings, layout, windowed
 from ..tasks import Task
 from .options import RunOptions
 
@@ -35,7 +34,7 @@ class Evaluation:
     number: of it within its task, which moves the seams; blend: as in `tasks.Task`.
     """
 
-    sigma: float
+    sigma: float | Levels
     number: int = 0
     blend: bool = True
 
@@ -71,6 +70,7 @@ class Engine:
         finished = 0
         if needed is not None and task.evaluations > 1:
             raise ValueError("what a later evaluation needs of an earlier one is not known")
+        self._require(task.sigmas)
 
         def progress(share: float) -> None:
             nonlocal finished
@@ -92,7 +92,7 @@ class Engine:
     def means(
         self,
         x: Slices,
-        sigma: float,
+        sigma: float | Levels,
         condition: Condition,
         options: RunOptions,
         needed: Needed | None = None,
@@ -103,7 +103,7 @@ class Engine:
         at a time, so that neither the volume nor the result is in memory. needed: as in `run`.
         """
         for z, x0 in self.stream(x, Evaluation(sigma), condition, options, needed):
-            yield z, clip(x0, sigma)
+            yield z, x0.clamp(-1, 1)
 
     def stream(
         self,
@@ -118,6 +118,7 @@ class Engine:
 
         control: the condition's, for the slices of one layer of tiles at a time.
         """
+        self._require(of.sigma.sigmas if isinstance(of.sigma, Levels) else (of.sigma,))
         shape = _shape(condition)
         tilings = self.tilings(shape, options.tile, of.blend)
         axes = layout(shape, tilings, options.seed, of.number)
@@ -138,10 +139,14 @@ class Engine:
             del found
             yield z, x0
 
-    def reach(self, needed: Needed, shape: Shape, options: RunOptions) -> Needed:
-        """What a posterior mean of the `needed` voxels looks at."""
-        tilings = self.tilings(shape, options.tile)
-        return covered(layout(shape, tilings, options.seed), needed, shape[2])
+    def _require(self, sigmas: Sequence[float]) -> None:
+        """`InputError` unless the weights know these noise levels; only distilled ones may not."""
+        steps = self.config.distilled_steps
+        ensure(
+            not steps or {*sigmas} <= {*self.config.noise_schedule.descend(steps)},
+            f"the weights {self.path.name} are distilled to generate scans in {steps} steps and"
+            " support nothing else; use other weights, such as those of their teacher",
+        )
 
     def _batch(self, options: RunOptions) -> int:
         """How many tiles to evaluate at once."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..core.condition import Condition
 from ..core.condition import batch as collate
 from ..core.errors import ensure
-from ..core.labels import UNKNOWN
+from ..core.labels import OUTSIDE, UNKNOWN
 from ..core.regions import UNKNOWN_REGION
 from .windowed import PatchDenoise
 
@@ -76,6 +76,8 @@ def guided(
         if not guidance.covers(sigma):
             return denoise(x, sigma, condition)
         estimate, without = both(x, sigma, condition)
-        return without + guidance.weight * (estimate - without)
+        # Nothing is uncertain about the air around a body, and guidance would brighten it.
+        outside = (condition.anatomy == OUTSIDE)[:, None]
+        return torch.where(outside, estimate, without + guidance.weight * (estimate - without))
 
     return guided_denoise

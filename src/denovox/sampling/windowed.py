@@ -7,7 +7,8 @@ them. A volume can thus pass through as a stream: in memory are one layer and on
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,6 +27,7 @@ Slices = Callable[[slice], Vol]  # consecutive slices of a volume
 Needed = Callable[[slice], Bool[Tensor, "x y z"]]  # the same of a mask
 Tilings = tuple[Tiling, Tiling, Tiling]
 Tiles = tuple[Tile, Tile, Tile]
+Pass = tuple[list[Tiles], int]  # a batch of tiles, and the number of a noise level
 
 
 def windowed(
@@ -70,27 +72,35 @@ def layout(
     return [own.tiles(n, s) for own, n, s in zip(each, shape, shifts, strict=True)]
 
 
-def covered(axes: list[list[Tile]], needed: Needed, length: int) -> Needed:
-    """The voxels of all tiles in which a voxel is needed: what these tiles look at.
+@dataclass(frozen=True)
+class Levels:
+    """A noise level that varies within a volume. The denoiser is evaluated at `sigmas`, in each
+    tile at those that it needs, and the results are interpolated (docs/explain/method.md).
 
-    length: slices of the volume. needed is called once for each layer of tiles, in order.
+    position: slices -> the place of each voxel among the sigmas, 0 for the first; None with one.
     """
-    across, along, layers = axes
-    found: list[Tiles] = []
-    for layer in layers:
-        mask = needed(slice(layer.start, min(layer.stop, length)))
-        size, device = mask.shape[:2], mask.device
-        tiles = itertools.product(across, along, [layer])
-        found += [each for each in tiles if mask[(*_box(each).slices[:2], slice(None))].any()]
 
-    def reached(z: slice) -> Bool[Tensor, "x y z"]:
-        out = torch.zeros(*size, z.stop - z.start, dtype=torch.bool, device=device)
-        for a, b, layer in found:
-            near = slice(max(layer.start - z.start, 0), max(layer.stop - z.start, 0))
-            out[a.start : a.stop, b.start : b.stop, near] = True
-        return out
+    sigmas: tuple[float, ...]
+    position: Slices | None = None
 
-    return reached
+
+def levels_of(
+    tiles: list[Tiles], position: Vol | None, mask: Bool[Tensor, "x y z"] | None
+) -> range:
+    """The levels that some tiles of a layer need, by the voxels that matter."""
+    if position is None:
+        return range(1)
+    values = []
+    for box in map(_box, tiles):
+        own = position[(0, 0, *box.slices)]
+        values.append(own.flatten() if mask is None else own[mask[box.slices]])
+    every = torch.cat(values)
+    return range(math.floor(float(every.min())), math.ceil(float(every.max())) + 1)
+
+
+def _share(position: Float[Tensor, "1 x y z"], level: int) -> Float[Tensor, "1 x y z"]:
+    """What a level contributes to each voxel, by linear interpolation."""
+    return (1 - (position - level).abs()).clamp_min(0)
 
 
 @dataclass(frozen=True)
@@ -109,15 +119,16 @@ class Layers:
     control: Slices | None = None
 
     def run(
-        self, x: Slices, sigma: float, length: int, needed: Needed | None = None
+        self, x: Slices, sigma: float | Levels, length: int, needed: Needed | None = None
     ) -> Iterator[tuple[slice, Vol]]:
         """The result as finished slices [z, z'), in order; x is called once for each layer.
 
-        length: slices of the volume. needed: as in `windowed`, called after x for each layer.
+        sigma: the noise level of x. length: slices of the volume. needed: as in `windowed`, called
+        after x for each layer.
         """
         across, along, layers = self.axes
         starts = [tile.start for tile in layers[1:]]
-        total = len(across) * len(along) * len(layers)
+        levels = sigma if isinstance(sigma, Levels) else Levels((sigma,))
         carried: Vol | None = None
         for number, (layer, end) in enumerate(zip(layers, [*starts, length], strict=True)):
             z = slice(layer.start, min(layer.stop, length))
@@ -127,28 +138,35 @@ class Layers:
                 out[..., : carried.shape[4]] = carried
             at_0 = Tile(0, layer.stop - layer.start, layer.weight)
             tiles: list[Tiles] = [(a, b, at_0) for a, b in itertools.product(across, along)]
-            if needed is not None:
-                mask = needed(z)
+            mask = None if needed is None else needed(z)
+            if mask is not None:
                 tiles = [each for each in tiles if mask[_box(each).slices].any()]
-            count = (number + 1) * len(across) * len(along) - len(tiles)
-            groups = list(_groups(tiles, self.batch))
-            calls = self._calls(slab, groups, layer, sigma)
-            for group, results in zip(groups, self._results(calls), strict=True):
+            position = None if levels.position is None else levels.position(z).to(slab.device)
+            passes = [
+                (group, level)
+                for group in _groups(tiles, self.batch)
+                for level in levels_of(group, position, mask)
+            ]
+            calls = self._calls(slab, passes, layer, levels.sigmas)
+            count = 0
+            for (group, level), results in zip(passes, self._results(calls), strict=True):
                 for each, result in zip(group, results, strict=True):
+                    if position is not None:
+                        result = result * _share(_cut(position, _box(each))[0], level)
                     _blend(out, each, result)
-                count += len(group)
-                self.done(count / total)
-            if not tiles:
-                self.done(count / total)
+                count += 1  # noqa: SIM113 (enumerate would keep the results of the last one)
+                self.done((number + count / len(passes)) / len(layers))
+            if not passes:
+                self.done((number + 1) / len(layers))
             del slab
             yield slice(layer.start, end), out[..., : end - layer.start]
             carried = out[..., end - layer.start :].clone()
             del out
 
     def _calls(
-        self, slab: Vol, groups: list[list[Tiles]], layer: Tile, sigma: float
+        self, slab: Vol, passes: list[Pass], layer: Tile, sigmas: Sequence[float]
     ) -> Iterator[tuple[Tensor, float, Condition]]:
-        """The arguments of `denoise` for each batch of tiles in a layer."""
+        """The arguments of `denoise` for each batch of tiles in a layer, at each level it needs."""
         x, y, z = slab.shape[2:]
         layer_box = Box((0, 0, layer.start), (x, y, layer.stop - layer.start))
         condition = self.condition.crop(layer_box)
@@ -156,10 +174,10 @@ class Layers:
             condition = replace(
                 condition, control=self.control(slice(layer.start, layer.start + z))
             )
-        for group in groups:
+        for group, level in passes:
             boxes = [_box(tiles) for tiles in group]
             conditions = collate([condition.crop(box) for box in boxes])
-            yield torch.cat([_cut(slab, box) for box in boxes]), sigma, conditions
+            yield torch.cat([_cut(slab, box) for box in boxes]), sigmas[level], conditions
 
     def _results(self, calls: Iterator[tuple[Tensor, float, Condition]]) -> Iterator[Tensor]:
         each = getattr(self.denoise, "each", None)
@@ -169,12 +187,14 @@ class Layers:
 def _groups(tiles: list[Tiles], batch: int) -> Iterator[list[Tiles]]:
     """Tiles ordered by size, in groups of at most `batch` of the same size."""
 
-    def size(tiles: Tiles) -> Shape:
-        return _box(tiles).size
-
-    for _, alike in itertools.groupby(sorted(tiles, key=size), key=size):
+    for _, alike in itertools.groupby(sorted(tiles, key=tile_size), key=tile_size):
         same = list(alike)
         yield from (same[i : i + batch] for i in range(0, len(same), batch))
+
+
+def tile_size(tiles: tuple[Tile, ...]) -> Shape:
+    """Voxels along x, y, z."""
+    return _box(tiles).size
 
 
 def _box(tiles: tuple[Tile, ...]) -> Box:

@@ -10,10 +10,11 @@ import torch
 
 from denovox.core.errors import InputError
 from denovox.core.operators.base import Identity, Operator
-from denovox.core.operators.coloured_noise import WHITE, Coloured, Spectrum, filtered
+from denovox.core.operators.coloured_noise import WHITE, Coloured, Spectrum, filtered, topped_up
 
 GRID = (6, 5, 3)
 SPACING = (0.8, 0.7, 2.0)
+SOFT = Spectrum((0.0, 0.1, 0.2, 0.35), (0.05, 1.0, 0.4, 0.0))
 RAMP = Spectrum((0.0, 0.3, 0.6, 0.9), (0.02, 0.6, 1.0, 0.3), along_z=0.3)
 
 
@@ -116,3 +117,22 @@ def test_a_spectrum_on_a_grid():
 def test_what_is_no_spectrum(per_mm, power, along_z):
     with pytest.raises(InputError):
         Spectrum(per_mm, power, along_z)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.8])
+def test_topped_up_noise_is_white_up_to_its_share(share: float):
+    shape = (64, 64, 24)
+    psd = SOFT.on(shape, (1.5, 1.5, 2.0))
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn((1, 1, *shape), generator=generator) for _ in range(2))
+    y, sigma = topped_up(0.3 * filtered(a, psd.sqrt()), 0.3, psd, b, share)
+    assert sigma == pytest.approx(0.3 * share * float(psd.max()) ** 0.5)
+    expected = torch.maximum(torch.full_like(psd, sigma**2), 0.09 * psd)
+    assert float(y.var()) == pytest.approx(float(expected.mean()), rel=0.02)
+
+
+def test_white_noise_needs_no_topping_up():
+    y, white = torch.rand(1, 1, 4, 4, 2), torch.randn(1, 1, 4, 4, 2)
+    more, sigma = topped_up(y, 0.2, torch.ones(4, 4, 1), white, share=1.0)
+    torch.testing.assert_close(more, y)
+    assert sigma == pytest.approx(0.2)

@@ -91,6 +91,21 @@ def _interpolated(at: Float[Tensor, "x y"], spectrum: Spectrum) -> Float[Tensor,
     return power[right - 1] + share * (power[right] - power[right - 1])
 
 
+SHARE = 0.8
+
+
+def topped_up(
+    y: Vol, sigma: float, psd: Psd, white: Vol, share: float = SHARE
+) -> tuple[Vol, float]:
+    """y with noise added at frequencies that had less, and the sigma at which it is then white.
+
+    sigma, psd: of the noise in y; psd has mean 1. share: of the root of the highest power;
+    frequencies above it are left as they are, since the last bit of whiteness costs the most noise.
+    """
+    level = sigma * share * float(psd.max()) ** 0.5
+    return y + filtered(white, (level**2 - sigma**2 * psd).clamp_min(0).sqrt()), level
+
+
 def filtered(x: Vol, gain: Psd) -> Vol:
     """x with each of its DCT-II coefficients multiplied by `gain`; sqrt(psd) turns white noise into
     noise with that spectrum. Symmetric: <filtered(x), y> = <x, filtered(y)>."""
