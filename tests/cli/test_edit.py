@@ -27,8 +27,8 @@ def run(*arguments):
 def three_steps(monkeypatch):
     """What is tested here is files and words: three steps in place of twenty."""
 
-    def short(y, known, noise, schedule, steps, jumps):
-        return tasks.inpainting(y, known, noise, schedule, 3, jumps)
+    def short(y, known, noise, schedule, steps, jumps, *level):
+        return tasks.inpainting(y, known, noise, schedule, 3, jumps, *level)
 
     monkeypatch.setattr(inpaint, "inpainting", short)
 
@@ -263,6 +263,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(scan, tmp_path, tiny, 
     empty = mask_file(tmp_path / "empty.nii.gz", scan, (slice(0, 0),) * 3)
     foreign = tmp_path / "foreign.nii.gz"
     foreign.write_bytes(mask.read_bytes())
+    muscle = ("--organ", "muscle", "--diameter", 10)
     cases = [
         ((), "either --mask or --organ"),
         (("--mask", mask, "--organ", "lung"), "either --mask or --organ"),
@@ -275,6 +276,9 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(scan, tmp_path, tiny, 
         (("--organ", "lung", "--diameter", "400"), "largest"),
         (("--organ", "lung", "--diameter", "wide"), "is not a length in mm"),
         (("--organ", foreign), "name the file after the organ"),
+        (("--mask", mask, "--density", "solid", "--contrast", 9), "--density or --contrast, but"),
+        ((*muscle, "--density", "solid"), "lesion 1 is in the muscle; give a contrast"),
+        ((*muscle, "--contrast", "900"), "HU for lesion 1, outside -"),
     ]
     out = tmp_path / "out.nii.gz"
     for more, says in cases:

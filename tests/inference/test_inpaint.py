@@ -10,7 +10,8 @@ from scipy import ndimage
 from denovox.core.errors import InputError
 from denovox.core.labels import BODY, LUNG
 from denovox.core.volume import Volume
-from denovox.inference.inpaint import CONTEXT, Edit, around, boxes, edit
+from denovox.inference import lesions
+from denovox.inference.inpaint import CONTEXT, Edit, Levels, around, boxes, edit
 from denovox.inference.model import (
     Model,
 )
@@ -18,6 +19,7 @@ from denovox.inference.options import RunOptions
 from denovox.inference.scan_context import ScanContext
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig
+from denovox.simulate.lesion_density import DensityRequest
 
 CONFIG = ModelConfig(net=PRESETS["tiny"], spacing_mm=(0.7, 6.0))
 CHEST = 1800 / 2, -500  # half width and level of the chest's window
@@ -230,3 +232,64 @@ def test_bad_input_is_one_sentence():
             edit(model(by_control), ScanContext(volume), what)
     with pytest.raises(InputError, match="--control lesion"):
         edit(model(by_control, None), ScanContext(volume), Edit(hole, hole))
+
+
+def dome(x, sigma, told):
+    """Lesions that are too dark, darker outwards, and grainy."""
+    _, _, *shape = x.shape
+    grain = torch.linspace(0, 60, x.numel()).reshape(x.shape).sin()
+    depth = ndimage.distance_transform_edt(told.control[0, 0].numpy())
+    return -0.9 + 0.1 * torch.from_numpy(depth.astype(np.float32)).view(1, 1, *shape) + 0.05 * grain
+
+
+def test_a_lesion_is_as_dense_as_requested_with_the_models_grain():
+    volume = thorax()
+    lesion = ball(volume, IN_LUNG, 13)
+    hole = around(lesion, volume.spacing_mm)
+    levels = Levels(lesion.astype(np.uint16), {1: (-850.0, 30.0)})
+    context = ScanContext(volume, "chest")
+    free, held = (
+        edit(model(dome), context, Edit(hole, lesion, levels=each)).hu for each in (None, levels)
+    )
+    assert np.array_equal(held[~lesion], free[~lesion])
+    layer = ndimage.distance_transform_cdt(lesion, "taxicab")
+    assert free[layer > 1].mean() < -300
+    for deep in (layer == 2, layer > 2):
+        np.testing.assert_allclose(held[deep].mean(), 30, atol=0.01)
+        # A constant in each layer at last, where the noise is low: the texture is the model's.
+        assert np.corrcoef(held[deep], free[deep])[0, 1] > 0.99
+    border = ndimage.gaussian_filter(lesion.astype(float), 0.5)[layer == 1].mean()
+    np.testing.assert_allclose(held[layer == 1].mean(), -850 + 880 * border, atol=0.1)
+
+
+def test_a_part_solid_lesion_has_a_solid_part():
+    volume = thorax()
+    lesion = ball(volume, IN_LUNG, 16)
+    context = ScanContext(volume, "chest")
+    plan = lesions.in_mask(volume, lesion, 3)
+    plan = lesions.with_levels(context, plan, 3, DensityRequest("part-solid"))
+    solid = plan.levels.zones > 256
+    assert solid.sum() == pytest.approx(lesion.sum() / 8, rel=0.3)  # half of the diameter
+    (around_hu, glass), (beside, core) = (plan.levels.hu[zone] for zone in (1, 257))
+    assert around_hu == pytest.approx(-850, abs=5)
+    assert beside == glass
+    got = lesions.add(model(dome), context, plan, RunOptions())
+    layer = ndimage.distance_transform_cdt(solid, "taxicab")
+    np.testing.assert_allclose(got.volume.hu[layer > 1].mean(), core, atol=0.01)
+    rest = (ndimage.distance_transform_cdt(lesion, "taxicab") > 1) & ~solid
+    np.testing.assert_allclose(got.volume.hu[rest].mean(), glass, atol=0.01)
+    assert lesions.describe(got.placed[0], got.levels).endswith(f"{glass:.0f} and {core:.0f} HU")
+
+
+def test_how_dense_a_lesion_becomes_depends_on_the_seed_and_its_surroundings():
+    volume = thorax()
+    two = ball(volume, IN_LUNG, 6) | ball(volume, (30, 46, 15), 6)
+    context = ScanContext(volume, "chest")
+    plan = lesions.in_mask(volume, two, 0)
+    hu = [lesions.with_levels(context, plan, seed).levels.hu for seed in (0, 0, 1)]
+    assert hu[0] == hu[1] != hu[2]
+    away = lesions.with_levels(context, plan, 0, DensityRequest(contrast_hu=-60)).levels.hu
+    assert sorted(away.values()) == [(o, o - 60) for o in sorted(one for one, _ in away.values())]
+    assert [o for o, _ in sorted(away.values())] == pytest.approx([-850, 40], abs=6)
+    with pytest.raises(InputError, match="HU around it; give a contrast instead"):
+        lesions.with_levels(context, plan, 0, DensityRequest("solid"))

@@ -26,14 +26,12 @@ from .progress import say
 from .results.command import Cases, Result
 
 if TYPE_CHECKING:
-    from ..inference.lesions import Plan
-    from ..inference.scan_context import ScanContext
+    from ..simulate.lesion_density import Density
 
-LABEL_MAPS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
 diameter_option = option(
     "--diameter",
     metavar="MM",
-    help="Diameter of a ball of the volume of a lesion, e.g. 12mm.  [default: drawn at random]",
+    help="Diameter of a sphere of the lesion's volume, e.g. 12mm.  [default: drawn at random]",
 )
 
 
@@ -50,11 +48,22 @@ diameter_option = option(
 @option(
     "--anatomy",
     metavar="auto|FILE",
-    help="Label map of INPUT, in which to find --organ; auto: by TotalSegmentator, where that is"
+    help="Label map of INPUT, in which to find --organ; auto: by TotalSegmentator, if that is"
     " installed.  [default: by thresholds]",
 )
 @diameter_option
 @option("--count", type=click.IntRange(1, 255), help="Number of lesions.  [default: 1]")
+@option(
+    "--density",
+    type=click.Choice(["solid", "part-solid", "ground-glass"]),
+    help="Type of a lung lesion, from whose range its HU are drawn.  [default: solid]",
+)
+@option(
+    "--contrast",
+    metavar="HU",
+    type=float,
+    help="HU of the lesions minus those of the organ, e.g. -40.  [default: drawn at random]",
+)
 @reading_options
 @page_option
 @like_option
@@ -68,39 +77,47 @@ def lesion(
     anatomy: str | None,
     diameter: str | None,
     count: int | None,
+    density: Density | None,
+    contrast: float | None,
     report: Path | None,
     like: Path | None,
     **run: Any,
 ) -> None:
     """Add synthetic lesions to a CT scan.
 
-    For training detectors and segmenters, not for reading.
+    For training detection and segmentation models, not for diagnosis.
 
     INPUT is a CT scan in HU, in any format that `denovox denoise` reads. Each component of --mask
     (NIfTI, NRRD or MetaImage) becomes a lesion; or --organ places lesions of random shape, away
-    from the border of the organ and from vessels. The model determines how bright they are. OUTPUT
-    is NIfTI, or a DICOM series: a .zip, or a folder. Voxels more than 4 mm from the lesions are
-    unchanged, bit for bit.
+    from the border of the organ and from vessels. Their mean HU are drawn from the range of real
+    lesions, unless --density or --contrast is given; texture and border are the model's. OUTPUT is
+    written as NIfTI, or as a DICOM series if it is a folder or a .zip. Voxels more than 4 mm from
+    the lesions are unchanged, bit for bit.
 
     Also written: OUTPUT_mask.nii.gz (lesions numbered from 1), OUTPUT_lesions.json (positions,
-    sizes, seed, weights) and, if INPUT or OUTPUT is DICOM, OUTPUT_mask.dcm (DICOM SEG).
-    --report writes a page for comparing both scans, with a list of the lesions.
+    sizes, HU, seed, weights) and, if INPUT or OUTPUT is DICOM, OUTPUT_mask.dcm (DICOM SEG).
+    --report writes a page that compares the two scans and lists the lesions.
     """
     from ..core.errors import ensure
     from ..inference import lesions
     from ..inference.anomaly import findings
+    from ..inference.lesions import LABEL_MAPS
     from ..inference.scan_context import ScanContext
     from ..inference.views import of_edit
     from ..io import nifti
     from ..io.atomic import together
     from ..io.dicom.evidence import seg
     from ..io.label_maps import marked
+    from ..simulate.lesion_density import DensityRequest
+    from ..simulate.lesion_placement import LesionRequest
 
     ensure((mask is None) != (organ is None), "give either --mask or --organ, but not both")
     ensure(
         organ is not None or (diameter is None and count is None),
         "--diameter and --count go with --organ; with --mask, the mask determines both",
     )
+    ensure(density is None or contrast is None, "give either --density or --contrast, but not both")
+    dense = DensityRequest(density, contrast)
     ensure(
         anatomy is None or not (organ or LABEL_MAPS[0]).lower().endswith(LABEL_MAPS),
         "--anatomy shows where the organ of --organ NAME is; with a mask, leave it out",
@@ -125,9 +142,11 @@ def lesion(
     if mask is not None:
         plan = lesions.in_mask(volume, marked(mask, volume, say), run["seed"])
     else:
-        size = {"diameter_mm": lesions.millimetres(diameter), "count": count or 1}
-        plan = _in_organ(context, organ or "", anatomy, run, **size)
-    lines = [lesions.describe(one) for one in plan.placed]
+        mm = lesions.millimetres(diameter)
+        wanted = LesionRequest(organ=organ or "", diameter_mm=mm, count=count or 1)
+        plan = lesions.in_named(context, wanted, anatomy, run["device"], run["seed"])
+    plan = lesions.with_levels(context, plan, run["seed"], dense)
+    lines = [lesions.describe(one, plan.levels) for one in plan.placed]
     for line in lines:
         say(line)
     with loaded(run, "lesion", "lesion") as (model, options):
@@ -145,42 +164,16 @@ def lesion(
         target.write(edited.volume, model, volume)
 
 
-def _in_organ(
-    context: ScanContext, organ: str, where: str | None, run: dict[str, Any], **size: Any
-) -> Plan:
-    """The lesions placed in an organ: in a mask file that is named after it, or in the anatomy."""
-    from ..core.labels import overlay
-    from ..datasets import totalsegmentator
-    from ..inference import lesions
-    from ..simulate.lesion_placement import LesionRequest, check
-
-    name, anatomy = organ, None
-    if organ.lower().endswith(LABEL_MAPS):
-        name, anatomy = lesions.organ_in(Path(organ), context)
-    wanted = LesionRequest(organ=name, **size)
-    check(wanted)  # before TotalSegmentator takes minutes
-    found = totalsegmentator.anatomy(context.volume, where, run["device"], say)
-    if found is not None:
-        anatomy = overlay(context.coarse, found)
-    return lesions.in_organ(context, wanted, anatomy, run["seed"])
-
-
 @click.command(cls=Cases)
 @click.argument("store", type=FILE)
-@option("--per-scan", default=5, show_default=True, type=click.IntRange(1), help="Copies per scan.")
+@option("--per-scan", default=5, type=click.IntRange(1), help="Copies per scan.")
 @option(
     "--organ",
     metavar="NAME",
     help="Class of docs/reference/labels.md.  [default: lung in chest scans, otherwise liver]",
 )
 @diameter_option
-@option(
-    "--count",
-    default=1,
-    show_default=True,
-    type=click.IntRange(1, 255),
-    help="Lesions per copy.",
-)
+@option("--count", default=1, type=click.IntRange(1, 255), help="Lesions per copy.")
 @option("--out", type=FILE, required=True, group="Output", help="Folder of the data set.")
 @control_option("lesion")
 @model_options
@@ -233,7 +226,6 @@ def augment(
 @option(
     "--jumps",
     default="2x2",
-    show_default=True,
     metavar="LENGTHxTIMES",
     help="Resampling of RePaint: jump length and repeats; 1x1: none, 10x10: as published.",
 )
@@ -255,10 +247,10 @@ def inpaint(
     """Replace part of a CT scan with healthy tissue, or with a lesion.
 
     INPUT is a CT scan in HU, in any format that `denovox denoise` reads; masks are NIfTI, NRRD or
-    MetaImage on its grid. OUTPUT is NIfTI, or a DICOM series: a .zip, or a folder; outside --mask
-    it is the scan, bit for bit. To remove a lesion, mask it; with --with-lesion a lesion is drawn
-    instead. Where OUTPUT is DICOM, the mask is written to OUTPUT_mask.dcm (DICOM SEG), too.
-    --report writes a page for comparing both scans.
+    MetaImage on its grid. OUTPUT is written as NIfTI, or as a DICOM series if it is a folder or a
+    .zip; outside --mask it is identical to INPUT, bit for bit. To remove a lesion, mask it; with
+    --with-lesion, a lesion is drawn instead. If OUTPUT is DICOM, the mask is also written, to
+    OUTPUT_mask.dcm (DICOM SEG). --report writes a page that compares the two scans.
     """
     from ..inference.views import of_edit
     from ..io.atomic import together

@@ -9,17 +9,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, UInt8, UInt16
 from scipy import ndimage
 
 from ..core.box import Box, Shape, bounding_box
 from ..core.errors import ensure
 from ..core.labels import OUTSIDE, with_lesion
 from ..core.morphology import dilate_mm
+from ..core.operators.base import Identity
+from ..core.operators.region_means import RegionMeans
 from ..core.regions import region as region_named
 from ..core.tensors import tensor
 from ..core.volume import Volume
 from ..reports.recorder import decided
+from ..sampling.corrections import clip, prox
+from ..sampling.sampler import Correct, Vol
 from ..scan.body_regions import RegionSpan
 from ..tasks import inpainting
 from .engine import Engine
@@ -29,9 +33,22 @@ from .scan_context import ScanContext
 
 CONTEXT = 16  # voxels around a hole that the model sees
 AROUND_MM = 4.0  # around a lesion: how far it changes its surroundings
+SOLID_PART = 256
+BORDER = 0.5  # voxels: SD of the blur of a lesion's border; real nodules' outer layers are as dark
+TEXTURE_HU = 50.0  # how far a voxel within a lesion may be from its mean, as an SD
+LEAST = 8  # voxels of a layer of a lesion
 END = 0.02  # model units: this near to a window's end, a voxel means "beyond", not how far
 
 Mask = Bool[np.ndarray, "x y z"]
+
+
+@dataclass(frozen=True)
+class Levels:
+    """How dense lesions are. zones: their numbers on the scan's grid, 0 elsewhere; 256 more in the
+    solid part of a part-solid one. hu: of each, (what is around it, itself)."""
+
+    zones: UInt16[np.ndarray, "x y z"]
+    hu: dict[int, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -40,7 +57,7 @@ class Edit:
 
     hole: the only voxels that change. lesion: where in it to draw a lesion; None: nowhere.
     anatomy: label ids of core/labels on the scan's grid; None: the coarse classes. steps, jumps:
-    as in `tasks.inpainting`.
+    as in `tasks.inpainting`. levels: of the lesion; None: as dense as the model draws it.
     """
 
     hole: Mask
@@ -48,6 +65,7 @@ class Edit:
     anatomy: UInt8[np.ndarray, "x y z"] | None = None
     steps: int = 20
     jumps: tuple[int, int] = (2, 2)
+    levels: Levels | None = None
 
 
 def around(lesion: Mask, spacing_mm: tuple[float, float, float]) -> Mask:
@@ -149,7 +167,9 @@ def _regenerate(
     unknown = frame.to_grid(request.hole.astype(np.float32)) > 1e-6
     marked = frame.to_grid(lesion.astype(np.float32)) >= 0.5
     y, known = (tensor(each).to(engine.device) for each in (np.clip(unit, -1, 1), ~unknown))
-    task = inpainting(y, known, noise, engine.config.noise_schedule, request.steps, request.jumps)
+    steps, jumps, schedule = request.steps, request.jumps, engine.config.noise_schedule
+    level = clip if request.levels is None else _held(frame, request.levels, voxels, y.device)
+    task = inpainting(y, known, noise, schedule, steps, jumps, level)
     condition = frame.condition(ids)
     if request.lesion is not None:
         condition = engine.with_lesion(condition, torch.from_numpy(marked.astype(np.float32)))
@@ -157,6 +177,45 @@ def _regenerate(
     new, old = frame.from_grid(x0, voxels), window.unit(volume.hu[voxels])
     beyond = ((new > 1 - END) & (old > 1)) | ((new < END - 1) & (old < -1))
     return np.where(beyond, volume.hu[voxels], window.hu(new))
+
+
+def _held(
+    frame: Frame, levels: Levels, voxels: tuple[slice, slice, slice], device: torch.device
+) -> Correct:
+    """Holds lesions at their HU: the mean of each layer, from the border inwards, exactly, and each
+    voxel inside within its texture. At the border there is partial volume."""
+    regions = np.zeros(frame.box.size, np.int64)
+    target, interior = np.zeros(frame.box.size, np.float32), np.zeros(frame.box.size, bool)
+    for zone in (int(each) for each in np.unique(levels.zones[voxels]) if each):
+        there = levels.zones == zone if zone > SOLID_PART else levels.zones % SOLID_PART == zone
+        mask = frame.to_grid(there.astype(np.float32)) >= 0.5
+        if not mask.any():
+            continue
+        padded = ndimage.distance_transform_cdt(np.pad(mask, 1), "taxicab")  # it may fill the box
+        layer = padded[1:-1, 1:-1, 1:-1]
+        share = np.where(layer > 1, 1, ndimage.gaussian_filter(mask.astype(np.float32), BORDER))
+        outer, inner = levels.hu[zone]
+        target[mask] = (outer + share / share[mask].max() * (inner - outer))[mask]
+        # Layers 1, 2, 3 and 4, 5 to 8, ... of enough voxels to have a texture of their own.
+        depth = np.ceil(np.log2(layer[mask])).astype(int)
+        deeper = np.bincount(depth)[::-1].cumsum()[::-1]
+        most = max(1, int((deeper >= LEAST).sum()) - 1)
+        interior |= layer > 1
+        regions[mask] = regions.max() + 1 + np.minimum(depth, most)
+    if not regions.any():
+        return clip
+    labels = np.unique(regions, return_inverse=True)[1].reshape(regions.shape)
+    means = RegionMeans(torch.from_numpy(labels + (regions.min() > 0)))
+    window = frame.region.window
+    y = torch.from_numpy(np.clip(window.unit(target), -1, 1))[None, None].to(device)
+    inside = torch.from_numpy(interior).to(device)
+    near = prox(Identity(), y, window.sigma(TEXTURE_HU))
+    exact = means.A(y)
+
+    def correct(x0: Vol, sigma: float) -> Vol:
+        return means.prox(torch.where(inside, near(x0, sigma), x0), exact, 0.0)
+
+    return correct
 
 
 def _without(ids: UInt8[np.ndarray, "x y z"], hole: Mask) -> UInt8[np.ndarray, "x y z"]:

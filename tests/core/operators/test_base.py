@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from denovox.core.operators.base import Identity, Operator
+from denovox.core.operators.region_means import RegionMeans
 
-OPERATORS = [Identity()]
 SHAPE = (2, 1, 3, 4, 5)
+LABELS = torch.arange(60).reshape(SHAPE[2:]) % 7 % 4  # three regions, and voxels of none
+OPERATORS = [Identity(), RegionMeans(LABELS)]
 
 
 def volumes(count: int) -> list[torch.Tensor]:
@@ -40,3 +42,19 @@ def test_prox_of_the_identity_in_numbers():
     assert float(Identity().prox(x0, y, 1)) == 2
     assert float(Identity().prox(x0, y, 3)) == 2.5
     assert float(Identity().prox(x0, y, 1e12)) == pytest.approx(3)
+
+
+def test_region_means_are_held_exactly_and_nothing_else_changes():
+    x0, other = volumes(2)
+    operator = RegionMeans(LABELS)
+    y = operator.A(other)
+    for number in (1, 2, 3):
+        torch.testing.assert_close(y[0, 0, number - 1], other[0, 0][number == LABELS].mean())
+    change = operator.prox(x0, y, 0.0) - x0
+    torch.testing.assert_close(operator.A(x0 + change), y, rtol=0, atol=1e-14)
+    assert not change[..., LABELS == 0].any()
+    for number in (1, 2, 3):  # a constant: the texture remains
+        assert float(change[..., number == LABELS].std(-1).max()) < 1e-14
+    everywhere = RegionMeans(torch.ones_like(LABELS))  # no label 0 at all
+    held = everywhere.prox(x0, torch.full((2, 1, 1), 3.0, dtype=x0.dtype), 0.0)
+    assert held.mean((1, 2, 3, 4)).tolist() == pytest.approx([3, 3])

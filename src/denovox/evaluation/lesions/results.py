@@ -110,7 +110,7 @@ def _spread(rows: StudyRows) -> Figure:
     spread = float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
     scored = [row for row in rows.measured if row.method == WITH_SYNTHETIC]
     count = len({row.patient for row in scored}), len(scored)
-    label, none = "lesion Dice gain over real alone, SD over seeds", Interval(None, None)
+    label, none = "lesion Dice gain, SD over seeds", Interval(None, None)
     return Figure(label, spread, none, *count, method=WITH_SYNTHETIC, better="lower")
 
 

@@ -81,10 +81,13 @@ def evaluate_lesions(
 
 
 def folds_of(cases: Sequence[Case], count: int, seed: int) -> list[Fold]:
-    """Patients with lesions, `count` at most, drawn by the seed; the others are divided among the
-    folds and held out too, so that no scan is both trained on and segmented."""
-    patients = sorted({case.facts.patient for case in cases if case.facts.lesions})
-    free = sorted({case.facts.patient for case in cases} - set(patients))
+    """Patients with lesions, `count` at most, drawn by the seed: the store's validation patients if
+    any of them has lesions. Patients without are divided among the folds and held out too, so that
+    no scan is both trained on and segmented."""
+    sick = [case for case in cases if case.facts.lesions]
+    free = sorted({case.facts.patient for case in cases} - {case.facts.patient for case in sick})
+    unseen = [case for case in sick if case.facts.split == "validation"] or sick
+    patients = sorted({case.facts.patient for case in unseen})
     chosen = sorted(map(str, np.random.default_rng(seed).permutation(patients)[:count]))
     folds = []
     for number, patient in enumerate(chosen):
@@ -177,7 +180,7 @@ def _real(
             tuple(
                 gain
                 for name in ("lesion Dice", "scan Dice")
-                for gain in gains(ours, {"real alone": others}, name)
+                for gain in gains(ours, {"real": others}, name)
             )
         )
         rows.gains.setdefault(seed, []).append(better[-1][0].value)
