@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,14 @@ from denovox.core.errors import InputError
 from denovox.core.operators.coloured_noise import WHITE, Spectrum, filtered
 from denovox.core.schedule import Schedule
 from denovox.core.volume import Volume
-from denovox.inference import scan_context
+from denovox.inference import posterior, scan_context
 from denovox.inference.model import (
     Model,
 )
 from denovox.inference.options import RunOptions
+from denovox.inference.posterior import Spread, factor
 from denovox.model.presets import PRESETS
-from denovox.model.weights import ModelConfig
+from denovox.model.weights import ModelConfig, describe
 from denovox.tasks import denoising_sample
 
 SIGMA, COUNT = 0.1, 3000
@@ -163,6 +165,34 @@ def test_mean_and_sd_are_those_of_the_samples():
     assert np.array_equal(got.mean.hu[far], volume.hu[far])
     assert (got.sd.hu[far] == 0).all()
     assert got.mean.hu.dtype == volume.hu.dtype
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_exact_samples_have_a_factor_of_1_and_narrow_ones_more(count):
+    rng = np.random.default_rng(0)
+    truth, *drawn = rng.uniform(1, 5, 100_000) * rng.standard_normal((count + 1, 100_000))
+    error, sd = np.mean(drawn, 0) - truth, np.std(drawn, 0, ddof=1)
+    assert factor(error, sd, count) == pytest.approx(1, rel=0.02)
+    assert factor(error, sd / 1.7, count) == pytest.approx(1.7 * factor(error, sd, count))
+    sd[:50_000], error[:50_000] = 0, 100  # may not change: says nothing
+    assert factor(error, sd, count) == pytest.approx(1, rel=0.02)
+    if count == 8:
+        assert np.mean(np.abs(error[50_000:]) < sd[50_000:]) == pytest.approx(0.62, abs=0.01)
+
+
+def test_the_sd_is_scaled_for_the_weights_and_regions_it_was_fitted_to(tmp_path, tiny, monkeypatch):
+    net, volume = replace(model([]), path=tiny), scan()
+    spread = tmp_path / "spread.json"
+    monkeypatch.setattr(posterior, "SPREAD", spread)
+    plain = net.posterior(volume, 3, "abdomen", 20.0)
+    sha = describe(tiny)[2]
+    for weights, times in ((sha, 1.5), ("of others", 1.0)):
+        fitted = Spread(weights=weights, factors={"abdomen": 1.5, "chest": 4})
+        spread.write_text(fitted.model_dump_json())
+        got = net.posterior(volume, 3, "abdomen", 20.0)
+        np.testing.assert_allclose(got.sd.hu, times * plain.sd.hu, rtol=1e-6)
+        assert np.array_equal(got.mean.hu, plain.mean.hu)
+    assert plain.sd.hu.max() > 1
 
 
 def test_noise_is_told_and_found_once(monkeypatch):

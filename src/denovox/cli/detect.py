@@ -73,17 +73,16 @@ def detect(
     For research, not for diagnosis.
 
     INPUT is a CT scan in HU, in any format that `denovox denoise` reads. OUTPUT is NIfTI on the
-    grid of the scan: signed z-scores, negative where it is darker than its surroundings, and 0
+    grid of the scan: signed z-scores, negative where the scan is darker than its surroundings, 0
     outside the body, the ROI and the calibrated regions. Within an ROI, preferably an organ, voxels
     are compared with each other. The ROI can be NIfTI, NRRD or MetaImage.
 
-    If OUTPUT is a .zip or a folder, it is DICOM: the z-scores (Parametric Map), the components
-    (SEG), which are connected voxels with |z| above 4, and the score and their volumes, z-scores
-    and HU (SR, TID 1500).
+    If OUTPUT is a .zip or a folder, it receives three DICOM objects: the z-scores (Parametric Map);
+    the components, which are connected voxels with |z| above 4 (SEG); and the score of the scan,
+    with volume, z-scores and HU of each component (SR, TID 1500).
 
-    --report writes the score of the scan and its components: to a file whose name ends in .json, or
-    to a folder, for index.html, a page that shows the scan, its z-scores and a list of the
-    components.
+    --report writes the score and the components to a file whose name ends in .json, or to a folder:
+    index.html, a page that shows the scan, its z-scores and a list of the components.
     """
     from ..core.version import __version__
     from ..inference.anomaly import calibration as calibrations
@@ -150,8 +149,8 @@ def calibrate(
     """Calibrate `denovox detect` on healthy SCANS.
 
     SCANS are CT scans in HU, in any format that `denovox denoise` reads, or stores of `denovox
-    prepare`, whose cases state their region. They may have been used to train the model, but must
-    not include patients to be evaluated.
+    prepare`, whose cases state their region. They must not include patients to be evaluated, and
+    should not include patients that the model was trained on.
 
     The results are headneck.json, chest.json and abdomen.json in --out, for the regions that SCANS
     show. They are valid for these weights only.

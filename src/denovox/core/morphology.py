@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, Shaped, UInt8
@@ -21,6 +20,7 @@ from .box import bounding_box
 Mask = Bool[np.ndarray, "x y z"]
 Spacing = tuple[float, float, float]  # voxel size along x, y, z, mm
 Bits = UInt8[np.ndarray, "u v w"]  # a mask, eight voxels a byte along the last axis
+Links = Integer[np.ndarray, "2 _"]  # pairs of labels of one component
 
 MOST_RODS = 3000  # in a ball of voxels; more take longer than distances
 SWEEPS = 50  # before a winding region is followed voxel by voxel
@@ -190,37 +190,44 @@ def _lengthened(bits: Bits) -> Bits:
     return wider
 
 
-def components_at(
+def labelled(
     mask: Shaped[np.ndarray, "x y z"],
+    links: list[Links],
     slab: int = 32,
     above: float = 0,
     sign: int = 1,
     corners: bool = False,
-) -> tuple[Integer[np.ndarray, " n"], Integer[np.ndarray, " n"]]:
-    """Face-connected components at the voxels of a mask: (number from 0, flat index, C order).
+) -> Iterator[tuple[int, int, Integer[np.ndarray, "slab y z"]]]:
+    """Labels of a mask, `slab` planes at a time: (first plane, labels before it, labels from 1).
 
-    The same as `scipy.ndimage.label` finds, with memory for the mask's voxels only: planes are
-    labelled `slab` at a time, and components joined where two slabs touch. above: the mask is where
-    the values, times sign, exceed this. corners: edges and corners connect as well.
+    Together with `joined`, the same as `scipy.ndimage.label` in the memory of a few planes.
+
+    Appended to `links`: pairs of labels, both counted from 0 over all slabs, that touch where two
+    slabs meet. above: the mask is where the values, times sign, exceed this. corners: edges and
+    corners connect as well.
     """
     structure = np.ones((3, 3, 3)) if corners else None
-    numbers, places, links, before = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)], [], 0
-    last: Any = None
+    last: tuple[np.ndarray, int] | None = None
+    before = 0
     for first in range(0, len(mask), slab):
         parts, count = ndimage.label(sign * mask[first : first + slab] > above, structure)
-        at = np.flatnonzero(parts)
-        numbers.append(parts.ravel()[at] + np.int32(before - 1))
-        places.append(at + first * mask[0].size)
         if last is not None:
             for here, there in _touching(last[0], parts[0], corners):
                 touch = (here > 0) & (there > 0)
                 pairs = np.stack([here[touch] + last[1] - 1, there[touch] + before - 1])
                 links.append(np.unique(pairs, axis=1))
-        last, before = (parts[-1], before), before + count
+        yield first, before, parts
+        last, before = (parts[-1].copy(), before), before + count
+
+
+def joined(links: list[Links], count: int) -> Integer[np.ndarray, " count"]:
+    """The component, numbered from 0, of each of `count` labels that `labelled` counted."""
+    if not count:
+        return np.zeros(0, np.int32)
     i, j = np.concatenate(links, axis=1) if links else np.zeros((2, 0), int)
-    graph = coo_array((np.ones(len(i), bool), (i, j)), shape=(before, before))
-    joined = connected_components(graph, directed=False)[1] if before else np.zeros(0, int)
-    return joined[np.concatenate(numbers)], np.concatenate(places)
+    graph = coo_array((np.ones(len(i), bool), (i, j)), shape=(count, count))
+    number: Integer[np.ndarray, " count"] = connected_components(graph, directed=False)[1]
+    return number
 
 
 def _touching(

@@ -35,7 +35,8 @@ REFERENCE = {
     "simulated-dose": "the reference is the original scan with its own noise: to come closer to it"
     " than 10 log10(1 / dose) dB above the input, a method would have to guess noise",
     "simulated-slab": "the reference is the original scan with its own noise",
-    "planted-lesions": "the original scan counts as healthy, whatever it shows",
+    "planted-lesions": "the original scan counts as healthy, whatever it shows; its patient is left"
+    " out of the bundled calibrations",
 }
 
 
@@ -51,15 +52,17 @@ def evaluate_simulated(
     """Run a simulated protocol on all scans of `data`; only `save` writes anything.
 
     data: a scan, a folder of scans or a CSV, see `scans_of`. calibrations: of planted-lesions, see
-    `detect`; None: those that come with denovox. save: called with reference, input and test
-    (planted-lesions: input, maps and masks) of every scan. All scans are read and checked before
-    the first is processed. `InputError` names the scan that cannot be used.
+    `detect`; None: those that come with denovox, without the patient of each scan. save: called
+    with reference, input and test (planted-lesions: input, maps and masks) of every scan. All scans
+    are read and checked before the first is processed. `InputError` names the scan that cannot be
+    used.
     """
     row = protocol(name, "simulated")
     options = options or RunOptions()
     sha = describe(model.path)[2]
-    if row.name == "planted-lesions" and calibrations is None:
-        calibrations = [one for one in bundled() if one.weights == sha]
+    cross_fitted = row.name == "planted-lesions" and calibrations is None
+    if cross_fitted:
+        calibrations = _bundled(sha)
         ensure(
             calibrations,
             f"no calibration of the weights {model.path.name} comes with denovox; use --weights"
@@ -75,6 +78,8 @@ def evaluate_simulated(
     for number, scan in enumerate(scans):
         options.say(f"{scan.id}: {number + 1} of {len(scans)}")
         of_scan = replace(context, options=options.part(number, len(scans)))
+        if cross_fitted:
+            of_scan = replace(of_scan, calibrations=_bundled(sha, scan.patient))
         with _naming(scan):
             result = row.run(scan, scan.read(accept_hu=options.accept_hu), of_scan)
         measured += result.measured
@@ -91,6 +96,10 @@ def evaluate_simulated(
     )
     settings = _settings(row.name, context) | {"scans": len(scans)}
     return Results(row.name, str(data), figures, settings, sha, __version__, notes, tuple(facts))
+
+
+def _bundled(sha: str, without: str = "") -> tuple[Calibration, ...]:
+    return tuple(one for one in bundled(without) if one.weights == sha)
 
 
 def _settings(name: str, context: RunContext) -> dict[str, Any]:

@@ -182,6 +182,22 @@ def test_bundled_ones_are_one_a_region_and_for_one_model():
     assert {each.weights for each in found} == {describe(locate("base"))[2]}
 
 
+def test_a_patient_is_left_out_of_the_bundled_ones(tmp_path):
+    parts = {name: of(seed).model_copy(update={"patient": name}) for seed, name in enumerate("abc")}
+    for name, part in parts.items():
+        write(part, tmp_path / f"chest-{name}.json")
+    write(of(3).model_copy(update={"region": "abdomen", "patient": "b"}), tmp_path / "d.json")
+    assert [(each.region, each.scans) for each in bundled(folder=tmp_path)] == [
+        ("chest", 3),
+        ("abdomen", 1),
+    ]
+    (others,) = bundled("b", tmp_path)
+    assert (others.region, others.patient) == ("chest", "")
+    assert others.sums == merge([parts["a"], parts["c"]]).sums
+    assert [each.scans for each in bundled("nobody", tmp_path)] == [3, 1]
+    assert merge([parts["a"], parts["a"]]).patient == "a"
+
+
 def test_nothing_seen_is_told():
     with pytest.raises(InputError, match="contains no voxels"):
         LIKE.moments()

@@ -1,13 +1,16 @@
 """Detection on models whose healthy estimate is known."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from water import CONFIG, METHOD, body, water
 
 from denovox.core.errors import InputError
-from denovox.core.labels import BODY, OUTSIDE
+from denovox.core.labels import BODY, BONE, OUTSIDE
+from denovox.core.volume import Volume
 from denovox.inference.anomaly.components import THRESHOLD, components, numbered, scan_score
 from denovox.inference.anomaly.detection import calibrate, detect
 from denovox.inference.model import (
@@ -126,6 +129,50 @@ def test_voxels_are_numbered_in_the_order_of_the_components():
     assert np.array_equal(numbers == 1, z == -9)
     assert np.array_equal(numbers == 2, (z == 7) | (z == 4.5))
     assert np.array_equal(numbers == 3, z == 5)
+
+
+def odd(slices):
+    """A map of which a third is above 4 or below -4, in winding pieces; dark and bright ones."""
+    rng = np.random.default_rng(0)
+    smooth = ndimage.gaussian_filter(rng.standard_normal((40, 44, slices), np.float32), 1.5)
+    return Volume(smooth * np.float32(4 / smooth.std()), np.diag([2.0, 2.5, 3.0, 1.0]))
+
+
+def test_components_across_slices_are_scipys():
+    z = odd(30)
+    coarse = np.where(np.arange(40)[:, None, None] < 25, BODY, BONE) * np.ones(z.shape, int)
+    hu = z.hu**2
+    got = components(z, 3 * z.hu, 4.0, hu, coarse.astype(np.uint8), WHOLE)
+    numbers = numbered(z, 4.0)
+    want = np.zeros(z.shape, int)
+    for sign in (1, -1):
+        parts, _ = ndimage.label(sign * z.hu > 4, np.ones((3, 3, 3)))
+        want[parts > 0] = parts[parts > 0] + want.max()
+    large = [n for n in range(1, want.max() + 1) if (want == n).sum() * 0.015 >= 0.05]
+    large.sort(key=lambda n: -np.abs(z.hu[want == n]).max())
+    assert len(got) == len(large) > 10
+    assert any(np.ptp(np.nonzero(numbers == n)[2]) > 16 for n in range(1, len(large) + 1))
+    for number, (n, each) in enumerate(zip(large, got, strict=True), 1):
+        inside = want == n
+        assert np.array_equal(numbers == number, inside)
+        assert each.volume_ml == pytest.approx(inside.sum() * 0.015)
+        assert each.centre_mm == pytest.approx(np.argwhere(inside).mean(0) * (2, 2.5, 3))
+        assert abs(each.peak_z) == np.abs(z.hu[inside]).max()
+        means = (each.mean_z, each.mean_hu, each.contrast_hu)
+        assert means == pytest.approx([v[inside].mean() for v in (z.hu, hu, 3 * z.hu)], rel=1e-5)
+        assert each.tissue == ("bone" if (coarse[inside] == BONE).mean() > 0.5 else "body")
+
+
+def test_memory_for_components_is_that_of_a_few_slices():
+    peaks = []
+    for slices in (16, 64, 256):  # the first call also imports
+        z = odd(slices)
+        coarse = np.full(z.shape, BODY, np.uint8)
+        tracemalloc.start()
+        components(z, z.hu, 4.0, z.hu, coarse, WHOLE)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 2 * peaks[1]  # a table of the labels alone grows
 
 
 def test_a_component_is_of_the_region_of_its_centre():

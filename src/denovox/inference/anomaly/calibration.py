@@ -61,10 +61,11 @@ class Calibration(Settings):
 
     weights: sha256 of the model file. bins: places along x, y, z of the body's bounding box.
     millilitres, sums, products: volume seen; sums of HU mL of each map; sums of HU^2 mL of each
-    pair of maps. scans: their number.
+    pair of maps. scans: their number. patient: if all are of one that is named.
     """
 
     region: str
+    patient: str = ""
     method: AnomalyMethod
     weights: str = ""
     bins: tuple[int, int, int] = (2, 2, 2)
@@ -185,7 +186,9 @@ def merge(calibrations: Sequence[Calibration]) -> Calibration:
 
     names = ("millilitres", "sums", "products")
     scans = sum(each.scans for each in calibrations)
-    return first.model_copy(update={**{name: add(name) for name in names}, "scans": scans})
+    patient = first.patient if {each.patient for each in calibrations} == {first.patient} else ""
+    totals = {name: add(name) for name in names}
+    return first.model_copy(update={**totals, "scans": scans, "patient": patient})
 
 
 def write(calibration: Calibration, path: str | Path) -> None:
@@ -215,10 +218,18 @@ def read(path: str | Path) -> Calibration:
     return found
 
 
-def bundled() -> tuple[Calibration, ...]:
-    """The calibrations bundled with denovox, one per region; their `weights` identify the model."""
-    folder = Path(str(files("denovox"))) / "calibrations"
-    return tuple(read(path) for path in sorted(folder.glob("*.json")))
+def bundled(without: str = "", folder: Path | None = None) -> tuple[Calibration, ...]:
+    """The calibrations bundled with denovox, one per region; their `weights` identify the model.
+
+    without: a patient to leave out, whose scans can then be evaluated. folder: of other files.
+    """
+    folder = folder or Path(str(files("denovox"))) / "calibrations"
+    by_region: dict[str, list[Calibration]] = {}
+    for path in sorted(folder.glob("*.json")):
+        part = read(path)
+        if not without or part.patient != without:
+            by_region.setdefault(part.region, []).append(part)
+    return tuple(merge(parts) for parts in by_region.values())
 
 
 # -- the cell of a voxel

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, UInt8, UInt16
+from jaxtyping import Float, Integer, UInt8, UInt16
 
-from ...core.labels import NAMES
-from ...core.morphology import components_at
+from ...core.labels import AIRWAY, BODY, BONE, LUNG, NAMES, OUTSIDE
+from ...core.morphology import Links, joined, labelled
 from ...core.volume import Volume
 from ...scan.body_regions import RegionSpan
 from ..memory import slabs
 
 TOP_ML = 0.3  # the scan's score is the mean of |z| over its highest 0.3 mL
 THRESHOLD, MIN_ML = 4.0, 0.05  # of a component: |z| and volume
+COARSE = sorted((BODY, OUTSIDE, LUNG, AIRWAY, BONE))  # ids of a coarse label map
+SIGNS = 1, -1  # bright and dark components
+SLICES = 8  # that are labelled at a time
 
 Labels = UInt8[np.ndarray, "x y z"]
-Voxels = tuple[np.ndarray, np.ndarray, np.ndarray]  # their indices along x, y, z
 
 
 @dataclass(frozen=True)
@@ -62,20 +64,29 @@ def components(
 
     Those under `MIN_ML` are dropped. hu, coarse: the scan, its label map. spans: its regions.
     """
+    peaks, numbers = _pieces(z, threshold)
+    totals = np.zeros((7 + len(COARSE), len(peaks)))
+    for slab, piece in _numbered(z, threshold, numbers):
+        at = np.nonzero(piece)
+        number, ids = piece[at] - 1, coarse.T[slab][at]
+        values = (each.T[slab][at] for each in (z.hu, hu, contrast_hu))
+        weights = [None, at[2], at[1], at[0] + slab.start, *values, *(ids == one for one in COARSE)]
+        for total, weight in zip(totals, weights, strict=True):
+            total += np.bincount(number, weight, len(peaks))
     found = []
-    for inside, peak_z in _pieces(z, threshold):
-        index = np.mean(inside, 1)
-        right, front, up = (z.affine[:3, :3] @ index + z.affine[:3, 3]).tolist()
+    for (count, *sums), tissues, peak_z in zip(totals[:7].T, totals[7:].T, peaks, strict=True):
+        i, j, k, mean_z, mean_hu, mean_contrast = np.divide(sums, count).tolist()
+        right, front, up = (z.affine[:3, :3] @ (i, j, k) + z.affine[:3, 3]).tolist()
         found.append(
             Component(
-                len(inside[0]) * _voxel_ml(z),
+                float(count) * _voxel_ml(z),
                 (right, front, up),
-                peak_z,
-                float(hu[inside].mean()),
-                float(contrast_hu[inside].mean()),
-                next(s.region for s in spans if index[2] < s.stop - 0.5 or s is spans[-1]),
-                NAMES[int(np.bincount(coarse[inside]).argmax())],
-                float(z.hu[inside].mean()),
+                float(peak_z),
+                mean_hu,
+                mean_contrast,
+                next(s.region for s in spans if k < s.stop - 0.5 or s is spans[-1]),
+                NAMES[COARSE[int(tissues.argmax())]],
+                mean_z,
             )
         )
     return tuple(found)
@@ -84,27 +95,62 @@ def components(
 def numbered(z: Volume, threshold: float) -> UInt16[np.ndarray, "x y z"]:
     """Voxels of the components of a map, numbered from 1 in the order of `components`; 0: none."""
     out = np.zeros(z.shape, np.uint16)
-    for number, (inside, _) in enumerate(_pieces(z, threshold), 1):
-        out[inside] = number
+    for slab, piece in _numbered(z, threshold, _pieces(z, threshold)[1]):
+        out.T[slab] += piece
     return out
 
 
-def _pieces(z: Volume, threshold: float) -> list[tuple[Voxels, float]]:
-    """Voxels and peak z of each component, highest |z| first."""
-    found = []
-    for sign in (1, -1):
-        # Slice by slice, in which the array may be on disk.
-        numbers, places = components_at(z.hu.T, above=threshold, sign=sign, corners=True)
-        order = np.argsort(numbers, kind="stable")
-        ends = np.flatnonzero(np.diff(numbers[order], append=-1)) + 1
-        for voxels in np.split(places[order], ends[:-1]) if len(order) else ():
-            if len(voxels) * _voxel_ml(z) >= MIN_ML:
-                up, front, right = (
-                    axis.astype(np.uint16) for axis in np.unravel_index(voxels, z.shape[::-1])
-                )
-                inside = right, front, up
-                found.append((inside, sign * float(np.abs(z.hu[inside]).max())))
-    return sorted(found, key=lambda each: -abs(each[1]))
+def _pieces(
+    z: Volume, threshold: float
+) -> tuple[Float[np.ndarray, " n"], tuple[UInt16[np.ndarray, " _"], ...]]:
+    """Signed peak of each component, highest |z| first; of each sign, the component of each label.
+
+    They are numbered from 1; 0: too small, or no label.
+    """
+    sizes, peaks, pieces, count = [], [], [], 0
+    for sign in SIGNS:
+        links: list[Links] = []
+        counts, highest = [np.zeros(0, int)], [np.zeros(0, np.float32)]
+        for slab, parts in _labelled(z, threshold, sign, links):
+            inside = parts > 0
+            label = parts[inside] - 1
+            counts.append(np.bincount(label))
+            highest.append(np.zeros(len(counts[-1]), np.float32))
+            np.maximum.at(highest[-1], label, np.abs(z.hu.T[slab][inside]))
+        piece = joined(links, sum(map(len, counts)))
+        size, peak = np.zeros((2, piece.max(initial=-1) + 1))
+        np.add.at(size, piece, np.concatenate(counts))
+        np.maximum.at(peak, piece, np.concatenate(highest))
+        sizes.append(size)
+        peaks.append(sign * peak)
+        pieces.append(piece + count)
+        count += len(size)
+    peak = np.concatenate(peaks)
+    large = np.flatnonzero(np.concatenate(sizes) * _voxel_ml(z) >= MIN_ML)
+    order = large[np.argsort(-np.abs(peak[large]), kind="stable")]
+    number = np.zeros(count, np.uint16)
+    number[order] = np.arange(1, len(order) + 1)
+    return peak[order], tuple(number[piece] for piece in pieces)
+
+
+def _numbered(
+    z: Volume, threshold: float, numbers: Sequence[UInt16[np.ndarray, " _"]]
+) -> Iterator[tuple[slice, UInt16[np.ndarray, "z y x"]]]:
+    """A few slices at a time, of one sign: the component of each voxel, from 1; 0: none."""
+    for sign, number in zip(SIGNS, numbers, strict=True):
+        before = 0
+        for slab, parts in _labelled(z, threshold, sign, []):
+            own = number[before : before + parts.max()]
+            before += len(own)
+            yield slab, np.concatenate([np.zeros(1, np.uint16), own])[parts]
+
+
+def _labelled(
+    z: Volume, threshold: float, sign: int, links: list[Links]
+) -> Iterator[tuple[slice, Integer[np.ndarray, "z y x"]]]:
+    """`labelled`, slice by slice, in which the array may be on disk."""
+    every = labelled(z.hu.T, links, SLICES, threshold, sign, corners=True)
+    return ((slice(first, first + len(parts)), parts) for first, _, parts in every)
 
 
 def _voxel_ml(z: Volume) -> float:

@@ -1,8 +1,5 @@
 """The results of a detection as text and JSON, the z-map as a file, and all of it as DICOM."""
 
-# mypy: allow-untyped-calls
-# (nibabel's functions carry no types)
-
 from __future__ import annotations
 
 import json
