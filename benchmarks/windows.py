@@ -1,6 +1,7 @@
 """Speed of whole-volume evaluation: our windows against MONAI's SlidingWindowInferer.
 
     python benchmarks/windows.py --count     # voxels evaluated per voxel of real scans, no network
+    python benchmarks/windows.py --tiles     # which tiles and overlaps: PSNR on training patients
 
 Both sides use the same weights and the same task, DiffPIR denoising in 20 evaluations, on the same
 noisy volume; each runs in a process of its own, so that peak memory can be read off. Theirs is what
@@ -165,6 +166,86 @@ def count(data: Path) -> None:
         print(f"| {name} ({of}) | {size} | {ratios} | {old / work:.2f} |")
 
 
+TILES = {"48, 4": (0.75, 4), "64, 4": (1.0, 4), "48, 8": (0.75, 8), "64, 8": (1.0, 8)}
+CROP, PATIENTS, NOISES_HU = (112, 96, 48), 4, {"headneck": 27.0, "chest": 45.0, "abdomen": 27.0}
+RAMP = ((0.0, 0.05, 0.1, 0.2, 0.33), (0.05, 0.5, 1.0, 0.4, 0.05), 0.2)  # of coloured noise
+
+
+def tiles(path: Path, weights: str) -> None:
+    """Print the PSNR of posterior means by the edge of tiles and their overlap.
+
+    The middle of scans of training patients, `PATIENTS` a region, with white or coloured noise of a
+    known spectrum; in the region's window. Behind the mean: its difference to the first tiles, with
+    a 95 % interval over patients; RMS difference in HU to a single tile for everything.
+    """
+    from denovox.core.operators.coloured_noise import WHITE, Spectrum, dct
+    from denovox.core.random_field import normal
+    from denovox.core.regions import region
+    from denovox.core.volume import Volume
+    from denovox.datasets import store
+    from denovox.datasets.samples.choice import is_coarse
+    from denovox.inference import engine
+    from denovox.inference.model import load
+    from denovox.inference.options import RunOptions
+    from denovox.inference.scan_context import ScanContext
+    from denovox.metrics.bootstrap import bootstrap
+    from denovox.scan.noise import RegionNoise
+
+    def denoised(context: ScanContext, blended: float, overlap: int) -> np.ndarray:
+        engine.BLENDED, engine.OVERLAP = blended, overlap
+        options = RunOptions(accept_hu=True)
+        return model.denoise(context.volume, options=options, context=context).hu
+
+    model, rows = load(weights), []
+    for name, sd in NOISES_HU.items():
+        cases = [
+            case for case in store.split(store.cases(path), ())[0] if case.facts.region == name
+        ]
+        cases = list(
+            {case.facts.patient: case for case in sorted(cases, key=is_coarse)[::-1]}.values()
+        )
+        for case in cases[::-1][:PATIENTS]:
+            shape, mm = case.facts.shape, case.facts.spacing_mm
+            size = [min(n, m) for n, m in zip(shape, CROP, strict=True)]
+            at = tuple(
+                slice((n - m) // 2, (n - m) // 2 + m) for n, m in zip(shape, size, strict=True)
+            )
+            clean = np.asarray(case.voxels("ct")[at]).astype(np.float32)
+            window = region(name).window
+            for kind, spectrum in (("white", WHITE), ("coloured", Spectrum(*RAMP))):
+                noise = (
+                    dct(normal(9, 0, clean.shape), (2, 3, 4)) * spectrum.on(clean.shape, mm).sqrt()
+                )
+                noise = dct(noise, (2, 3, 4), back=True)[0, 0].numpy()
+                scan = Volume((clean + sd * noise).astype(np.float32), np.diag([*mm, 1.0]))
+                context = ScanContext(scan, name, sd)
+                context.__dict__["noise"] = (RegionNoise(name, 0, clean.shape[2], sd, spectrum),)
+
+                whole, made = denoised(context, 3.0, 4), {}
+                for tiling, how in TILES.items():
+                    hu = denoised(context, *how)
+                    wrong = (window.unit(hu).clip(-1, 1) - window.unit(clean).clip(-1, 1)) ** 2
+                    apart = np.sqrt(np.square(hu - whole).mean())
+                    made[tiling] = 10 * np.log10(4 / wrong.mean()), apart
+                rows.append((name, case.facts.patient, kind, made))
+                print(name, case.facts.patient, kind, made, flush=True, file=sys.stderr)
+    print("| noise, region | " + " | ".join(TILES) + " |\n|---" + "|---" * len(TILES) + "|")
+    for kind in ("white", "coloured"):
+        for name in ("all", *NOISES_HU):
+            some = [row for row in rows if row[2] == kind and name in ("all", row[0])]
+            of = [f"{row[0]} {row[1]}" if name != "all" else row[1] for row in some]
+            first, cells = np.array([row[3]["48, 4"][0] for row in some]), []
+            for tiling in TILES:
+                values = np.array([row[3][tiling] for row in some])
+                off = values[:, 0] - first
+                span = bootstrap(of, lambda drawn, off=off: float(off[drawn].mean()))
+                gain = (
+                    f"{off.mean():+.3f} [{span.low:+.3f}, {span.high:+.3f}], " if off.any() else ""
+                )
+                cells.append(f"{values[:, 0].mean():.2f} dB, {gain}{values[:, 1].mean():.2f} HU")
+            print(f"| {kind}, {name} (N {len(set(of))}) | " + " | ".join(cells) + " |")
+
+
 def main() -> None:
     """Run both sides, print a Markdown table of figures and ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -178,9 +259,14 @@ def main() -> None:
     parser.add_argument("--shape", type=int, nargs=3, default=SHAPE)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--count", action="store_true")
+    parser.add_argument("--tiles", action="store_true")
+    parser.add_argument("--store", type=Path, default=Path(".denovox/store"))
     options = parser.parse_args()
     if options.count:
         count(options.data)
+        return
+    if options.tiles:
+        tiles(options.store, options.weights)
         return
     if options.side:
         print(json.dumps(side(options.side, options)))

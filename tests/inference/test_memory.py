@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from denovox.core import on_disk as files
 from denovox.core import process
 from denovox.core.errors import InputError
 from denovox.core.operators.coloured_noise import WHITE, Spectrum
+from denovox.core.operators.thin_slices import thin
 from denovox.core.volume import Volume
 from denovox.inference import memory
 from denovox.inference.anomaly.calibration import AnomalyMethod
@@ -21,6 +22,7 @@ from denovox.inference.anomaly.detection import calibrate, detect
 from denovox.inference.model import Model
 from denovox.inference.options import RunOptions
 from denovox.inference.scan_context import ScanContext
+from denovox.io import nifti
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig
 from denovox.scan.noise import RegionNoise
@@ -241,7 +243,25 @@ def test_an_array_on_disk_keeps_its_values_when_its_memory_is_released():
     room.release()
     assert before - process.resident_mb() > 0.8 * held.nbytes / 1e6
     np.testing.assert_array_equal(held, np.broadcast_to(np.arange(100), held.shape))
-    assert any(isinstance(each, mmap.mmap) for each in memory._bases(held))
+    assert files.mapped(held[:5, ::2].T) is files.mapped(held) is not None
+    assert files.mapped(np.zeros(3)) is None
+
+
+def test_writing_and_comparing_let_go_of_a_volume_on_disk(tmp_path):
+    """Not only what is computed, but also what reads it, must not bring it into memory."""
+    held = files.on_disk((400, 200, 160), np.float32)
+    held[...] = np.arange(160)
+    scan = Volume(held, np.diag([1.0, 1.0, 1.0, 1.0]))
+    thick = Volume(np.ascontiguousarray(held[..., 1::4]) + np.float32(0.5), scan.affine)
+    fine = thin(thick, (0.1, 6.0), factor=4)
+    for read in (lambda: nifti.write(scan, tmp_path / "ct.nii"), lambda: fine.compare(scan, thick)):
+        files.release(held)
+        process.return_freed()
+        before = process.resident_mb()
+        read()
+        process.return_freed()
+        assert process.resident_mb() - before < 0.5 * held.nbytes / 1e6
+    np.testing.assert_array_equal(nifti.read(tmp_path / "ct.nii").hu, held)
 
 
 def test_rows_of_an_array_on_disk_take_little_memory():
@@ -262,9 +282,9 @@ def test_a_disk_without_room_is_an_input_error(monkeypatch):
     def full(file, count):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(memory, "reserve", full)
+    monkeypatch.setattr(files, "reserve", full)
     with pytest.raises(InputError, match=r"no room for 2\.4 GB of the result .*set TMPDIR"):
-        memory.on_disk((1000, 1000, 600), np.float32)
+        files.on_disk((1000, 1000, 600), np.float32)
 
 
 def test_half_of_what_is_free_is_the_default(monkeypatch):

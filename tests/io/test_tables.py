@@ -61,7 +61,7 @@ BROKEN = {
     "patient,scan\n\n,a\n": "line 3: no patient",
     "patient,scan\r\n\r\nA\r\n": "line 3: no scan",
     "patient,scan\nA,a.nii\nDoe, Jane,b.nii\n": "line 3: 3 values for 2 columns",
-    'patient,scan\nA,a.nii\nB,"b.nii\nC,c.nii\n': "line 3: a value goes on in the next line",
+    'patient,scan\nA,a.nii\nB,"b.nii\nC,c.nii\n': "line 3: a value continues on the next line",
     "sep=;\r\npatient;scan\r\n\r\nA;\r\n": "line 4: no scan",
     "patient,scan\nA,\0\n": "is not a text file",
 }

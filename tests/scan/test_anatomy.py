@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import nibabel
@@ -128,3 +129,16 @@ def test_lung_volume_of_a_full_chest(data_dir: Path) -> None:
     assert 1.5 < litres[LUNG] < 8
     assert 0.01 < litres[AIRWAY] < 0.08
     assert 0.5 < litres[BONE] < 3
+
+
+def test_a_scan_full_of_bone_takes_little_memory() -> None:
+    """Connected components need four bytes for each voxel that may be bone, and no more."""
+    x, y, _ = np.ogrid[-1:1:160j, -1:1:160j, :160]
+    dense = 100 * np.random.default_rng(0).standard_normal((160, 160, 160), np.float32) + 900
+    volume = Volume(np.where(x**2 + y**2 < 0.8, dense, -1000), np.diag([0.75, 0.75, 0.75, 1]))
+    tracemalloc.start()
+    labels = coarse(volume)
+    peak = tracemalloc.get_traced_memory()[1] / labels.size
+    tracemalloc.stop()
+    assert (labels == BONE).mean() > 0.5
+    assert peak < 8

@@ -6,18 +6,15 @@ Counted in bytes per voxel; `benchmarks/doctor.py` measures how accurate this is
 from __future__ import annotations
 
 import math
-import mmap
-import os
-import tempfile
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing
 
 from ..core.box import Shape
 from ..core.errors import InputError
+from ..core.on_disk import Mapped, mapped, on_disk
 from ..core.process import megabytes, return_freed
 from .engine import Engine
 from .options import RunOptions, Say
@@ -60,7 +57,7 @@ class Room:
 
     left_mb: float
     say: Say
-    _files: list[weakref.ref[mmap.mmap]] = field(default_factory=list)
+    _files: list[weakref.ref[Mapped]] = field(default_factory=list)
 
     @classmethod
     def beside(cls, shape: Shape, held_mb: float, work_mb: float, options: RunOptions) -> Room:
@@ -87,7 +84,8 @@ class Room:
         if not self._files:
             self.say(f"memory: volumes of {own_mb / 1000:.1f} GB are kept on disk meanwhile")
         values = on_disk(shape, np.float32)
-        self._files += [weakref.ref(each) for each in _bases(values) if isinstance(each, mmap.mmap)]
+        if (file := mapped(values)) is not None:
+            self._files.append(weakref.ref(file))
         return values
 
     def kept_mb(self, shapes: list[Shape]) -> float:
@@ -104,43 +102,11 @@ class Room:
 
     def release(self) -> None:
         """Let go of the memory of the arrays that are on disk; their values stay."""
-        for file in self._files:
-            if (mapped := file()) is not None and hasattr(mmap, "MADV_DONTNEED"):
-                mapped.madvise(mmap.MADV_DONTNEED)
+        for each in self._files:
+            if (file := each()) is not None:
+                file.release()
 
 
 def slabs(length: int, step: int = 16) -> Iterator[slice]:
     """Consecutive slices, a few at a time, so that what is computed of them takes no memory."""
     return (slice(k, min(k + step, length)) for k in range(0, length, step))
-
-
-def on_disk(shape: Shape, dtype: numpy.typing.DTypeLike) -> np.ndarray:
-    """Zeros in a file without a name, which vanishes with the array; slices are contiguous."""
-    count = math.prod(shape) * np.dtype(dtype).itemsize
-    with tempfile.TemporaryFile() as file:
-        try:
-            reserve(file.fileno(), count)
-        except OSError as error:
-            raise InputError(
-                f"{tempfile.gettempdir()} has no room for {count / 1e9:.1f} GB of the result"
-                f" ({error.strerror}); set TMPDIR to a larger disk, or allow more with --memory"
-            ) from None
-        held = mmap.mmap(file.fileno(), count)
-    if hasattr(mmap, "MADV_RANDOM"):  # or Linux would map much more than the rows that are used
-        held.madvise(mmap.MADV_RANDOM)
-    return np.frombuffer(held, dtype).reshape(shape, order="F")
-
-
-def reserve(file: int, count: int) -> None:
-    """Make a file that long. Without the blocks on disk, writing to memory mapped to it would end
-    the process once the disk is full."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file, 0, count)
-    else:
-        os.truncate(file, count)
-
-
-def _bases(values: object) -> Iterator[object]:
-    while values is not None:
-        yield values
-        values = values.obj if isinstance(values, memoryview) else getattr(values, "base", None)

@@ -5,9 +5,6 @@ compare the two. A missing position in space is never made up, and nothing is al
 file cannot fill.
 """
 
-# mypy: allow-untyped-calls
-# (nibabel's functions are untyped)
-
 from __future__ import annotations
 
 import math

@@ -3,9 +3,6 @@
 CT in HU and label maps, always in the axes closest to RAS; `nifti_bytes.py` handles the bytes.
 """
 
-# mypy: allow-untyped-calls
-# (nibabel's functions are untyped)
-
 from __future__ import annotations
 
 from dataclasses import replace
@@ -18,7 +15,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 from ..core import labels
 from ..core.errors import ensure
 from ..core.volume import Volume
-from .nifti_bytes import NiftiSource, check_writable, decoded, load, save, save_new
+from .nifti_bytes import NiftiSource, check_writable, decoded, each_slice, load, save, save_new
 
 __all__ = [
     "check_writable",
@@ -63,7 +60,7 @@ def write(volume: Volume, path: str | Path, force: bool = False) -> None:
     fails, or if HU are not finite; `ValueError` if the grid is no longer that of the source (drop
     the source in that case).
     """
-    bad = volume.hu.size - np.count_nonzero(np.isfinite(volume.hu))
+    bad = sum(np.count_nonzero(~np.isfinite(plane)) for plane in each_slice(volume.hu))
     ensure(not bad, f"{path} was not written: {bad} voxels of the result are NaN or infinite")
     source = volume.source
     if not isinstance(source, NiftiSource):

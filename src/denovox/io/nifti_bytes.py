@@ -25,6 +25,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from nibabel.spatialimages import HeaderDataError
 
 from ..core.errors import InputError, ensure, line
+from ..core.on_disk import release
 from . import atomic
 from .gzip_stream import unpacked, write_packed
 from .missing import fill_missing
@@ -81,7 +82,7 @@ class NiftiSource:
     def planes(self, hu: Float[np.ndarray, "x y z"]) -> Iterator[np.ndarray]:
         """The planes of the file for these HU; unchanged voxels keep their stored value."""
         new = apply_orientation(hu, self.ornt)
-        for k, plane in enumerate(_planes(new)):
+        for k, plane in enumerate(each_slice(new)):
             raw = self.raw[..., k]
             encoded = _encode(plane, raw.dtype, self.slope, self.inter)
             if not self.as_stored:
@@ -249,10 +250,11 @@ def _encode(
     return np.clip(values, float(limits.min), high).astype(dtype)
 
 
-def _planes(array: Shaped[np.ndarray, "x y z"]) -> Iterator[Shaped[np.ndarray, "x y"]]:
+def each_slice(array: Shaped[np.ndarray, "x y z"]) -> Iterator[Shaped[np.ndarray, "x y"]]:
     """Its slices, copied a few at a time: each is scattered over all of its memory."""
     for k in range(0, array.shape[2], PLANES):
         yield from np.moveaxis(array[..., k : k + PLANES], 2, 0).copy()
+        release(array)
 
 
 def save_new(
@@ -272,7 +274,7 @@ def save_new(
     header.set_slope_inter(1, 0)
     header["vox_offset"] = header.single_vox_offset
     head = bytes(header.binaryblock) + bytes(4)  # four zeros: no extensions
-    save(path, force, head, (_encode(plane, dtype) for plane in _planes(array)))
+    save(path, force, head, (_encode(plane, dtype) for plane in each_slice(array)))
 
 
 def save(path: str | Path, force: bool, head: bytes, planes: Iterator[np.ndarray]) -> None:

@@ -4,9 +4,6 @@ As the standard (nifti1.h) and nibabel have it, the sform is used where its code
 qform; what the others say is compared with it (`statements`).
 """
 
-# mypy: allow-untyped-calls
-# (nibabel's functions are untyped)
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -7,9 +7,6 @@ https://github.com/Slicer/Slicer/blob/main/Libs/vtkSegmentationCore and its stor
 TotalSegmentator writes the names of its values as an extension of the header, as XML of Caret.
 """
 
-# mypy: allow-untyped-calls
-# (nibabel's functions are untyped)
-
 from __future__ import annotations
 
 import re

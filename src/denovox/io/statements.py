@@ -5,9 +5,6 @@ values; one that would mirror or turn the patient, or change millimetres by more
 `InputError`.
 """
 
-# mypy: allow-untyped-calls
-# (nibabel's functions are untyped)
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -114,8 +111,7 @@ def letters_of(axes: Float[np.ndarray, "3 3"]) -> str:
 def _square(axes: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 3"]:
     """The nearest perpendicular axes."""
     u, _, vt = np.linalg.svd(axes)
-    nearest: np.ndarray = u @ vt
-    return nearest
+    return u @ vt
 
 
 def _angle(one: Float[np.ndarray, "3 3"], other: Float[np.ndarray, "3 3"]) -> float:

@@ -15,17 +15,19 @@ from scipy import ndimage
 from denovox.core.box import Shape
 from denovox.core.labels import AIRWAY, BODY, BONE, LUNG, OUTSIDE
 from denovox.core.morphology import (
+    Links,
     Mask,
     Spacing,
     close_mm,
     component_sizes,
-    components_at,
     dilate_mm,
     erode_mm,
+    joined,
+    labelled,
     within_slice,
 )
 from denovox.core.volume import Volume
-from denovox.scan.blocks import Slices, block_mean, boxes, coarser, repeat, smooth, smooth_at
+from denovox.scan.blocks import SLAB, Slices, block_mean, boxes, coarser, repeat, smooth, smooth_at
 from denovox.scan.constant_fill import without_fill
 
 WORK_MM = 3.0  # finer voxels are averaged to about this size
@@ -173,12 +175,22 @@ def _mark_bone(
         for voxels, blocks in boxes(wide, factor):
             part = level[voxels]
             part[repeat(wide[blocks], factor, part.shape) & (part > 1) & (part < 4)] = 1
-    parts, where = components_at(level, above=1)
-    millilitres = np.bincount(parts) * np.prod(mm) / 1000
-    cortex = np.bincount(parts, level.ravel()[where] > 2) > 0
-    bone = where[((millilitres > BONE_ML) & cortex)[parts]]
-    del parts, where
-    labels.ravel()[bone] = BONE
+    links: list[Links] = []
+    found = labelled(level, links, SLAB, above=1)
+    parts = [own[own > 0] + np.int32(before - 1) for _, before, own in found]
+    piece = joined(links, max(int(own.max(initial=-1)) + 1 for own in parts))
+    planes = [slice(first, first + SLAB) for first in range(0, len(level), SLAB)]
+    size, cortex = np.zeros(piece.size, np.int64), np.zeros(piece.size, bool)
+    for some, own in zip(planes, parts, strict=True):
+        own[:] = piece[own]
+        size += np.bincount(own, None, len(size))
+        cortex[own[level[some][level[some] > 1] > 2]] = True
+    bone = (size * np.prod(mm) / 1000 > BONE_ML) & cortex
+    for some, own in zip(planes, parts, strict=True):
+        inside = level[some] > 1
+        inside[inside] = bone[own]
+        labels[some][inside] = BONE
+    del parts
     share = block_mean(labels, factor, lambda part: (part == BONE).astype(np.float32))
     closed = close_mm(share > 0.4, MARROW_MM, work_mm) & ~pool
     for voxels, blocks in boxes(closed, factor):

@@ -1,8 +1,5 @@
 """Checks of a scan's grid and of its field of view: facts and findings."""
 
-# mypy: allow-untyped-calls
-# (nibabel's functions carry no types)
-
 from __future__ import annotations
 
 from collections.abc import Iterator

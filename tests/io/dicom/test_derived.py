@@ -21,11 +21,11 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from dicom_cases import refused
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import JPEGLSNearLossless, RLELossless
 
-from denovox.core.errors import InputError
 from denovox.core.volume import Volume
 from denovox.io import dicom, nifti
 from denovox.io.dicom import derived
@@ -54,15 +54,6 @@ def hu_of(image: Dataset) -> np.ndarray:
 
 def snapshot(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
-
-
-def refused(call, *words: str) -> None:
-    with pytest.raises(InputError) as caught:
-        call()
-    said = str(caught.value)
-    assert "\n" not in said
-    for word in words:
-        assert word in said, said
 
 
 def flat(image: Dataset, frame: int) -> Dataset:

@@ -22,11 +22,11 @@ import numpy as np
 import pydicom
 import pydicom.sr._concepts_dict as known
 import pytest
+from dicom_cases import refused
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from writing_memory import grown
 
-from denovox.core.errors import InputError
 from denovox.core.volume import Volume
 from denovox.io import dicom, nifti
 from denovox.io.dicom import derived
@@ -63,15 +63,6 @@ def detected(volume: Volume, found: tuple[Finding, ...] = FOUND) -> Findings:
         numbers[2 * number : 2 * number + 2, 1:3, number : number + 2] = number
     lines = [f"component {number}" for number in range(1, len(found) + 1)]
     return Findings(volume.with_hu(z), numbers, found, lines, 6.7)
-
-
-def refused(call, *words: str) -> None:
-    with pytest.raises(InputError) as caught:
-        call()
-    said = str(caught.value)
-    assert "\n" not in said
-    for word in words:
-        assert word in said, said
 
 
 def frames_of(path: Path) -> list[tuple[np.ndarray, np.ndarray]]:

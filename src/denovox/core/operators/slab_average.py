@@ -109,5 +109,4 @@ def _cubic(count: int, at: Float[np.ndarray, " fine"]) -> Float[np.ndarray, "thi
     knots = np.arange(-beyond, count + beyond)
     ones = np.eye(count)[np.clip(knots, 0, count - 1)]
     spline = make_interp_spline(knots, ones, 3)
-    rows: np.ndarray = np.ascontiguousarray(spline(np.clip(at, -beyond, count - 1 + beyond)).T)
-    return rows
+    return np.ascontiguousarray(spline(np.clip(at, -beyond, count - 1 + beyond)).T)

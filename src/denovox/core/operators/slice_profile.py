@@ -32,8 +32,7 @@ def slab_centres_mm(
     reason = f"slabs of {thickness_mm:g} mm do not fit into a scan of {whole_mm:g} mm"
     ensure(thickness_mm <= whole_mm + _ROUNDING * dz_mm, f"{reason}; give a smaller thickness")
     count = int(np.floor((whole_mm - thickness_mm + _ROUNDING * dz_mm) / spacing_mm)) + 1
-    centres: np.ndarray = thickness_mm / 2 + spacing_mm * np.arange(count)
-    return centres
+    return thickness_mm / 2 + spacing_mm * np.arange(count)
 
 
 def slab_matrix(
@@ -65,8 +64,7 @@ def slab_matrix(
     tilt = 1 - np.divide(off, spread, out=np.zeros_like(off), where=spread > 0) * (away - off)
     # At the ends, a soft profile may be so truncated that no tilt with positive weights helps.
     tilted = np.where((tilt * (weights > 0) >= 0).all(1, keepdims=True), weights * tilt, weights)
-    result: np.ndarray = tilted / tilted.sum(1, keepdims=True)
-    return result
+    return tilted / tilted.sum(1, keepdims=True)
 
 
 def _cumulative(
@@ -80,5 +78,4 @@ def _cumulative(
         return 0.5 + inside - inside * np.abs(inside) / 2
     from scipy.special import ndtr
 
-    result: np.ndarray = ndtr(np.clip(u, -1.5, 1.5) * np.sqrt(8 * np.log(2)))
-    return result
+    return ndtr(np.clip(u, -1.5, 1.5) * np.sqrt(8 * np.log(2)))

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..errors import InputError, ensure
+from ..on_disk import release
 from ..tensors import tensor
 from ..volume import Volume
 from .slab_average import SlabAverage, interpolation
@@ -59,6 +60,7 @@ class Thin:
             error = np.abs(averaged - thick.hu[:, y])
             most = max(most, float(error.max()))
             squares += float(np.sum(np.square(error, dtype=np.float64)))
+            release(thin.hu)
         return Consistency(most, float(np.sqrt(squares / thick.hu.size)))
 
 

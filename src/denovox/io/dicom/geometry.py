@@ -47,14 +47,12 @@ class Stack:
     @property
     def normal(self) -> Float[np.ndarray, " 3"]:
         """Direction in which slices are numbered."""
-        normal: np.ndarray = np.cross(self.row, self.column)
-        return normal
+        return np.cross(self.row, self.column)
 
     @cached_property
     def gaps_mm(self) -> Float[np.ndarray, " m"]:
         """Distances between neighbours, along the normal."""
-        gaps: np.ndarray = np.diff(self.along_mm)
-        return gaps
+        return np.diff(self.along_mm)
 
     @property
     def median_mm(self) -> float:
@@ -64,8 +62,7 @@ class Stack:
     @property
     def slope(self) -> Float[np.ndarray, " 2"]:
         """In-plane shift along rows and columns, mm per mm along the normal."""
-        slope: np.ndarray = self.aside_mm[-1] / self.along_mm[-1]
-        return slope
+        return self.aside_mm[-1] / self.along_mm[-1]
 
     @property
     def tilt_degrees(self) -> float:
@@ -113,8 +110,7 @@ class Stack:
 
     def _place(self, k: int) -> Float[np.ndarray, " 3"]:
         across = self.aside_mm[k, 0] * self.row + self.aside_mm[k, 1] * self.column
-        place: np.ndarray = self.first + across + self.along_mm[k] * self.normal
-        return place
+        return self.first + across + self.along_mm[k] * self.normal
 
     def affine_lps(self) -> Float[np.ndarray, "4 4"]:
         """(column, row, slice) -> mm in LPS, for an upright, even stack.

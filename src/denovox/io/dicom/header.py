@@ -4,9 +4,6 @@ Read without decoding pixels. PS3.3: C.7.6.2 (Image Plane), C.8.2.1 (CT Image), 
 CT). pydicom parses; interpretation and validation of values happen here.
 """
 
-# mypy: allow-untyped-calls
-# (pydicom's functions are untyped)
-
 from __future__ import annotations
 
 from dataclasses import dataclass

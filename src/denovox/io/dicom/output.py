@@ -1,8 +1,5 @@
 """Where DICOM objects are written: to a folder, to a ZIP, or to a single file; all or none."""
 
-# mypy: allow-untyped-calls
-# (pydicom's functions are untyped)
-
 from __future__ import annotations
 
 import os

@@ -50,8 +50,7 @@ class Layout:
             return None
         low, high = self.padding
         values = self._numbers(words, self.allocated if self.distinct else self.stored)
-        found: Bool[np.ndarray, "*s"] = (values >= low) & (values <= high)
-        return found
+        return (values >= low) & (values <= high)
 
     def beyond(self, words: Shaped[np.ndarray, "*s"]) -> Shaped[np.ndarray, "*s"] | None:
         """What the bits above those used hold; 0 for nothing, overlays or the sign; None: all 0."""

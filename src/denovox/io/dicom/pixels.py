@@ -3,9 +3,6 @@
 pydicom's plugins decompress; `padding.py` handles bits, signs, padding and rescaling.
 """
 
-# mypy: allow-untyped-calls
-# (pydicom's functions are untyped)
-
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence

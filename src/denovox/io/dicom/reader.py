@@ -6,9 +6,6 @@ but one upright, even stack is rejected with its figures, and so are slices that
 together.
 """
 
-# mypy: allow-untyped-calls
-# (nibabel's functions are untyped)
-
 from __future__ import annotations
 
 import os
@@ -212,7 +209,8 @@ def left(found: Sequence[Series], chosen: Series, others: Sequence[Part]) -> lis
     if others:
         names = ", ".join(os.path.basename(part.name) for part in others[:3])
         names += ", ..." if len(others) > 3 else ""
-        notes.append(f"left out: {len(others)} x a file that is no DICOM ({names})")
+        files = f"{len(others)} file{'s' * (len(others) > 1)}"
+        notes.append(f"left out: {files}, not DICOM ({names})")
     return notes
 
 
@@ -263,7 +261,7 @@ def _fill(
                 raise InputError(_conflict(series, first, plane))
     notes += marks.settle(out, k_of)
     if series.repeated:
-        notes.append(f"dropped: {series.repeated} x duplicate slices")
+        notes.append(f"dropped: {series.repeated} duplicate slice{'s' * (series.repeated > 1)}")
 
 
 def _conflict(series: Series, one: Plane, other: Plane) -> str:
@@ -289,8 +287,7 @@ def _straightening(stack: Stack, fault: str, slices: int, step_mm: float) -> lis
     ]
     wide = [gap for gap in stack.gaps_mm if gap > WIDE * step_mm]
     if wide:
-        notes.append(
-            f"{len(wide)} x a gap of up to {max(wide):.4g} mm was interpolated: nothing was"
-            " measured there"
-        )
+        one = len(wide) == 1
+        gaps = f"{len(wide)} gap{'s' * (not one)} of up to {max(wide):.4g} mm"
+        notes.append(f"{gaps} {'was' if one else 'were'} interpolated: nothing was measured there")
     return notes

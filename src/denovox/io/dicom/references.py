@@ -1,8 +1,5 @@
 """Items of DICOM sequences that refer to something: a code, or another image."""
 
-# mypy: allow-untyped-calls
-# (pydicom's functions are untyped)
-
 from __future__ import annotations
 
 from typing import Any

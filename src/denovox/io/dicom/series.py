@@ -168,7 +168,8 @@ def _stacked(start: Series, planes: list[Plane]) -> Series:
         if len(group) >= FEWEST or not turned:
             shown = ", ".join(f"{len(some)} of {_grid_words(some[0])}" for some in groups[:4])
             return replace(start, fault=f"mixes slices on {len(groups)} grids: {shown}")
-        notes.append(f"left out of the series: {len(group)} x slices in another orientation")
+        which = f"{len(group)} slice{'s' * (len(group) > 1)} in another orientation"
+        notes.append(f"left out of the series: {which}")
     if len(main) < FEWEST:
         return replace(start, aside=f"only {len(main)} slice" + "s" * (len(main) != 1))
     head = main[0]

@@ -3,9 +3,6 @@
 pydicom parses; `header.py` interprets and validates the values.
 """
 
-# mypy: allow-untyped-calls
-# (pydicom's functions are untyped)
-
 from __future__ import annotations
 
 import logging
@@ -30,7 +27,7 @@ from pydicom.uid import (
 )
 
 from ...core.errors import InputError, line
-from .files import DAMAGE, Bounded
+from .files import DAMAGE, Bounded, Part
 
 _TALKERS = ("pydicom", "pylibjpeg", "openjpeg", "libjpeg", "jpeg_ls", "PIL")
 _PIXELS = range(0x7FE00008, 0x7FE00011)
@@ -75,6 +72,16 @@ def dataset(file: Bounded, tags: Sequence[BaseTag] = ()) -> Dataset:
             else ExplicitVRBigEndian
         )
     return found
+
+
+def tags_of(part: Part, tags: Sequence[BaseTag]) -> Dataset:
+    """Some tags of a file, without pixels; `InputError`, which names it, if it cannot be read."""
+    with quiet():
+        try:
+            with part.open() as file:
+                return dataset(file, tags)
+        except DAMAGE as error:
+            raise InputError(f"{part.name} cannot be read ({line(error)}); copy it again") from None
 
 
 def _watch(before_pixels: bool) -> Callable[[BaseTag, str | None, int], bool]:

@@ -4,9 +4,6 @@ PS3.3: C.7.6.1 General Image, C.7.6.2 Image Plane, C.7.6.3 Image Pixel, C.8.2.1 
 Enhanced General Equipment, C.12.1 SOP Common. No file access here.
 """
 
-# mypy: allow-untyped-calls
-# (pydicom's functions are untyped)
-
 from __future__ import annotations
 
 import hashlib

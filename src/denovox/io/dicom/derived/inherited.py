@@ -6,9 +6,6 @@ performed procedure step of the source, private elements, overlays, tables, icon
 what cannot be decoded. Text becomes UTF-8.
 """
 
-# mypy: allow-untyped-calls
-# (pydicom's functions are untyped)
-
 from __future__ import annotations
 
 from functools import cache
@@ -30,7 +27,7 @@ from pydicom.valuerep import format_number_as_ds, validate_value
 
 from ....core.errors import InputError, line
 from ..files import DAMAGE, Part
-from ..values import dataset, quiet, text
+from ..values import quiet, tags_of, text
 
 _GROUPS = {0x0010, 0x0012, 0x0018, 0x0038}  # patient, trial, acquisition, visit
 _BUT = set(
@@ -90,12 +87,7 @@ def _wanted() -> frozenset[BaseTag]:
 
 def read(part: Part) -> Dataset:
     """The header of a file, without pixels; `InputError` if it cannot be read."""
-    with quiet():
-        try:
-            with part.open() as file:
-                return dataset(file, [*_wanted(), *_READ])
-        except DAMAGE as error:
-            raise InputError(f"{part.name} cannot be read ({line(error)}); copy it again") from None
+    return tags_of(part, [*_wanted(), *_READ])
 
 
 def inherited(part: Part, found: Dataset, frame: int) -> Dataset:

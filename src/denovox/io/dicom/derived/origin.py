@@ -3,9 +3,6 @@
 Headers only; no pixel is decoded.
 """
 
-# mypy: allow-untyped-calls
-# (pydicom's functions are untyped)
-
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -21,14 +18,14 @@ from pydicom import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import UID
 
-from ....core.errors import InputError, line
+from ....core.errors import InputError
 from ....core.volume import Grid, Volume
-from ..files import DAMAGE, Part, parts
+from ..files import Part, parts
 from ..geometry import ASIDE_MM, EVEN, EVEN_MM, Stack
 from ..planes import Plane
 from ..reader import DicomSource, choose, left
 from ..series import Series, found_in
-from ..values import dataset, quiet, text
+from ..values import tags_of, text
 from . import inherited
 from .slices import Slices, grid_of, slices_of
 
@@ -131,8 +128,7 @@ class Origin:
     @cached_property
     def _along(self) -> Float[np.ndarray, " n"]:
         """Where each position is, along the normal, in mm from the origin."""
-        along: np.ndarray = self.stack.along_mm + self.stack.first @ self.stack.normal
-        return along
+        return self.stack.along_mm + self.stack.first @ self.stack.normal
 
     def near(self, slices: Slices, k: int, thickness_mm: float | None = None) -> Near:
         """What slice k of a volume is made from.
@@ -193,7 +189,7 @@ def opened(source: DicomSource) -> Iterator[Origin]:
             raise InputError(f"{source.path} has changed since it was read; try again")
         images, values = {}, {keyword: set[str]() for keyword in SHARED}
         for part in dict.fromkeys(plane.part for plane in series.planes):
-            found = _identity(part)
+            found = tags_of(part, _TAGS)
             images[part] = (text(found, _IMAGE[0]), text(found, _IMAGE[1]))
             for keyword in SHARED:
                 values[keyword].add(text(found, keyword))
@@ -207,12 +203,3 @@ def opened(source: DicomSource) -> Iterator[Origin]:
                 )
             shared[keyword] = several[0] if several else ""
         yield Origin(source, series, series.stack, shared, images)
-
-
-def _identity(part: Part) -> Dataset:
-    with quiet():
-        try:
-            with part.open() as file:
-                return dataset(file, _TAGS)
-        except DAMAGE as error:
-            raise InputError(f"{part.name} cannot be read ({line(error)}); copy it again") from None

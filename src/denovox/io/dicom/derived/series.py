@@ -7,9 +7,6 @@ call writes the same bytes, UIDs included. For that reason there is no ContentDa
 InstanceCreationDate (types 2C and 3): a clock would give different objects the same UID.
 """
 
-# mypy: allow-untyped-calls
-# (pydicom's functions are untyped)
-
 from __future__ import annotations
 
 import hashlib

@@ -3,9 +3,6 @@
 Positions are millimetres in LPS, as in DICOM. No file access here.
 """
 
-# mypy: allow-untyped-calls
-# (nibabel's and pydicom's functions are untyped)
-
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -120,8 +117,7 @@ class Slices:
     @property
     def ways(self) -> Float[np.ndarray, "3 3"]:
         """Unit vectors, in rows: along a row, down a column, from slice to slice."""
-        ways: np.ndarray = (self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)).T
-        return ways
+        return (self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)).T
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -138,8 +134,7 @@ class Slices:
 
     def place(self, k: int) -> Float[np.ndarray, " 3"]:
         """Position of the first pixel of a slice."""
-        place: np.ndarray = self.affine[:3, 3] + k * self.affine[:3, 2]
-        return place
+        return self.affine[:3, 3] + k * self.affine[:3, 2]
 
     def stored(self, scale: Rescale) -> Iterator[Int16[np.ndarray, "rows columns"]]:
         """The stored values of each slice, in order; a few slices are in memory at a time."""

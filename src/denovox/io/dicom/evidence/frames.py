@@ -6,9 +6,6 @@ source and the settings, so that the same call writes the same bytes: ContentDat
 which these objects must have, are those of the study.
 """
 
-# mypy: allow-untyped-calls
-# (pydicom's functions are untyped)
-
 from __future__ import annotations
 
 import hashlib
@@ -43,8 +40,7 @@ class Frames:
     def places(self) -> Float[np.ndarray, "slices 3"]:
         """Positions of each slice's first pixel."""
         steps = np.arange(self.values.shape[2])[:, None] * self.affine[:3, 2]
-        places: np.ndarray = self.affine[:3, 3] + steps
-        return places
+        return self.affine[:3, 3] + steps
 
     def slice_at(self, place: Float[np.ndarray, " 3"]) -> int:
         """The index of the slice with this first pixel."""

@@ -4,9 +4,6 @@ highdicom builds the header; the voxels are a stream, so that few slices are in 
 map itself.
 """
 
-# mypy: allow-untyped-calls
-# (pydicom's functions are untyped)
-
 from __future__ import annotations
 
 import os

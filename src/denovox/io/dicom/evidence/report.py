@@ -4,9 +4,6 @@ One measurement group per component (TID 1411), which refers to its segment in t
 source series, and one for the scan (TID 1501), with its score. Unverified and preliminary.
 """
 
-# mypy: allow-untyped-calls
-# (pydicom's functions are untyped)
-
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -3,9 +3,6 @@
 BINARY, one segment per number of a mask (PS3.3 A.51, C.8.20), written by highdicom.
 """
 
-# mypy: allow-untyped-calls
-# (pydicom's functions are untyped)
-
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

@@ -4,9 +4,6 @@ UIDs of the study and of the frame of reference that the series lacks are derive
 so that they are the same in every run; images without a valid UID of their own are not referenced.
 """
 
-# mypy: allow-untyped-calls
-# (pydicom's functions are untyped)
-
 from __future__ import annotations
 
 from collections import Counter
