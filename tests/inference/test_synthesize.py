@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from denovox.core.errors import InputError
 from denovox.core.labels import AIRWAY, BODY, ID, LUNG, OUTSIDE
 from denovox.core.random_field import field
 from denovox.core.regions import REGIONS
+from denovox.core.volume import Volume
 from denovox.inference.model import Model
 from denovox.inference.options import RunOptions
 from denovox.model.presets import PRESETS
@@ -194,6 +196,58 @@ def test_a_weaker_guide_needs_no_dropped_conditions():
     assert unit(got) == pytest.approx(0.2 + 2 * (0.4 - 0.2))
 
 
+# Distilled weights ----------------------------------------------------------------------------
+
+
+def student(denoise=shrink, steps=4):
+    return Model(denoise, CONFIG.model_copy(update={"distilled_steps": steps}), Path("few"), "cpu")
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_distilled_weights_are_asked_at_the_noise_levels_that_they_know(levels):
+    asked = []
+
+    def watch(x, sigma, told):
+        asked.append(sigma)
+        return shrink(x, sigma, told)
+
+    student(watch).synthesize("abdomen", (40, 32, 16), MM, body((40, 32, 16)), levels=levels)
+    known = CONFIG.noise_schedule.descend(4)[:-1]
+    expected = known if levels == 1 else known + known[1:]  # a finer level begins near 3
+    assert [sigma for sigma, _ in groupby(asked)] == expected
+
+
+def test_distilled_weights_take_one_ddim_step_from_level_to_level():
+    """The ODE of N(0, .3^2) without error, if each x0 leads exactly to the next level."""
+    sigmas = CONFIG.noise_schedule.descend(4)
+
+    def exact(x, sigma, told):
+        following = sigmas[sigmas.index(sigma) + 1]
+        ratio = following / sigma
+        reached = x * ((0.09 + following**2) / (0.09 + sigma**2)) ** 0.5
+        return (reached - ratio * x) / (1 - ratio)
+
+    shape = (24, 20, 16)
+    got = student(exact).synthesize("abdomen", shape, MM, body(), options=RunOptions(3))
+    drawn = REGIONS["abdomen"].window.unit(got.hu)[body() != OUTSIDE]
+    expected = (80 * field(3, shape)(0)[0, 0].numpy() * 0.3 / (0.09 + 80**2) ** 0.5).clip(-1, 1)
+    expected = expected[body() != OUTSIDE]
+    inside = np.abs(expected) < 0.9  # clipping on the way changes the others
+    np.testing.assert_allclose(drawn[inside], expected[inside], atol=1e-4)
+
+
+def test_distilled_weights_do_nothing_else():
+    ids, net = body(), student()
+    for other in ({"steps": 5}, {"guidance": 2}, {"guide": model()}):
+        with pytest.raises(InputError, match="distilled to 4 steps and include"):
+            net.synthesize("abdomen", ids.shape, MM, ids, **other)
+    net.synthesize("abdomen", ids.shape, MM, ids, steps=4, guidance=1)
+    hu = np.where(ids == OUTSIDE, -1000, 40 + np.arange(24)[:, None, None])
+    scan = Volume(hu.astype(np.float32), np.diag([*MM, 1.0]))
+    with pytest.raises(InputError, match="few are distilled to generate scans in 4 steps"):
+        net.denoise(scan, "abdomen", 20.0)
+
+
 # Regions --------------------------------------------------------------------------------------
 
 
@@ -228,6 +282,23 @@ def test_a_label_map_of_several_regions_is_drawn_region_by_region_on_one_grid():
     assert (np.diff(near) * np.sign(values["chest"] - values["abdomen"]) >= -1e-3).all()
     assert column[17] == pytest.approx(values["abdomen"])
     assert column[22] == pytest.approx(values["chest"])
+
+
+@pytest.mark.parametrize("hu", [-850.0, -400.0, 40.0, 380.0])
+def test_models_that_are_right_within_their_windows_hand_over_what_is_right(hu):
+    """Lung and bone keep their HU wherever the chest's window counts, clipped on neither side."""
+
+    def right(x, sigma, told):
+        window = next(r.window for r in REGIONS.values() if r.id == int(told.region[0]))
+        return torch.full_like(x, window.unit(np.clip(hu, window.low_hu, window.high_hu)))
+
+    ids = whole_body()
+    column = model(right).synthesize("auto", ids.shape, MM, ids).hu[3, 3]
+    reach = round(10 / MM[2])  # slices on either side of a border where both regions count
+    np.testing.assert_allclose(column[20 - reach : 40 + reach], hu, atol=1e-2)
+    for end, name in ((0, "abdomen"), (59, "headneck")):
+        window = REGIONS[name].window
+        assert column[end] == pytest.approx(np.clip(hu, window.low_hu, window.high_hu), abs=1e-2)
 
 
 def test_neighbouring_regions_start_from_the_same_noise():

@@ -17,8 +17,9 @@ from torch.nn import Parameter
 from toy import toy
 
 from denovox.datasets.samples.batch import Batch, batches
-from denovox.train import budget, checkpoint, loop, step
+from denovox.train import checkpoint, loop, step
 from denovox.train.config import TrainConfig
+from denovox.train.cost import budget
 from denovox.train.loop import Progress, Session, learning_rate, train
 
 CONFIG = TrainConfig(

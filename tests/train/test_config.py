@@ -45,6 +45,18 @@ def test_a_preset_by_name_and_the_papers_defaults(tmp_path):
         ('net = "tiny"', 'net = "huge"', "model.net 'huge' is not a preset"),
         ('name = "mine"', "name = ", "not valid TOML"),
         ("[train]\nsteps = 3", "", "train: field required"),
+        (
+            "[train]",
+            '[distill]\nteacher = "base"\nsteps = 0\n[train]',
+            "distill.steps: input should be greater than 0",
+        ),
+        ("[train]", "[distill]\n[train]", "distill.teacher: field required"),
+        ('net = "tiny"', 'net = "tiny"\ndistilled_steps = 4', "only learn from their teacher"),
+        (
+            "[model]",
+            '[data.sample.control]\nkind = "lesion"\n[distill]\nteacher = "base"\n[model]',
+            "a control cannot be distilled",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(tmp_path, old, new, says):

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from tiny_store import make_store
 
 from denovox.cli.main import main
+from denovox.core.errors import InputError
 from denovox.core.volume import Volume
 from denovox.inference.model import (
     Model,
@@ -16,6 +17,7 @@ from denovox.inference.options import RunOptions
 from denovox.inference.superres import superres
 from denovox.model import weights
 from denovox.train import run as pretrain
+from denovox.train.adapt import Wanted, recipe_for
 from denovox.train.config import read_recipe
 
 RECIPE = """
@@ -143,6 +145,59 @@ def test_what_makes_no_sense_is_one_sentence(recipe, tmp_path, tiny):
         control.read_text().replace(str(tmp_path / "store"), str(tmp_path / "healthy"))
     )
     refuses(run("finetune", healthy, "--out", tmp_path / "none"), "has a lesion; add masks")
+
+
+@pytest.fixture
+def distilling(recipe, tmp_path, tiny):
+    """[distill] and its values -> the path of a recipe."""
+
+    def write(**distill):
+        kept = [
+            line
+            for line in recipe().read_text().splitlines()
+            if not line.startswith(("control", "start", "width"))
+        ]
+        rows = {"teacher": f'"{tiny}"', "steps": 2, "substeps": 1, "guidance": 1} | distill
+        path = tmp_path / "distill.toml"
+        path.write_text(
+            "\n".join([*kept, "[distill]", *(f"{key} = {value}" for key, value in rows.items())])
+        )
+        return path
+
+    return write
+
+
+@pytest.mark.slow
+def test_a_student_resumes_and_knows_its_steps(distilling, tmp_path, tiny):
+    plan = read_recipe(distilling())
+    list(pretrain.run(plan, tmp_path / "whole"))
+    steps = pretrain.run(plan, tmp_path / "parts")
+    for news in steps:
+        if not isinstance(news, str) and news.step == 2:
+            break
+    steps.close()
+    list(pretrain.run(plan, tmp_path / "parts"))
+    path, other = (tmp_path / n / "steer.safetensors" for n in ("whole", "parts"))
+    a, b = load_file(path), load_file(other)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    teacher = load_file(tiny)  # where the student began
+    assert 0 < max(float((a[name] - teacher[name]).abs().max()) for name in a) < 0.05
+    config, card, _ = weights.describe(path)
+    assert config.distilled_steps == 2
+    assert card["recipe"]["distill"]["guidance"] == 1
+    assert card["history"][0]["sha256"] == weights.sha256(tiny)
+    again = tmp_path / "again.toml"
+    again.write_text(distilling(teacher=f'"{path}"').read_text())
+    refuses(run("pretrain", again, "--out", tmp_path / "none"), "itself distilled, to 2 steps")
+    with pytest.raises(InputError, match="cannot be adapted"):
+        recipe_for(Wanted(tmp_path, str(path), 1), tmp_path, ())
+
+
+def test_a_teacher_that_cannot_teach_is_one_sentence(distilling, tmp_path):
+    out = "--out", tmp_path / "none"
+    refuses(run("pretrain", distilling(teacher='"gone"'), *out), "weights 'gone' are neither")
+    refuses(run("pretrain", distilling(guidance=2), *out), "set distill.guidance = 1")
+    assert not (tmp_path / "none").exists()
 
 
 def test_thin_slices_hear_their_control_and_average_back_all_the_same(tiny, tiny_superres):

@@ -14,7 +14,9 @@ from denovox.datasets.samples.batch import Sample, collate
 from denovox.model.denoiser import denoiser, use_bfloat16
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig
+from denovox.tasks import synthesis
 from denovox.train.config import NoiseConfig, TrainConfig
+from denovox.train.distill import Teacher
 from denovox.train.loss import Ledger, min_snr_weight, noise_level, predictor
 
 SCHEDULE = Schedule()
@@ -109,6 +111,63 @@ def test_min_snr_weighs_the_error_of_x0_whatever_is_predicted(prediction, u):
 def test_min_snr_is_for_squares():
     with pytest.raises(ValidationError, match="loss = 'l2'"):
         TrainConfig(steps=1, loss="l1", min_snr=5)
+
+
+class Affine(torch.nn.Module):
+    """A student of Gaussians: at each of its noise levels, any affine function of x."""
+
+    def __init__(self, sigmas):
+        super().__init__()
+        self.logs = torch.tensor(sigmas).log()
+        self.gain = torch.nn.Parameter(torch.zeros(len(sigmas)))
+        self.offset = torch.nn.Parameter(torch.zeros(len(sigmas)))
+
+    def forward(self, x, sigma, t, condition):
+        k = (sigma.log()[:, None] - self.logs).abs().argmin(1).view(-1, 1, 1, 1, 1)
+        scaled = x * torch.rsqrt(1 + sigma.view(-1, 1, 1, 1, 1) ** 2)
+        return self.gain[k] * scaled + self.offset[k]
+
+
+@pytest.mark.parametrize(("steps", "substeps"), [(1, 40), (2, 20), (4, 10)])
+def test_a_distilled_student_draws_from_its_teachers_law(steps, substeps):
+    """N(.1, .2^2), whose ODE has the closed form mu + (x - mu) SD / sqrt(SD^2 + sigma^2)."""
+    mean, sd = 0.1, 0.2
+    model = ModelConfig(net=PRESETS["tiny"], prediction="v", distilled_steps=steps)
+    sigmas = SCHEDULE.descend(steps)
+    teacher = Teacher(
+        lambda x, sigma, told: mean + (x - mean) * sd**2 / (sd**2 + sigma**2), sigmas, substeps
+    )
+    assert {teacher.sigma(u) for u in np.linspace(0, 1, 64)} == set(sigmas[:-1])
+    torch.manual_seed(0)
+    values, noise = mean + sd * torch.randn(64, 64), torch.randn(64, 1, 4, 4, 4)
+    batch = collate([toy(one) for one in values])
+    batch = replace(batch, noise=noise, u=(np.arange(64) + 0.5) / 64)
+    student = Affine(sigmas[:-1])
+    predict = predictor(
+        student, model, TrainConfig(steps=1, loss="l2", precision="float32"), teacher=teacher
+    )
+    solver = torch.optim.LBFGS(student.parameters(), max_iter=50, line_search_fn="strong_wolfe")
+
+    def loss():
+        solver.zero_grad()
+        total = predict(batch).sum()
+        total.backward()
+        return total
+
+    before = loss().item()
+    solver.step(loss)
+    assert loss().item() < 1e-6 * before  # a linear law is learned exactly
+    start = torch.randn(1, 1, 16, 16, 16)
+    ask = denoiser(student, SCHEDULE, "v")
+    with torch.no_grad():
+        drawn = synthesis(lambda stream: start, SCHEDULE, steps, "ddim").run(
+            lambda x, sigma: ask(x, sigma, batch.condition), lambda stream: start
+        )
+    exact = mean + (80 * start - mean) * sd / (sd**2 + 80**2) ** 0.5
+    # The teacher's last evaluation shrinks the SD by sigma^2 / (2 SD^2), .5 % at .02.
+    torch.testing.assert_close(drawn, exact, rtol=0, atol=0.012 * sd * 4)
+    assert float(drawn.mean()) == pytest.approx(float(exact.mean()), abs=0.005 * sd)
+    assert float(drawn.std()) == pytest.approx(float(exact.std()), rel=0.012)
 
 
 def levels_of(*each):

@@ -9,7 +9,7 @@ import click
 
 from .commands import option
 from .drawing.phantoms import pairs
-from .drawing.sampling import sampling_options, shape_option, spacing_option, weaker
+from .drawing.sampling import grid, sampling_options, shape_option, spacing_option, weaker
 from .options import (
     FILE,
     REGION_NAMES,
@@ -18,7 +18,6 @@ from .options import (
     model_options,
     page_option,
     seed_option,
-    triple,
     weights_option,
     write_view,
 )
@@ -45,7 +44,6 @@ class Synthesis(Result):
     "--region",
     type=click.Choice(["auto", *REGION_NAMES]),
     default="auto",
-    show_default=True,
     help="Body region; auto: those that the labels of --anatomy show.",
 )
 @shape_option
@@ -62,8 +60,8 @@ class Synthesis(Result):
     metavar="NAME",
     group="Input",
     help="What the values of --anatomy mean, e.g. maisi (docs/reference/datasets.md)."
-    "  [default: as the file, or nnU-Net's dataset.json beside its folder, names them; else those"
-    " of TotalSegmentator]",
+    "  [default: as named in the file, or in nnU-Net's dataset.json beside its folder; otherwise"
+    " those of TotalSegmentator]",
 )
 @option("--lesions", type=FILE, group="Input", help="Mask of lesions, on the grid of --anatomy.")
 @page_option
@@ -77,7 +75,7 @@ def synthesize(
     anatomy: Path | None,
     label_set: str | None,
     lesions: Path | None,
-    steps: int,
+    steps: int | None,
     levels: int | None,
     guidance: float | None,
     guide: str | None,
@@ -86,12 +84,13 @@ def synthesize(
 ) -> None:
     """Generate a CT scan, unconditionally or from a label map.
 
-    OUTPUT is in HU, on the grid of --anatomy or on one of --shape and --spacing: NIfTI, or a DICOM
-    series, which is a .zip or a folder, and a study of its own without a patient. --lesions
-    (NIfTI, NRRD or MetaImage) needs --control lesion. --report writes a page that shows the scan.
+    OUTPUT is in HU, on the grid of --anatomy, or on the one that --shape and --spacing define. It
+    is written as NIfTI, or as a DICOM series if it is a folder or a .zip: a study of its own,
+    without a patient. --lesions (NIfTI, NRRD or MetaImage) needs --control lesion. --report writes
+    a page that shows the scan.
 
-    `denovox synthesize --phantoms 100 --out DIR` is another command: it fills a folder with pairs
-    of a scan and a label map, without a patient; see denovox synthesize --phantoms 1 --help.
+    `denovox synthesize --phantoms 100 --out DIR` has other options: it fills a folder with pairs of
+    a scan and a label map, without a patient; see denovox synthesize --phantoms 1 --help.
     """
     import math
     from dataclasses import replace
@@ -111,7 +110,7 @@ def synthesize(
     if anatomy is None:
         ensure(label_set is None, "--label-set is about --anatomy; give that as well")
         ensure(shape and spacing, "give --shape and --spacing, or --anatomy, which sets the grid")
-        ensure(lesions is None, "--lesions lie in an anatomy; give --anatomy as well")
+        ensure(lesions is None, "--lesions needs an anatomy around it; give --anatomy as well")
     else:
         fixed = "--anatomy sets its own grid; leave out --shape and --spacing"
         ensure(not (shape or spacing), fixed)
@@ -122,8 +121,7 @@ def synthesize(
         like = Volume(np.zeros(size, np.float32), affine)
         drawn = None if lesions is None else label_maps.marked(lesions, like, say)
     else:
-        size = triple(shape or "", int, "--shape")[::-1]
-        mm = triple(spacing or "", float, "--spacing")[::-1]
+        size, mm = grid(shape, spacing or "")
     check_space({output: packed_bytes(output, 2 * math.prod(size))})
     with loaded(run, "synthesize", "lesion") as (model, options):
         weak = weaker(guide, run)
@@ -151,7 +149,6 @@ def synthesize(
     "--out",
     type=FILE,
     default=Path("demo"),
-    show_default=True,
     group="Output",
     help="Folder for the results.",
 )
@@ -163,9 +160,8 @@ def demo(out: Path, force: bool, **run: Any) -> None:
     """Try the model on a simulated chest: synthesis and denoising.
 
     Draws a chest phantom, generates a CT scan from its label map, and denoises a noisy copy of it.
-    --out holds the volumes as NIfTI, index.html, a page for comparing the noisy and the denoised
-    scan, and sheet.png with their middle slices, if the extra `figures` is installed; file names
-    and PSNR go to stdout.
+    --out receives the volumes as NIfTI, index.html, a page that compares the noisy and the denoised
+    scan, and sheet.png with their middle slices. File names and PSNR go to stdout.
     """
     from ..evaluation.demo import check, fill
 

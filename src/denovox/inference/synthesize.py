@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -70,7 +69,7 @@ class Wanted:
 class Sampling:
     """How to draw it: see `Model.synthesize`. guide: a weaker model, for autoguidance."""
 
-    steps: int = STEPS
+    steps: int | None = None
     solver: Solver = "dpm++"
     levels: int | None = None
     guidance: float | Guidance | None = None
@@ -79,11 +78,11 @@ class Sampling:
 
 def synthesize(engine: Engine, wanted: Wanted, how: Sampling, options: RunOptions) -> Volume:
     """A new CT; see `Model.synthesize`."""
-    _check(engine, wanted, how.steps)
-    guidance = guidance_of(engine, how)
+    steps, solver, guidance = resolved(engine, how)
+    _check(engine, wanted, steps)
     parts = blend_parts(_spans(wanted, options.say), wanted.spacing_mm[2])
     each = [wanted.part(part) for part in parts]
-    plans = [_levels(engine, one, how, guidance, options.tile) for one in each]
+    plans = [_levels(engine, one, how.levels, steps, guidance, options.tile) for one in each]
     for one, levels in zip(each, plans, strict=True):
         options.say(_forecast(one.region or "", levels, guidance))
     guide = None if how.guide is None else how.guide.denoiser
@@ -93,7 +92,7 @@ def synthesize(engine: Engine, wanted: Wanted, how: Sampling, options: RunOption
     for number, (part, one, levels) in enumerate(zip(parts, each, plans, strict=True)):
         own = partial(_cut, noise, part.z)  # neighbours share the noise where they overlap
         share = share_of(options, number, parts)
-        drawn.append(_drawn(drawing, one, levels, how.solver, own, share))
+        drawn.append(_drawn(drawing, one, levels, solver, own, share))
     decided("regions", [part.span for part in parts])
     decided("tile borders", [_borders(engine, parts, plans, options)])
     hu = handed_over(parts, drawn)
@@ -152,52 +151,52 @@ def _spans(wanted: Wanted, say: Say) -> tuple[RegionSpan, ...]:
     return spans
 
 
-def guidance_of(engine: Engine, how: Sampling) -> Guidance:
-    """The guidance to use; `InputError` where the weights do not support it."""
+def resolved(engine: Engine, how: Sampling) -> tuple[int, Solver, Guidance]:
+    """The steps, solver and guidance to use; `InputError` where the weights do not support them."""
     wanted = how.guidance
     if isinstance(wanted, float | int):
         wanted = Guidance(wanted)
-    if how.guide is not None or droppable(engine):
-        return wanted or Guidance()
+    unguided = how.guide is None and (wanted is None or wanted.weight == 1)
+    if steps := engine.config.distilled_steps:
+        ensure(
+            how.steps in (None, steps) and unguided,
+            f"the weights {engine.path.name} are distilled to {steps} steps and include their"
+            " teacher's guidance; leave out --steps, --guidance and --guide",
+        )
+        return steps, "ddim", Guidance(1.0)
+    steps = STEPS if how.steps is None else how.steps
+    known = engine.path.is_file() and weights.drops_conditions(weights.describe(engine.path)[1])
+    if how.guide is not None or known:
+        return steps, how.solver, wanted or Guidance()
     ensure(
-        wanted is None or wanted.weight == 1,
+        unguided,
         f"the weights {engine.path.name} were not trained with dropped conditions, which"
         " guidance needs; leave --guidance out, or give weaker weights with --guide",
     )
-    return Guidance(1.0)
-
-
-def droppable(engine: Engine) -> bool:
-    """Whether the weights were trained with dropped conditions, according to their card."""
-    if not engine.path.is_file():
-        return False
-    card: Any = weights.describe(engine.path)[1]
-    try:
-        return float(card["recipe"]["data"]["sample"]["drop"]) > 0
-    except (KeyError, TypeError, ValueError):
-        return False
+    return steps, how.solver, Guidance(1.0)
 
 
 # ---- levels -------------------------------------------------------------------------------------
 
 
 def _levels(
-    engine: Engine, wanted: Wanted, how: Sampling, guidance: Guidance, edge: int
+    engine: Engine, wanted: Wanted, count: int | None, steps: int, guidance: Guidance, edge: int
 ) -> list[Level]:
-    """The levels of a part, from the coarsest. By default one, where an anatomy fixes the whole and
-    its tiles are within `TILES`, else as many as there are."""
+    """The levels of a part, from the coarsest. count: of them; None: one where an anatomy fixes the
+    whole and its tiles are within `TILES`, else as many as there are."""
 
     def tiles(grid: Shape, blend: bool) -> int:  # smaller ones count as parts of a whole one
         axes = zip(engine.tilings(grid, edge, blend), grid, strict=True)
         return math.ceil(math.prod(tiling.total(n) for tiling, n in axes) / edge**3)
 
     def planned(grids: list[Shape]) -> list[Level]:
-        return plan(grids, how.steps, engine.config.noise_schedule, guidance, tiles)
+        distilled = engine.config.distilled_steps > 0
+        return plan(grids, steps, engine.config.noise_schedule, guidance, tiles, distilled)
 
     one = planned([wanted.shape])
-    if how.levels is None and wanted.anatomy is not None and one[0].tiles <= TILES:
+    if count is None and wanted.anatomy is not None and one[0].tiles <= TILES:
         return one
-    return planned(pyramid(wanted.shape, engine.config.patch, how.levels))
+    return planned(pyramid(wanted.shape, engine.config.patch, count))
 
 
 def _borders(

@@ -46,17 +46,22 @@ def plan(
     schedule: Schedule,
     guidance: Guidance,
     tiles: Callable[[Shape, bool], int],
+    distilled: bool = False,
 ) -> list[Level]:
     """Levels of at most `steps` evaluations each; several of them share `TILES`.
 
     tiles: of one evaluation of a grid, whose tiles overlap or not. They overlap, because borders
     show otherwise, unless that would leave the finest level a single evaluation; the coarsest
-    level's always do.
+    level's always do. distilled: the weights know the sigmas of `steps` evaluations alone. A finer
+    level takes the last of these, from the one nearest to `START`; none can be saved, so tiles
+    overlap unless the levels together would need more than `TILES`.
     """
 
     def sigmas(number: int, count: int) -> list[float]:
-        if number == 0:
-            return schedule.descend(count)
+        if distilled or number == 0:
+            path = schedule.descend(count)
+            first = min(range(count), key=lambda i: abs(math.log(path[i] / START)))
+            return path[first if number else 0 :]
         return schedule.descend(count, start=START, stop=STOP)
 
     last = len(grids) - 1
@@ -68,8 +73,13 @@ def plan(
             return tiles(grids[number], blends[number]) * evaluated
 
         costs = [partial(cost, number) for number in range(len(grids))]
-        counts = affordable(steps, costs, TILES) if last else [steps]
-        if not last or counts[-1] >= min(steps, 2):
+        if last and not distilled:
+            counts = affordable(steps, costs, TILES)
+            enough = counts[-1] >= min(steps, 2)
+        else:
+            counts = [steps] * len(grids)
+            enough = not last or sum(each(steps) for each in costs) <= TILES
+        if enough:
             break
     return [
         Level(grid, sigmas(number, count), cost(number, count), blends[number])

@@ -18,7 +18,7 @@ from ..core.errors import ensure
 from ..datasets import manifest, store
 from ..datasets.samples.batch import collate
 from ..datasets.samples.choice import SampleConfig
-from ..model import weights
+from ..model import devices, weights
 from .config import DataConfig, NoiseConfig, Recipe, TrainConfig
 from .loop import Progress, Session
 from .loss import predictor
@@ -86,6 +86,10 @@ def recipe_for(wanted: Wanted, root: Path, held: tuple[str, ...]) -> Recipe:
     """The run: few minutes, at a tenth of the rate of a base, falling to zero."""
     path = weights.locate(wanted.start)
     config, card, _ = weights.describe(path)
+    ensure(
+        not config.distilled_steps,
+        f"{path.name}: distilled weights cannot be adapted; adapt their teacher",
+    )
     train = TrainConfig(
         minutes=wanted.minutes,
         samples=SAMPLES,
@@ -123,7 +127,7 @@ def _mixed(path: Path, start: Path, held: Sequence[store.Case], recipe: Recipe) 
     if "share_of_adapted" in card:
         return f"{path}: complete"
     before, after = (weights.state_for(each, config) for each in (start, path))
-    net = weights.place(config.build(), "cpu").eval().requires_grad_(False)
+    net = devices.place(config.build(), "cpu").eval().requires_grad_(False)
     losses: dict[float, float] = {}
     if held:
         fixed = [collate([one.sample]) for one in fixed_samples(held, recipe.data.sample)]

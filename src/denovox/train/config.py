@@ -105,12 +105,27 @@ class DataConfig(Settings):
     resident: Literal["auto", "always", "never"] = "auto"
 
 
+class DistillConfig(Settings):
+    """A student that samples in a few steps (train/distill.py), for `denovox synthesize` alone.
+
+    teacher: weights of a base, a bundled name or a path. steps: evaluations of the student per
+    sample. substeps: of the teacher, for each of these. guidance: weight with which the teacher is
+    guided, which the student then need not be; 1: none.
+    """
+
+    teacher: str
+    steps: int = Field(4, gt=0)
+    substeps: int = Field(5, gt=0)
+    guidance: float = Field(2.0, ge=0)
+
+
 class Recipe(Settings):
     """Everything that defines a run. In TOML, model.net may be the name of a preset.
 
     start: weights to start from, a bundled name or a path; their network must match `model`, which
     may be omitted. With data.sample.control, these weights are frozen, and a control of `width`
-    (model/controlnet.py) that steers them is trained.
+    (model/controlnet.py) that steers them is trained. distill: learn from a teacher, which is also
+    the start if none is given; train.noise then plays no part.
     """
 
     name: str = Field(pattern=r"^[^/\x00-\x1f]{1,200}$")  # of files
@@ -118,6 +133,7 @@ class Recipe(Settings):
     model: ModelConfig
     train: TrainConfig
     start: str | None = None
+    distill: DistillConfig | None = None
     width: int = Field(16, gt=0)
     card: str = ""
 
@@ -125,6 +141,16 @@ class Recipe(Settings):
     def _control_has_a_base(self) -> Recipe:
         if self.data.sample.control is not None and self.start is None:
             raise ValueError("a control is trained for a base model; give its weights as start")
+        return self
+
+    @model_validator(mode="after")
+    def _distilled_weights_have_a_teacher(self) -> Recipe:
+        if self.distill is not None and self.data.sample.control is not None:
+            raise ValueError("a control cannot be distilled; leave out one of the two")
+        if self.distill is None and self.model.distilled_steps:
+            raise ValueError(
+                "distilled weights only learn from their teacher; add [distill], or start from it"
+            )
         return self
 
 
@@ -140,6 +166,9 @@ def read_recipe(path: Path) -> Recipe:
         content = tomllib.loads(text_of(path).replace("\r\n", "\n"))
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: not valid TOML ({error})") from None
+    distill = content.get("distill")
+    if isinstance(distill, dict) and isinstance(distill.get("teacher"), str):
+        content.setdefault("start", distill["teacher"])
     model = content.get("model")
     if isinstance(model, dict) and isinstance(model.get("net"), str):
         if model["net"] not in PRESETS:

@@ -13,8 +13,8 @@ from torch.nn import Parameter
 
 from ..core.errors import InputError, line
 from ..datasets.samples.batch import Draw
-from .budget import Budget
 from .config import TrainConfig
+from .cost.budget import Budget
 from .distributed import ALONE, Group
 from .loss import Predict
 from .prefetch import prefetch, with_retries

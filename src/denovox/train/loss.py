@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from ..datasets.samples.batch import Batch
 from ..model.denoiser import Answer, Prediction, answer, coefficients, use_bfloat16
 from ..model.weights import ModelConfig
 from .config import NoiseConfig, TrainConfig
+from .distill import Teacher
 
 Predict = Callable[[Batch], Float[Tensor, " b"]]
 
@@ -36,9 +38,13 @@ def noise_level(u: float, law: NoiseConfig, schedule: Schedule) -> float:
     return math.exp(law.mean + law.deviation * float(ndtri(inner)))
 
 
-def sigmas_of(samples: Batch, law: NoiseConfig, schedule: Schedule) -> Float[Tensor, " b"]:
-    """The noise level that each sample is trained at: of the losses of `predictor`, in order."""
-    return torch.tensor([noise_level(u, law, schedule) for u in samples.u.tolist()])
+def level_of(
+    model: ModelConfig, config: TrainConfig, teacher: Teacher | None
+) -> Callable[[float], float]:
+    """The uniform number of a sample -> the sigma that it is trained at."""
+    if teacher is not None:
+        return teacher.sigma
+    return partial(noise_level, law=config.noise, schedule=model.noise_schedule)
 
 
 def min_snr_weight(
@@ -55,19 +61,32 @@ def min_snr_weight(
     return snr.clamp(max=gamma) / part
 
 
-def predictor(net: Answer, model: ModelConfig, config: TrainConfig, device: str = "cpu") -> Predict:
-    """samples -> loss of each: L1 or L2 between the network's answer and what x0 asks of it."""
+def predictor(
+    net: Answer,
+    model: ModelConfig,
+    config: TrainConfig,
+    device: str = "cpu",
+    teacher: Teacher | None = None,
+) -> Predict:
+    """samples -> loss of each: L1 or L2 between the network's answer and what x0 asks of it.
+
+    teacher: whose targets take the place of x0, at its own noise levels.
+    """
     schedule = model.noise_schedule
+    level = level_of(model, config, teacher)
     bfloat16 = use_bfloat16(config.precision, device)
 
     def predict(samples: Batch) -> Float[Tensor, " b"]:
         x0, noise = (of.to(device, non_blocking=True) for of in (samples.x0, samples.noise))
-        sigma = sigmas_of(samples, config.noise, schedule).to(device, non_blocking=True)
+        sigma = torch.tensor([level(u) for u in samples.u.tolist()])
+        sigma = sigma.to(device, non_blocking=True)
         each = sigma.view(-1, 1, 1, 1, 1)
         begun = x0 if samples.start is None else samples.start.to(device, non_blocking=True)
         x = begun + each * noise
         c_skip, c_out = coefficients(model.prediction, each)
         condition = samples.condition.to(device)
+        if teacher is not None:
+            x0 = teacher.targets(x, samples.u, condition)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
             output = answer(net, schedule, x, sigma, condition)
         error = output.float() - (x0 - c_skip * x) / c_out
@@ -86,7 +105,7 @@ class Ledger:
     """This process's losses since `close` was last called, by level and by noise."""
 
     def __init__(self, sigma: Callable[[float], float]) -> None:
-        """sigma: u of a sample -> its noise level, as `noise_level` has it."""
+        """sigma: as `level_of` returns it."""
         self._sigma = sigma
         self._entries: list[tuple[tuple[int, ...], np.ndarray, Tensor]] = []
 

@@ -18,10 +18,10 @@ from ..core.volume import Volume
 from ..datasets.samples.batch import Sample
 from ..model.denoiser import Denoiser, denoiser
 from ..model.weights import ModelConfig
-from ..reports.preview import Band, preview
-from ..tasks import synthesis
+from ..reports.figure_sheet import Row, sheet
+from ..tasks import Solver, synthesis
 
-STEPS = 10  # network evaluations per sample
+STEPS = 10  # network evaluations per sample, unless the weights are distilled to others
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,15 @@ def draw(
 
     `OSError` if it cannot be written.
     """
-    ask, bands = denoiser(net, model.noise_schedule, model.prediction), []
+    steps: tuple[int, Solver] = (model.distilled_steps, "ddim")
+    steps = steps if model.distilled_steps else (STEPS, "dpm++")
+    ask, rows = denoiser(net, model.noise_schedule, model.prediction), []
     with torch.inference_mode():
         for one in of:
             sample, region = one.sample, REGIONS[one.region]
             shape = (sample.x0.shape[2], sample.x0.shape[3], sample.x0.shape[4])
             condition, noise = sample.condition.to(device), field(0, shape, device)
-            task = synthesis(noise, model.noise_schedule, STEPS)
+            task = synthesis(noise, model.noise_schedule, *steps)
             drawn = task.run(partial(_asked, ask, condition), noise).cpu()
             mm = condition.spacing_mm[0].tolist()
             real, sampled = (
@@ -66,9 +68,10 @@ def draw(
                 for x0 in (sample.x0, drawn)
             )
             title_of = f"{one.region}, voxels of {mm[0]:.1f} x {mm[1]:.1f} x {mm[2]:.1f} mm"
-            bands.append(Band(title_of, {"real": real, "sampled": sampled}, region.window))
+            names = ("real", "", "sampled")
+            rows.append(Row(title_of, real, None, region.window, "", sampled, names))
     path.parent.mkdir(parents=True, exist_ok=True)
-    preview(bands, path, title)
+    sheet(rows, path, title)
 
 
 def _asked(ask: Denoiser, condition: Condition, x: Tensor, sigma: float) -> Tensor:

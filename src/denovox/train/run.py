@@ -16,15 +16,16 @@ from ..datasets.samples.batch import Draw, batches, collate
 from ..datasets.samples.multilevel import sampler
 from ..datasets.samples.resident import Resident, bytes_of
 from ..io.space import check_space, size_of
-from ..model import weights
+from ..model import devices, weights
 from ..model.activation_checkpointing import recompute
 from ..model.controlnet import Control, ControlConfig, Controlled
 from ..model.unet import Net
 from . import checkpoint, previews
 from .config import Recipe, TrainConfig
+from .distill import Teacher, teacher_of
 from .distributed import Group, device_memory, distributed
 from .loop import Progress, Session, train
-from .loss import Ledger, noise_level, predictor
+from .loss import Ledger, level_of, predictor
 from .run_log import RunLog
 from .run_state import state_bytes
 from .validation import fixed_samples, validation
@@ -41,6 +42,10 @@ def run(recipe: Recipe, folder: Path, session: Session | None = None) -> Iterato
     """
     session = session or Session()
     data, group = recipe.data, session.group
+    teacher = teacher_of(recipe, group.device)
+    if teacher is not None:
+        model = recipe.model.model_copy(update={"distilled_steps": len(teacher.sigmas) - 1})
+        recipe = recipe.model_copy(update={"model": model})
     if data.source is not None:
         from ..datasets.executors import processes
         from ..datasets.prepare import (
@@ -74,7 +79,9 @@ def run(recipe: Recipe, folder: Path, session: Session | None = None) -> Iterato
         f"{count:.2f} M parameters; {len(training)} training cases, {len(held)} held out{shared}"
     )
     with checkpoint.only_run(folder) if group.main else nullcontext():
-        yield from _train(recipe, folder, replace(session, net=net), learner, (training, held))
+        yield from _train(
+            recipe, folder, replace(session, net=net), learner, (training, held), teacher
+        )
 
 
 def require_space(config: TrainConfig, folder: Path, part: nn.Module) -> None:
@@ -92,15 +99,15 @@ def _train(
     session: Session,
     learner: Learner,
     cases: tuple[list[store.Case], list[store.Case]],
+    teacher: Teacher | None,
 ) -> Iterator[str | Progress]:
     """Train `session.net` on the first cases, validate on the second, and write to `folder`."""
     net, group = session.net, session.group
     assert net is not None
     data, (training, held) = recipe.data, cases
     trained = dict(learner.part.named_parameters())
-    predict = predictor(net, recipe.model, recipe.train, group.device)
-    law, schedule = recipe.train.noise, recipe.model.noise_schedule
-    ledger = Ledger(lambda u: noise_level(u, law, schedule))
+    predict = predictor(net, recipe.model, recipe.train, group.device, teacher)
+    ledger = Ledger(level_of(recipe.model, recipe.train, teacher))
     fixed = fixed_samples(held or training, data.sample)
     steps = train(
         ledger.watched(predict),
@@ -221,11 +228,11 @@ def _learner(recipe: Recipe, device: str) -> Learner:
         base.load_state_dict(weights.state_for(weights.locate(recipe.start), recipe.model))
     control = recipe.data.sample.control
     if control is None or recipe.start is None:
-        net = weights.place(base, device)
+        net = devices.place(base, device)
         return Learner(net, net, recipe.model)
     digest = weights.sha256(weights.locate(recipe.start))
     config = ControlConfig(kind=control.kind, base=digest, width=recipe.width)
-    whole = weights.place(Controlled(base.requires_grad_(False), Control(base, config)), device)
+    whole = devices.place(Controlled(base.requires_grad_(False), Control(base, config)), device)
     return Learner(whole, whole.control, config)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..commands import option
-from ..options import FILE, REGION_NAMES, loaded, running_options, seed_option
+from ..options import FILE, REGION_NAMES, force_option, loaded, running_options, seed_option
 from ..progress import say
 from ..results.command import Cases, Result
 from ..results.run import check_extras, note
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     "--region",
     type=click.Choice(["all", *REGION_NAMES]),
     default="all",
-    show_default=True,
     help="Body region; all: each in turn.",
 )
 @shape_option
@@ -36,9 +35,8 @@ if TYPE_CHECKING:
     "--layout",
     type=click.Choice(["nnunet"]),
     default="nnunet",
-    show_default=True,
     group="Output",
-    help="Of the folder: imagesTr, labelsTr and dataset.json of nnU-Net.",
+    help="Layout of the folder; nnunet: imagesTr, labelsTr and dataset.json.",
 )
 @running_options
 @seed_option
@@ -47,7 +45,7 @@ def pairs(
     region: str,
     shape: str | None,
     spacing: str,
-    steps: int,
+    steps: int | None,
     levels: int | None,
     guidance: float | None,
     guide: str | None,
@@ -57,15 +55,15 @@ def pairs(
 ) -> None:
     """Generate pairs of a CT scan and its label map, without a patient.
 
-    Label maps are phantoms as of `denovox phantom`, of persons --seed, --seed + 1, ...; the model
-    draws a scan for each. dataset.json names the labels; manifest.jsonl has a row for each pair. If
-    the command is stopped, run it again to complete the data set; a larger number adds pairs.
+    The label maps are those of `denovox phantom` with --seed, --seed + 1, ...; the model generates
+    a scan for each. dataset.json names the labels; manifest.jsonl has a row for each pair. If the
+    command is stopped, run it again to complete the data set; a larger number adds pairs.
     """
     from dataclasses import replace
 
     from ...batch import phantoms as work
     from ...core.errors import ensure
-    from ...inference.synthesize import Sampling, guidance_of
+    from ...inference.synthesize import Sampling, resolved
     from ...io.atomic import check_folder
     from ...model.weights import describe
 
@@ -82,7 +80,7 @@ def pairs(
         allowed = f"the model supports spacings from {low:g} to {high:g} mm; change --spacing"
         ensure(all(low <= one <= high for one in mm), allowed)
         weak = weaker(guide, run)
-        guidance_of(model, Sampling(steps=steps, levels=levels, guidance=guidance, guide=weak))
+        steps = resolved(model, Sampling(steps, guidance=guidance, guide=weak))[0]
 
         def make(pair: work.Pair, phantom: Phantom, number: int, count: int) -> Volume:
             return model.synthesize(
@@ -97,15 +95,12 @@ def pairs(
                 levels=levels,
             )
 
-        settings: dict[str, Any] = {
-            "shape": shape,
-            "spacing": spacing,
-            "region": region,
-            "steps": steps,
+        settings = {
+            **{"shape": shape, "spacing": spacing, "region": region, "steps": steps},
+            **{"levels": levels, "guidance": guidance, "seed": first},
+            "weights": describe(model.path)[2],
+            "guide": None if weak is None else describe(weak.path)[2],
         }
-        settings |= {"levels": levels, "guidance": guidance, "seed": first}
-        settings |= {"weights": describe(model.path)[2]}
-        settings |= {"guide": None if weak is None else describe(weak.path)[2]}
         for line in work.fill(out, wanted, make, settings, run["force"]):
             say(line)
 
@@ -115,8 +110,8 @@ def pairs(
 @click.argument("output", type=FILE)
 @shape_option
 @spacing_of_phantoms
-@option("--image", type=FILE, group="Output", help="NIfTI for a schematic CT of the same body.")
-@option("--force", is_flag=True, group="Output", help="Overwrite existing output.")
+@option("--image", type=FILE, group="Output", help="NIfTI file for a schematic CT of this body.")
+@force_option
 @seed_option
 def phantom(
     region: str,
@@ -130,9 +125,9 @@ def phantom(
     """Draw the label map of a procedural body, for `denovox synthesize --anatomy`.
 
     REGION is headneck, chest or abdomen. Each --seed is another person: body size, posture, and the
-    size and place of organs vary as in people. OUTPUT (NIfTI) has the values of
-    docs/reference/labels.md. --shape is as much as the region takes unless it is given; the grid is
-    centred on the region.
+    size and position of organs vary as they do among people. OUTPUT (NIfTI) has the values of
+    docs/reference/labels.md. The grid is centred on the region; without --shape it covers all of
+    it.
     """
     import math
 

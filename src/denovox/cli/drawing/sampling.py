@@ -1,55 +1,41 @@
-"""Options that say what is drawn, and how."""
+"""Options that determine what is generated, and how."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..commands import option
-from ..options import triple
+from ..options import all_of, triple
 
 if TYPE_CHECKING:
     from ...inference.model import Model
 
 shape_option = option(
-    "--shape", metavar="NxNxN", help="Number of SLICESxROWSxCOLUMNS, e.g. 128x160x160."
+    "--shape", metavar="NxNxN", help="Voxels: SLICESxROWSxCOLUMNS, e.g. 128x160x160."
 )
 _SPACING = "Voxel size in mm: one number, or SLICESxROWSxCOLUMNS."
 spacing_option = option("--spacing", metavar="MM", help=_SPACING)
-spacing_of_phantoms = option(
-    "--spacing", metavar="MM", default="3", show_default=True, help=_SPACING
-)
-
-
-def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of how a model draws."""
-    for decorate in reversed(_SAMPLING):
-        command = decorate(command)
-    return command
-
-
-_SAMPLING = (
+spacing_of_phantoms = option("--spacing", metavar="MM", default="3", help=_SPACING)
+sampling_options = all_of(
     option(
         "--steps",
-        default=10,
-        show_default=True,
         type=click.IntRange(2),
-        help="Evaluations of the model at each level, by DPM-Solver++(2M).",
+        help="Evaluations of the model at each level (DPM-Solver++(2M))."
+        "  [default: 10, or as many as distilled weights take]",
     ),
     option(
         "--levels",
         type=click.IntRange(1),
-        help="1 generates all at once; more generate the whole on a coarse grid first and refine"
-        " it."
-        "  [default: 1 with --anatomy unless the volume is very large, else as many as fit]",
+        help="1: generate the volume at once; more: on a coarse grid first, then refine it."
+        "  [default: 1 with --anatomy unless the volume is very large, otherwise as many as fit]",
     ),
     option(
         "--guidance",
         type=float,
         metavar="WEIGHT",
-        help="How far to follow region and anatomy; 1: as trained, without guidance."
+        help="How strongly to follow region and anatomy; 1: as trained, without guidance."
         "  [default: 2, or 1 for weights that do not support it]",
     ),
     option(

@@ -24,8 +24,8 @@ from ...model.activation_checkpointing import recompute
 from ...model.controlnet import Control, ControlConfig, Controlled
 from ...model.cpu_kernels import use_fast_kernels
 from ...model.denoiser import use_bfloat16
+from ...model.devices import channels_last
 from ...model.unet import Net
-from ...model.weights import channels_last
 from ..config import Recipe
 from ..optim.muon import is_kernel
 from ..run_state import RunState

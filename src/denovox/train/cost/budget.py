@@ -6,9 +6,9 @@ import math
 import time
 from collections.abc import Callable, Iterator
 
-from .config import TrainConfig
-from .distributed import Group
-from .run_state import RunState
+from ..config import TrainConfig
+from ..distributed import Group
+from ..run_state import RunState
 
 WARMING = 3  # warm-up steps that are not timed: caches fill, kernels are chosen
 MEASURED_S, MEASURED_SHARE, MEASURED_STEPS = 5.0, 0.02, 5  # minimum measurement, all three
