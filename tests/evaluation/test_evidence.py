@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import partial
 from pathlib import Path
 
@@ -13,9 +14,12 @@ from command_line import refuses
 
 from denovox.core.regions import REGIONS
 from denovox.datasets import store
-from denovox.evaluation.evidence import parts, rivals
+from denovox.evaluation.evidence import parts, rivals, study
+from denovox.evaluation.evidence.page import section
 from denovox.evaluation.evidence.study import central
 from denovox.inference.model import Model
+from denovox.metrics.bootstrap import Interval
+from denovox.metrics.results import Figure, Results, as_json
 from denovox.scan.body_regions import RegionSpan
 from denovox.simulate import phantom
 
@@ -53,17 +57,19 @@ def test_every_part_runs_on_held_out_cases_alone_and_a_second_run_adds_what_is_m
     prepared, tiny, tmp_path, monkeypatch
 ):
     out = tmp_path / "deep" / "out"
-    given = [prepared, "--out", out, "--weights", tiny, "--rivals", "tv", "--slices", 16]
+    monkeypatch.setattr(study, "TRAINING", study.TRAINING.model_copy(update={"steps": 2}))
+    given = [prepared, "--out", out, "--weights", tiny, "--rivals", "tv,red-cnn", "--slices", 16]
     first = run(*given, "--only", "dose-0.25", "--only", "planted-lesions")
     assert first.exit_code == 0, first.output
     page = (out / "evidence.md").read_text()
     assert first.stdout == page
-    assert "--slices 16 --rivals tv --only dose-0.25 --only planted-lesions" in page
+    assert "--slices 16 --rivals tv,red-cnn --only dose-0.25 --only planted-lesions" in page
+    assert "red-cnn: the published network, trained on 1 scans of other patients" in page
     assert "- planted-lesions: no calibration of the weights" in page  # of these, none comes along
     told = figures(out / "dose-0.25")
     assert {fact["patient"] for fact in told["files"]} == {"bob", "cid"}
     methods = {one["method"] for one in told["figures"]}
-    assert methods == {"0.25 of the dose", "tv", "denovox"}
+    assert methods == {"0.25 of the dose", "tv", "red-cnn", "denovox"}
     assert all(one["patients"] == 2 for one in told["figures"] if "psnr" in one["name"])
     (gain,) = [
         one for one in told["figures"] if one["name"] == "chest psnr gain over 0.25 of the dose"
@@ -80,12 +86,13 @@ def test_every_part_runs_on_held_out_cases_alone_and_a_second_run_adds_what_is_m
         return phantom.add_noise(phantom.chest(shape, spacing_mm, 7).ct, 8, 7)
 
     monkeypatch.setattr(Model, "synthesize", synthesize)
-    second = run(*given, "--only", "dose-0.25", "--only", "realism", "--only", "simulated-slab")
+    more = ("dose-0.25", "realism", "simulated-slab", "simulated-slab-2")
+    second = run(*given, *(word for name in more for word in ("--only", name)))
     assert second.exit_code == 0, second.output
     page = second.stdout
     assert "Not measured" not in page, page
     assert [line for line in page.splitlines() if line.startswith("## ")] == [
-        f"## {name}: {prepared}" for name in ("dose-0.25", "realism", "simulated-slab")
+        f"## {name}" for name in more
     ]
     kinds = {(fact["set"], fact["patient"]) for fact in figures(out / "realism")["files"]}
     held = {(kind, patient) for kind in ("real", "synthetic") for patient in ("bob", "cid")}
@@ -129,6 +136,36 @@ def test_a_store_without_held_out_cases(prepared, tiny, tmp_path):
     store.index(prepared)
     result = run(prepared, "--out", tmp_path / "out", "--weights", tiny)
     refuses(result, "held-out")
+
+
+def test_a_table_has_methods_as_columns_figures_as_rows_and_gains_under_the_other_method():
+    def figure(name, method, value, low, unit="dB", better="higher", scans=2):
+        interval = Interval(low, None if low is None else low + 2, 9)
+        return Figure(name, value, interval, 2, scans, unit, method, better)
+
+    figures = (
+        figure("chest psnr", "noisy", 30, 29),
+        figure("chest bias fat", "noisy", 0.5, 0, "HU", "zero"),
+        figure("chest psnr", "denovox", 33.456, 32),
+        figure("chest psnr gain over noisy", "denovox", 3.456, 3),
+        figure("all time", "denovox", 2, 1, "s", "lower", scans=3),
+        figure("abdomen ssim", "denovox", math.nan, None, "", scans=3),
+        figure("chest a|b (0: a copy)", "noisy", 0.1234, None, ""),
+    )
+    told = json.loads(as_json(Results("p", "d", figures, {"slices": 16}, "abc", "1", ("a note",))))
+    page = section("p", told)
+    assert [line for line in page.splitlines() if line.startswith("| ")] == [
+        "| figure | N | noisy | denovox |",
+        "| --- | --- | --- | --- |",
+        "| chest psnr (dB ↑) | 2 | 30.00 [29.00, 31.00] | 33.46 [32.00, 34.00] |",
+        "| chest psnr: gain of denovox (dB ↑) | 2 | 3.46 [3.00, 5.00] |  |",
+        "| chest bias fat (HU → 0) | 2 | 0.50 [0.00, 2.00] |  |",
+        "| chest a\\|b (0: a copy) (↑) | 2 | 0.123 |  |",
+        "| abdomen ssim (↑) | 2 (3) |  | - |",
+        "| all time (s ↓) | 2 (3) |  | 2.00 [1.00, 3.00] |",
+    ]
+    assert "- a note\n- weights sha256 abc, denovox 1\n" in page
+    assert "&quot;slices&quot;: 16" in page
 
 
 def test_central_slices():

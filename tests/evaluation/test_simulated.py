@@ -302,9 +302,31 @@ def test_where_no_lesion_fits_there_are_no_figures(tmp_path, model, oracle, monk
     config = SimulatedConfig(region="chest", lesions=SMALL)
     with pytest.raises(InputError, match="no lesion could be added"):
         evaluate_simulated("planted-lesions", path, model, config, [CALIBRATION])
-    monkeypatch.setattr(simulated, "bundled", lambda: (CALIBRATION,))  # of other weights, by sha256
+    other = lambda without="": (CALIBRATION,)  # noqa: E731  # of other weights, by sha256
+    monkeypatch.setattr(simulated, "bundled", other)
     with pytest.raises(InputError, match="no calibration of the weights tiny"):
         evaluate_simulated("planted-lesions", path, model, config)
+
+
+def test_a_scan_is_scored_with_the_calibrations_of_other_patients(
+    tmp_path, model, tiny, monkeypatch
+):
+    path = write(body(), tmp_path / "ann.nii.gz")
+    mine = CALIBRATION.model_copy(update={"weights": describe(tiny)[2]})
+    monkeypatch.setattr(
+        simulated, "bundled", lambda without="": (mine.model_copy(update={"patient": without}),)
+    )
+    used = []
+
+    def detect(model, volume, calibrations, **options):
+        used.append(calibrations)
+        return SimpleNamespace(z=volume, score=float(volume.hu.max()))
+
+    monkeypatch.setattr(Model, "detect", detect)
+    config = SimulatedConfig(region="chest", lesions=SMALL)
+    found = evaluate_simulated("planted-lesions", path, model, config)
+    assert len(used) >= 2
+    assert {one.patient for each in used for one in each} == {found.files[0]["patient"]} == {"ann"}
 
 
 def test_a_scan_that_fails_half_way_leaves_nothing(scans, tiny, tmp_path, monkeypatch):

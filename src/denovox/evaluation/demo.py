@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 from ..core.errors import InputError
@@ -41,12 +40,8 @@ def check(folder: Path, force: bool) -> None:
 
 
 def fill(folder: Path, model: Model, options: RunOptions, force: bool) -> list[str]:
-    """Draw, synthesise, denoise and compare; write FILES and return the lines of the summary.
-
-    Without matplotlib, all but the sheet.
-    """
+    """Draw, synthesise, denoise and compare; write FILES and return the lines of the summary."""
     check(folder, force)
-    drawn = find_spec("matplotlib") is not None
     window = region("chest").window
     body = chest(SHAPE, SPACING_MM, options.seed)
     low_dose = add_noise(body.ct, NOISE_HU, options.seed)
@@ -91,9 +86,7 @@ def fill(folder: Path, model: Model, options: RunOptions, force: bool) -> list[s
         nifti.write(synthetic, new / FILES[2])
         nifti.write(low_dose, new / FILES[3])
         nifti.write(clean, new / FILES[4])
-        if drawn:
-            sheet(rows, new / FILES[5], TITLE)
+        sheet(rows, new / FILES[5], TITLE)
         view = View(low_dose, clean, window=window, names=("low dose", "denoised"))
         (new / FILES[6]).write_text(page(view, TITLE, [f"<p>{figures}</p>"], body.labels), "utf-8")
-    names = [name for name in FILES if drawn or name != FILES[5]]
-    return [f"denoised: {figures}", *(str(folder / name) for name in names)]
+    return [f"denoised: {figures}", *(str(folder / name) for name in FILES)]

@@ -23,19 +23,25 @@ from .protocols import evaluate, out_option
     metavar="PART",
     help="Run this part alone; repeat the option for more.  [default: all]",
 )
-@option("--slices", type=click.IntRange(16), help="Central slices of each scan.  [default: all]")
+@option("--slices", type=click.IntRange(8), help="Central slices of each scan.  [default: all]")
 @option("--most", type=click.IntRange(1), help="Scans at most.  [default: all]")
 @option(
     "--rivals",
-    help="Denoisers to compare with, separated by commas: nlm, tv, bm4d, bm4d-coloured; or none."
-    "  [default: all that are installed]",
+    help="Denoisers to compare with, separated by commas: nlm, tv, bm4d, bm4d-coloured, red-cnn; or"
+    " none.  [default: all that are installed, without red-cnn, which has to be trained]",
+)
+@option(
+    "--red-cnn-minutes",
+    type=click.FloatRange(0, min_open=True),
+    default=10,
+    help="Minutes of training for red-cnn, on the training patients of the store; the network is"
+    " kept in --out, as red-cnn.safetensors, and used again.",
 )
 @weights_option
 @option(
     "--lesion-control",
     group="Model",
     default="lesion",
-    show_default=True,
     help="Control for lesions, of the same base.",
 )
 @seed_option
@@ -48,6 +54,7 @@ def every(store: Path, out: Path, only: tuple[str, ...], **given: Any) -> None:
     continues; on whole scans it takes a night.
     """
     from ...evaluation.evidence import page, parts, rivals
+    from ...evaluation.evidence.red_cnn import NAME
     from ...evaluation.evidence.study import EvidenceConfig, study_of
     from ...inference.model import load
     from ...io.atomic import check_folder
@@ -56,11 +63,16 @@ def every(store: Path, out: Path, only: tuple[str, ...], **given: Any) -> None:
     listed = given["rivals"]
     chosen = known if listed is None else [name for name in listed.split(",") if name != "none"]
     for name in chosen:
-        one_of(name, known, "rival")
+        one_of(name, [*known, NAME], "rival")
     for name in only:
         one_of(name, list(parts.PARTS), "part")
     check_folder(out, force=True, parents=True)
-    config = EvidenceConfig(slices=given["slices"], most=given["most"], rivals=tuple(chosen))
+    config = EvidenceConfig(
+        slices=given["slices"],
+        most=given["most"],
+        rivals=tuple(chosen),
+        red_cnn_minutes=given["red_cnn_minutes"],
+    )
     with loaded(given, "evaluate all") as (model, options), tempfile.TemporaryDirectory() as folder:
 
         def lesion_model() -> Any:
@@ -68,5 +80,6 @@ def every(store: Path, out: Path, only: tuple[str, ...], **given: Any) -> None:
                 given["weights"], given["device"], given["precision"], given["lesion_control"]
             )
 
-        study = study_of(store, Path(folder), (model, lesion_model), config, options)
+        models = model, lesion_model
+        study = study_of(store, Path(folder), models, config, options, out)
         click.echo(page.run(study, out, only or parts.PARTS).read_text("utf-8"), nl=False)

@@ -101,14 +101,13 @@ method_option = option(
     "--method",
     group="Output",
     default="denovox",
-    show_default=True,
     help="The method's name in the table.",
 )
 region_option = option(
     "--region",
     group="Input",
     type=click.Choice(["auto", *REGION_NAMES]),
-    help="Of all scans whose list names none.  [default: recognised along z]",
+    help="Region of scans whose list does not name one.  [default: recognised along z]",
 )
 
 
@@ -131,7 +130,9 @@ def command(kind: Kind, data: str) -> Callable[[Callable[..., None]], click.Comm
 
 
 @command("pairs", "PAIRS")
-@option("--weights", group="Model", help="That the files were computed with, to be recorded.")
+@option(
+    "--weights", group="Model", help="Weights that the files were computed with, for the record."
+)
 def pairs(protocol: Protocol, data: Path, out: Path, force: bool, **given: Any) -> None:
     """Compare restored files, from any method, with their references.
 
@@ -153,10 +154,12 @@ def pairs(protocol: Protocol, data: Path, out: Path, force: bool, **given: Any) 
 @option(
     "--dose",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Of dose: the part of the dose that is left.  [default: 0.25]",
+    help="For dose: fraction of the dose that remains.  [default: 0.25]",
 )
 @accept_hu_option
-@option("--factor", type=click.IntRange(2), help="Of slab: slices averaged to one.  [default: 5]")
+@option(
+    "--factor", type=click.IntRange(2), help="For slab: slices averaged into one.  [default: 5]"
+)
 @option("--save", type=FILE, group="Output", help="A new folder for the scans.")
 @model_options
 def simulated(protocol: Protocol, data: Path, out: Path, force: bool, **given: Any) -> None:
@@ -192,7 +195,7 @@ def simulated(protocol: Protocol, data: Path, out: Path, force: bool, **given: A
 @option(
     "--weights",
     group="Model",
-    help="Of FIDs: the network whose features are compared (.pt, .pth or hub:OWNER/REPO:ENTRY);"
+    help="For FIDs: the network whose features are compared (.pt, .pth or hub:OWNER/REPO:ENTRY);"
     " it does not come with denovox.",
 )
 @region_option
@@ -204,7 +207,7 @@ def realism(protocol: Protocol, data: Path, out: Path, force: bool, **given: Any
     with the columns patient, set (real, synthetic or training), scan and optionally region and
     anatomy (the label map it was generated from). Beside each distance is its floor, that of real
     scans from other real scans, divided by patient. Seams, second bodies and broken spines are
-    reported, and with a training set scans that may be copies. --region is of radiomic.
+    reported and, with a training set, scans that may be copies. --region is for radiomic.
     """
     from ...evaluation.realism import RealismConfig, evaluate_realism
 
@@ -223,9 +226,7 @@ def realism(protocol: Protocol, data: Path, out: Path, force: bool, **given: Any
 
 
 @command("lesions", "STORE")
-@option(
-    "--weights", group="Model", default="lesion", show_default=True, help="A control for lesions."
-)
+@option("--weights", group="Model", default="lesion", help="A control for lesions.")
 @model_options
 def lesions(protocol: Protocol, data: Path, out: Path, force: bool, **given: Any) -> None:
     """Measure a control for lesions with segmenters trained on real ones.

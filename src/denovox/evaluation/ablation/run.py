@@ -28,7 +28,7 @@ from ...datasets.prepare import prepare
 from ...datasets.samples.batch import batches
 from ...datasets.samples.multilevel import sampler
 from ...io.atomic import write_file
-from ...model import weights
+from ...model import devices, weights
 from ...model.unet import NetConfig
 from ...train.config import Recipe
 from ...train.cost.counting import count
@@ -175,7 +175,7 @@ def _train(
     if (folder / WEIGHTS).is_file():
         return
     torch.manual_seed(recipe.train.seed)
-    net = weights.place(recipe.model.build(), device)
+    net = devices.place(recipe.model.build(), device)
     session = Session(max_minutes=max_minutes, group=Group(device=device))
     steps = train(
         predictor(net, recipe.model, recipe.train, device),

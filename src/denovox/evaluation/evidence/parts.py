@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -22,19 +21,19 @@ from ...inference.scan_context import spans_in
 from ...io import nifti
 from ...metrics.results import Figure, Measured, Results, Value
 from ...scan import anatomy
-from ...simulate.dose import LowDoseConfig, simulate_low_dose
-from ..inputs import Scan, saved_scans
+from ..inputs import Save, Scan, saved_scans
+from ..lesions.hosts import LesionStudyConfig
 from ..lesions.study import evaluate_lesions
 from ..realism import RealismConfig, evaluate_realism
-from ..simulated import REFERENCE, evaluate_simulated
+from ..simulated import evaluate_simulated
 from ..simulated_metrics import Scored, planted_lesions
-from ..simulated_tasks import SimulatedConfig, dose_rows, own_dose, scored_voxels
+from ..simulated_tasks import SimulatedConfig, dose_rows, scored_voxels
 from ..tables import measured_figures, scan_figures
 from . import rivals
+from .noise import NOISES, Noise
 from .study import Study
 
 Labels = UInt8[np.ndarray, "x y z"]
-WHITE_HU = 27.0
 THICKEST_MM = 10.0  # of slices that are made thin
 REACHES_MM = (8, 15, 25)  # of the local mean
 SYNTHETIC_MM, LONGEST_MM = 2.5, 160.0  # of synthetic scans: voxels, and length along z
@@ -44,47 +43,31 @@ RIVALS = (
 )
 
 
-def _dose(dose: float, study: Study) -> Results:
-    rows = []
+def _noisy(name: str, study: Study) -> Results:
+    noise, rows, seed = NOISES[name], [], study.options.seed
     for number, scan in enumerate(study.scans):
         truth = scan.read()
-        config = LowDoseConfig(seed=study.options.seed, dose=dose)
-        config, _ = own_dose(truth, anatomy.coarse(truth), config, study.options.say)
-        noisy = simulate_low_dose(truth, config)
-        rows += _denoised(study, number, (truth, noisy), f"{dose:g} of the dose", coloured=True)
-    notes = (REFERENCE["simulated-dose"], *_how(study))
-    return study.results(f"dose-{dose:g}", measured_figures(rows, study.options.seed), notes)
-
-
-def _white(study: Study) -> Results:
-    rows = []
-    for number, scan in enumerate(study.scans):
-        truth = scan.read()
-        rng = np.random.default_rng(zlib.crc32(f"{study.options.seed} {scan.id}".encode()))
-        noise = np.float32(WHITE_HU) * rng.standard_normal(truth.shape, np.float32)
-        noisy = truth.with_hu(truth.hu.astype(np.float32) + noise)
-        rows += _denoised(study, number, (truth, noisy), "white noise", coloured=False)
-    notes = (f"white noise, SD {WHITE_HU:g} HU", *_how(study))
-    return study.results("white-noise", measured_figures(rows, study.options.seed), notes)
-
-
-def _how(study: Study) -> tuple[str, ...]:
-    return (RIVALS,) if study.config.rivals else ()
+        noisy = noise.add(truth, scan.id, seed, study.options.say)
+        rows += _denoised(study, number, (truth, noisy), noise)
+    notes = [noise.note, *([RIVALS] if study.config.rivals else ()), *study.notes]
+    return study.results(name, measured_figures(rows, seed), notes)
 
 
 def _denoised(
-    study: Study, number: int, pair: tuple[Volume, Volume], name: str, coloured: bool
+    study: Study, number: int, pair: tuple[Volume, Volume], noise: Noise
 ) -> list[Measured]:
     """Figures of the noisy scan, of all rivals and of denovox, with its gains and seconds."""
     (truth, noisy), scan = pair, study.scans[number]
     labels = anatomy.coarse(truth)
     spans = spans_in(truth, labels, scan.region, lambda line: None)
-    volumes, seconds = {name: noisy}, {}
+    volumes, seconds = {noise.method: noisy}, {}
     for rival in study.config.rivals:
-        if rival == rivals.COLOURED and not coloured:
+        if rival == rivals.COLOURED and not noise.coloured:
             continue
         study.options.say(f"{scan.id}: {rival}")
-        volumes[rival], seconds[rival], settings = rivals.denoised(rival, noisy, truth, spans)
+        volumes[rival], seconds[rival], settings = rivals.denoised(
+            rival, noisy, truth, spans, study.red_cnn
+        )
         study.used.update(f"{rival}, {setting}" for setting in settings)
     study.options.say(f"{scan.id}: denovox")
     started = time.monotonic()
@@ -99,35 +82,37 @@ def _denoised(
     ]
 
 
-def _protocol(study: Study, name: str, fits: Callable[[Scan], bool]) -> Results:
-    """`evaluate simulated`, with what it saves in study.folder/NAME."""
+def _protocol(
+    study: Study, name: str, fits: Callable[[Scan], bool], config: SimulatedConfig, save: Save
+) -> Results:
+    """`evaluate simulated` of the scans that fit."""
     lines = [f"{one.patient},{one.path.name},{one.region}" for one in study.scans if fits(one)]
     ensure(lines, "no held-out scan has slices that it can use")
     table = study.folder / f"{name}.csv"
     table.write_text("\n".join(["patient,scan,region", *lines]), "utf-8")
-    config = SimulatedConfig()
-    with saved_scans(study.folder / name) as save:
-        return evaluate_simulated(name, table, study.model, config, None, study.options, save)
+    return evaluate_simulated(name, table, study.model, config, None, study.options, save)
 
 
-def _slab(study: Study) -> Results:
+def _slab(factor: int, study: Study) -> Results:
     low, high = study.model.config.spacing_mm
-    factor = SimulatedConfig().factor
 
     def fits(scan: Scan) -> bool:
         volume = scan.read()
         mm, count = volume.spacing_mm[2], volume.shape[2]
         return low <= mm <= min(high, THICKEST_MM / factor) and count >= 3 * factor
 
-    return _protocol(study, "simulated-slab", fits)
+    config = SimulatedConfig(factor=factor)
+    return _protocol(study, "simulated-slab", fits, config, lambda what, name, volume: None)
 
 
 def _planted(study: Study) -> Results:
     """Planted lesions, with the local mean as a rival, which is given the slices of the region."""
-    results = _protocol(study, "planted-lesions", lambda scan: True)
     measured: list[Measured] = []
     scores: dict[str, list[Scored]] = {}
     folder = study.folder / "planted-lesions"
+    with saved_scans(folder) as save:
+        config = SimulatedConfig()
+        results = _protocol(study, "planted-lesions", lambda scan: True, config, save)
     for scan in study.scans:
         files = sorted((folder / "masks").glob(f"{scan.id}_*.nii.gz"))
         healthy = scan.read()
@@ -204,14 +189,15 @@ def _lesions(name: str, study: Study) -> Results:
     model = study.lesion_model()
     add, remove = (of(model, study.options) for of in (lesions.maker, lesions.remover))
     sha = lesions.provenance(model)["control"]
-    return evaluate_lesions(name, study.store, add, remove, None, study.options, sha)
+    default = LesionStudyConfig()
+    config = default.model_copy(update={"folds": min(default.folds, study.config.most or 255)})
+    return evaluate_lesions(name, study.store, add, remove, config, study.options, sha)
 
 
 PARTS: Mapping[str, Callable[[Study], Results]] = {
-    "dose-0.25": partial(_dose, 0.25),
-    "dose-0.1": partial(_dose, 0.1),
-    "white-noise": _white,
-    "simulated-slab": _slab,
+    **{name: partial(_noisy, name) for name in NOISES},
+    "simulated-slab": partial(_slab, 5),
+    "simulated-slab-2": partial(_slab, 2),
     "planted-lesions": _planted,
     "realism": _realism,
     "lesion-generation": partial(_lesions, "lesion-generation"),

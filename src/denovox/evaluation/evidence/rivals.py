@@ -1,9 +1,10 @@
-"""Methods without a network, which `denovox evaluate all` compares with.
+"""Other methods, which `denovox evaluate all` compares with.
 
-Each denoiser is given the true SD of the noise, and each but BM4D (which has no other parameter) is
-run at several strengths, of which the one with the best PSNR *against the reference* counts. No
-user could choose so well: every doubt is settled in the rival's favour. Arrays are x y z in model
-units: a region's window is [-1, 1] (Method 1).
+Each denoiser without a network is given the true SD of the noise, and each but BM4D (which has no
+other parameter) is run at several strengths, of which the one with the best PSNR *against the
+reference* counts. No user could choose so well: every doubt is settled in the rival's favour.
+RED-CNN is trained here (red_cnn.py). Arrays are x y z in model units: a region's window is [-1, 1]
+(Method 1).
 
 Detection: the difference from a local mean. Super-resolution: `evaluate simulated slab` has linear,
 cubic and Lanczos interpolation itself.
@@ -15,6 +16,7 @@ import importlib.util
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
@@ -23,9 +25,9 @@ from scipy import ndimage
 from ...core.regions import REGIONS
 from ...core.volume import Volume
 from ...scan.body_regions import RegionSpan
+from .red_cnn import CUT, NAME, Trained
 
 Array = Float[np.ndarray, "x y z"]
-CUT = 1.6  # model units: air and bone far outside the window do not disturb a rival
 
 # Wide on purpose: where the best strength is the first or the last one, a better one may lie
 # beyond, and the report says so.
@@ -71,7 +73,7 @@ def tv(noisy: Array, sigma: float, reference: Array) -> Denoised:
     from skimage.restoration import denoise_tv_chambolle
 
     def run(strength: float) -> Array:
-        return np.asarray(denoise_tv_chambolle(noisy, weight=strength * sigma))  # type: ignore[no-untyped-call]
+        return np.asarray(denoise_tv_chambolle(noisy, weight=strength * sigma))
 
     return _best(((f"weight = {s:g} sigma", _later(run, s)) for s in TV_STRENGTHS), reference)
 
@@ -152,9 +154,16 @@ def available() -> list[str]:
 
 
 def denoised(
-    name: str, noisy: Volume, truth: Volume, spans: Iterable[RegionSpan]
+    name: str,
+    noisy: Volume,
+    truth: Volume,
+    spans: Iterable[RegionSpan],
+    red_cnn: Trained | None = None,
 ) -> tuple[Volume, float, list[str]]:
-    """(the scan, each region denoised in its own window; seconds; the best setting of each)."""
+    """(the scan, each region denoised in its own window; seconds; the best setting of each).
+
+    red_cnn: needed for the rival of that name, which has no setting.
+    """
     hu, seconds, settings = noisy.hu.astype(np.float32), 0.0, []
     for span in spans:
         z, window = slice(span.start, span.stop), REGIONS[span.region].window
@@ -162,7 +171,9 @@ def denoised(
         soft = (clean > -100) & (clean < 200)
         sigma = window.sigma(float((noise[soft] if soft.any() else noise).std()))
         unit = np.clip(window.unit(noisy.hu[..., z]), -CUT, CUT).astype(np.float32)
-        if name == COLOURED:
+        if name == NAME and red_cnn is not None:
+            best = _best([("", partial(red_cnn, unit))], window.unit(clean))
+        elif name == COLOURED:
             in_units = (noise / (window.width_hu / 2)).astype(np.float32)
             best = bm4d_coloured(unit, in_units, sigma, window.unit(clean))
         else:
@@ -170,7 +181,7 @@ def denoised(
         # What was cut off comes back, as it is.
         hu[..., z] += window.hu(best.unit) - window.hu(unit)
         seconds += best.seconds
-        settings.append(best.setting)
+        settings += [best.setting] * bool(best.setting)
     return noisy.with_hu(hu), seconds, settings
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from ...core.config import Settings
 from ...core.errors import ensure
 from ...core.version import __version__
@@ -21,15 +23,18 @@ from ...metrics.results import Figure, Results
 from ...model.weights import describe
 from ..inputs import Scan
 from ..lesions.hosts import read
+from .red_cnn import FILE, NAME, TRAINING, Trained, trained
 
 
 class EvidenceConfig(Settings):
     """slices: central slices of each scan; None: all. most: scans of the held-out ones; None: all.
-    rivals: names of denoisers, see `rivals.available`."""
+    rivals: names of denoisers, see `rivals.available`. red_cnn_minutes: for which RED-CNN is
+    trained, if it is a rival and has not been."""
 
     slices: int | None = None
     most: int | None = None
     rivals: tuple[str, ...] = ()
+    red_cnn_minutes: float = Field(10, gt=0)
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,8 @@ class Study:
 
     store: of the cases. training, held: its cases by their split, without those that are coarse in
     plane. scans: the held-out ones, as files in `folder`. lesion_model: loads the model with a
-    control for lesions. used: how often each setting of a rival was its best.
+    control for lesions. used: how often each setting of a rival was its best. red_cnn: if it is
+    a rival.
     """
 
     store: Path
@@ -51,13 +57,20 @@ class Study:
     lesion_model: Callable[[], Model]
     options: RunOptions
     used: Counter[str] = field(default_factory=Counter)
+    red_cnn: Trained | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that was chosen, ready for JSON."""
-        chosen = self.config.model_dump(mode="json", exclude={"most"})
+        chosen = self.config.model_dump(mode="json", exclude={"most", "red_cnn_minutes"})
         about = {"weights": describe(self.model.path)[2], "version": __version__}
+        about |= {NAME: self.red_cnn.sha256} if self.red_cnn else {}
         return {**about, "seed": self.options.seed, **chosen, "scans": len(self.scans)}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """About rivals that were trained."""
+        return (self.red_cnn.note,) if self.red_cnn else ()
 
     def results(self, name: str, figures: Sequence[Figure], notes: Sequence[str]) -> Results:
         """The table of a protocol."""
@@ -78,22 +91,28 @@ def study_of(
     models: tuple[Model, Callable[[], Model]],
     config: EvidenceConfig,
     options: RunOptions,
+    out: Path,
 ) -> Study:
     """A study of the held-out cases of a store, which are written to `folder`.
 
-    models: the base, and what loads it with a control for lesions. `InputError` where no held-out
-    case is fine enough in plane.
+    models: the base, and what loads it with a control for lesions. out: where RED-CNN is kept, if
+    it is a rival. `InputError` where no held-out case is fine enough in plane.
     """
     fine = [[case for case in part if not is_coarse(case)] for part in split(cases(store), ())]
     training, held = fine[0], fine[1][: config.most]
     ensure(held, f"{store} has no held-out case whose voxels are fine enough in plane")
-    scans = []
+    scans, red_cnn = [], None
+    if NAME in config.rivals:
+        settings = TRAINING.model_copy(
+            update={"minutes": config.red_cnn_minutes, "seed": options.seed}
+        )
+        red_cnn = trained(out / FILE, (fine[0], fine[1]), settings, folder / NAME, options.say)
     for case in held:
         name = case.facts.id.replace("/", "_")
         path = folder / f"{name}.nii.gz"
         nifti.write(central(read(case).volume, config.slices), path)
         scans.append(Scan(name, case.facts.patient, path, case.facts.region))
-    return Study(store, config, training, held, scans, folder, *models, options)
+    return Study(store, config, training, held, scans, folder, *models, options, red_cnn=red_cnn)
 
 
 def central(volume: Volume, slices: int | None) -> Volume:
