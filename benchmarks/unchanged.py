@@ -44,7 +44,6 @@ def tasks(folder: Path) -> dict[str, list[str]]:
         "denoise_fine": ["denoise", fine, "OUT", *region],
         "samples_chest": ["denoise", chest, "OUT", *region, "--samples", "2"],
         "superres_chest": ["superres", chest, "OUT", *region, "--factor", "2"],
-        "superres_control": ["superres", chest, "OUT", "--factor", "2", "--control", "superres"],
         "detect_chest": ["detect", chest, "OUT", *region],
         "detect_fine": ["detect", fine, "OUT", *region],
         "lesion_chest": ["lesion", chest, "OUT", "--mask", lesion],
