@@ -6,7 +6,6 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.t
 
 bench: .venv/test
 	$(PIP) -e ".[bench]"
-	$(PY) benchmarks/run_all.py --slices 24
 	$(PY) benchmarks/windows.py
 	$(PY) benchmarks/store.py
 	$(PY) benchmarks/regions.py
@@ -41,7 +40,7 @@ docs: .venv/check
 # torch by itself first: pinned, it is the CPU build where one lies at hand.
 .venv/demo: .venv/python pyproject.toml constraints.txt
 	$(PIP) torch
-	$(PIP) -e '.[figures]'
+	$(PIP) -e .
 	touch $@
 
 # nnU-Net's verifier judges what `augment` writes. It alone is wanted: with all that it asks for,

@@ -33,7 +33,7 @@ from denovox.inference.model import (
 )
 from denovox.inference.options import RunOptions
 from denovox.metrics.lesions import appearances, dice, distance
-from denovox.model import weights
+from denovox.model import devices, weights
 from denovox.model.controlnet import Control, ControlConfig, Controlled
 from denovox.model.denoiser import denoiser
 from denovox.train.config import TrainConfig, read_recipe
@@ -63,7 +63,7 @@ def trained(arm: str, seed: int, config: TrainConfig, recipe, cases: list) -> Co
     if arm == "base":
         base.load_state_dict(weights.state_for(weights.locate("base"), recipe.model))
         base.requires_grad_(False)
-    net = weights.place(
+    net = devices.place(
         Controlled(base, Control(base, ControlConfig(kind="lesion", base=""))), "cpu"
     )
     learns = dict((net.control if arm == "base" else net).named_parameters())

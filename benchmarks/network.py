@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from denovox.core.condition import Condition, condition
 from denovox.core.schedule import Schedule
-from denovox.model import weights
+from denovox.model import devices, weights
 from denovox.model.cpu_inference import prepare
 from denovox.model.denoiser import Denoiser, denoiser
 from denovox.model.unet import Net
@@ -67,7 +67,7 @@ def evaluators(bfloat16: bool) -> tuple[Denoiser, Denoiser]:
             prepare(net, bfloat16)
         else:
             net.unet = Monai(net)
-        nets.append(weights.place(net, "cpu"))
+        nets.append(devices.place(net, "cpu"))
     schedule: Schedule = config.noise_schedule
     theirs = denoiser(nets[0], schedule, config.prediction, bfloat16)
     return theirs, denoiser(nets[1], schedule, config.prediction)

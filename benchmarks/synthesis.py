@@ -18,7 +18,8 @@ an anatomy. Each row has means over them, with 95 % intervals (bootstrap over an
 - body, spine, lungs, sides: metrics/coherence.py `coherence`; seam: `seam` at the borders of the
   tiles of the last evaluation, over the mean of the CTs' at the same planes.
 
-regions: a body from neck to abdomen, drawn region by region; the seam at their hand-overs.
+regions: a body from neck to abdomen, drawn region by region; the seam at their hand-overs, and the
+HU of the lung near them and elsewhere.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from denovox.core.labels import NAMES, OUTSIDE, UNKNOWN, path
 from denovox.core.regions import region
@@ -196,11 +198,13 @@ def regions(model: Model, folder: str, name: str, mm: float, tile: int) -> None:
             for one in (drawn.hu, truth)
         ]
         print(f"border {at}: {values[0]:.2f}, CT {values[1]:.2f}", flush=True)
-    lung = of_class(labels, "lung")
-    for z in range(labels.shape[2]):
-        if any(abs(z - end) <= 2 * reach for end in ends) and lung[..., z].sum() > 20:
-            print(f"slice {z}: lung {drawn.hu[..., z][lung[..., z]].mean():.0f} HU,"
-                  f" CT {truth[..., z][lung[..., z]].mean():.0f}")  # fmt: skip
+    lung = ndimage.binary_erosion(of_class(labels, "lung"))  # its border is partly tissue
+    near = np.zeros(labels.shape[2], bool)
+    for end in ends:
+        near[max(0, end - 2 * reach) : end + 2 * reach + 1] = True
+    for name, slices in (("within 20 mm of a border", near), ("elsewhere", ~near)):
+        mask = lung & slices
+        print(f"lung {name}: {drawn.hu[mask].mean():.0f} HU, CT {truth[mask].mean():.0f}")
 
 
 def sheet(model: Model, out: Path, count: int = 12) -> None:
@@ -262,7 +266,8 @@ def main() -> None:
                 name = f"weaker weights, w = {weight:g}"
                 row(model, cases, name, 64, guidance=weight, guide=guide)
     elif given.what == "steps":
-        for steps in (5, 10, 20, 50):
+        few = model.config.distilled_steps
+        for steps in (few,) if few else (5, 10, 20, 50):
             row(model, cases, f"{steps} steps", 64, steps=steps)
     else:
         for levels in (1, 2, 3) if large else (1, 2):

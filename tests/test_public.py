@@ -49,7 +49,7 @@ def test_the_command_line_imports_nothing_slow_before_a_command_runs():
 
 def test_a_model_is_loaded_without_what_other_tasks_need():
     code = "import denovox; denovox.load()"
-    slow = ("monai", "scipy.signal", "scipy.stats", "skimage", "zarr", "pyarrow", "matplotlib")
+    slow = ("monai", "scipy.signal", "scipy.stats", "skimage", "zarr", "pyarrow")
     assert imported(code, *slow) == "[]"
 
 

@@ -204,7 +204,6 @@ def test_a_missing_package_is_one_sentence(tmp_path):
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
-        ("figures", "denoise SCAN OUT.nii.gz --region chest --png OUT.png"),
         ("evaluate", "simulate low-dose SCAN OUT.nii.gz"),
         ("train", "pack RECIPE --out OUT"),
     ],

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from denovox.inference import model
 from denovox.scan import anatomy
 
 
@@ -20,3 +21,13 @@ def coarse_calls(monkeypatch):
         if getattr(module, "coarse", None) is real:
             monkeypatch.setattr(module, "coarse", counting)
     return calls
+
+
+@pytest.fixture
+def idle(monkeypatch):
+    """No model may be loaded."""
+
+    def fail(*given: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(model, "load", fail)

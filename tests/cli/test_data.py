@@ -9,12 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 from command_line import refuses, run
+from tiny_store import tree
 
 from denovox.datasets import manifest, store
 
@@ -42,14 +42,6 @@ def scans(tmp_path):
     nibabel.Nifti1Image(mask, AFFINE).to_filename(folder / "p2_seg.nii.gz")
     (folder / "notes.bin").write_text("?")
     return folder
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {
-        str(p.relative_to(folder)): p.read_bytes()
-        for p in sorted(folder.rglob("*"))
-        if p.is_file() and p.name != ".lock"
-    }
 
 
 # ---- prepare ------------------------------------------------------------------------------------

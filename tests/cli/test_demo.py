@@ -39,15 +39,6 @@ def test_everything_is_there_and_fits_together(small, tmp_path):
     assert "window:chest" in result.output
 
 
-def test_without_matplotlib_there_is_no_sheet(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "find_spec", lambda name: None)
-    result = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "demo")])
-    assert result.exit_code == 0, result.output
-    written = sorted(p.name for p in (tmp_path / "demo").iterdir())
-    assert written == sorted(name for name in demo.FILES if name != "sheet.png")
-    assert "sheet.png" not in result.output
-
-
 def test_an_earlier_demo_is_not_overwritten_unasked(small, tmp_path):
     (tmp_path / "phantom.nii.gz").write_bytes(b"mine")
     result = CliRunner().invoke(main, ["demo", "--out", str(tmp_path)])

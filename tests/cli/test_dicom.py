@@ -14,7 +14,7 @@ import pydicom
 import pytest
 from command_line import refuses, run
 
-from denovox.inference import model, posterior
+from denovox.inference import posterior
 from denovox.io import dicom
 from denovox.io.dicom.values import quiet
 
@@ -49,16 +49,6 @@ def scan(tmp_path, monkeypatch):
     mask[SPOT] = 1
     save(tmp_path / "mask.nii.gz", mask)
     return tmp_path
-
-
-@pytest.fixture
-def idle(monkeypatch):
-    """No model may be loaded."""
-
-    def fail(*given: object) -> None:
-        raise AssertionError("the model was loaded")
-
-    monkeypatch.setattr(model, "load", fail)
 
 
 def done(*words: object) -> str:

@@ -115,8 +115,8 @@ def test_lesion_protocols_get_the_control(tmp_path, tiny, tiny_lesion, monkeypat
     chest = phantom.chest((64, 56, 40), 5.0)
     received = {}
 
-    def short(y, known, noise, schedule, steps, jumps):
-        return tasks.inpainting(y, known, noise, schedule, 3, jumps)
+    def short(y, known, noise, schedule, steps, jumps, *level):
+        return tasks.inpainting(y, known, noise, schedule, 3, jumps, *level)
 
     def fake(name, data, add, remove, config, options, sha):
         numbers = np.zeros(chest.ct.shape, np.uint8)

@@ -13,60 +13,25 @@ from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
 
-import dicom_cases
 import nibabel
 import numpy as np
 import pydicom
 import pytest
 from command_line import refuses, run
+from round_body import SHAPE, save, scans
 from tiny_store import RECIPE, make_store
 
 from denovox.datasets import store
 from denovox.inference import lesions, model, posterior
 
-SHAPE = (40, 36, 12)
-STEP_MM = (4.0, 4.0, 5.0)
 Usage = namedtuple("Usage", "total used free")
 ODD = os.fsdecode(b"M\xfcl\nler \t\xe2\x80\xae.nii.gz")
-
-
-def body() -> np.ndarray:
-    """A round section: air, fat, soft tissue and a spine, with noise of 15 HU."""
-    x, y, _ = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")
-    hu = np.full(SHAPE, -1000.0)
-    hu[np.hypot(x, y) < 0.85] = -100
-    hu[np.hypot(x, y) < 0.75] = 50
-    hu[np.hypot(x, y + 0.5) < 0.12] = 600
-    return np.maximum(hu + 15 * np.random.default_rng(0).standard_normal(SHAPE), -1024)
-
-
-def save(array: np.ndarray, path: Path) -> Path:
-    image = nibabel.Nifti1Image(array, np.diag([-STEP_MM[0], -STEP_MM[1], STEP_MM[2], 1.0]))
-    image.header.set_xyzt_units("mm")
-    image.to_filename(path)
-    return path
 
 
 @pytest.fixture
 def scan(tmp_path):
     """A folder to write to, with scan.nii.gz, mask.nii.gz and the same as DICOM, ct."""
-    save(body().round().astype(np.int16), tmp_path / "scan.nii.gz")
-    mask = np.zeros(SHAPE, np.uint8)
-    mask[18:22, 18:22, 4:8] = 1
-    save(mask, tmp_path / "mask.nii.gz")
-    hu = body().round().astype(np.int16)
-    dicom_cases.series(tmp_path / "ct", hu, origin=(0, 0, 0), spacing=STEP_MM)
-    return tmp_path / "scan.nii.gz"
-
-
-@pytest.fixture
-def idle(monkeypatch):
-    """No model may be loaded."""
-
-    def fail(*given: object) -> None:
-        raise AssertionError("the model was loaded")
-
-    monkeypatch.setattr(model, "load", fail)
+    return scans(tmp_path) / "scan.nii.gz"
 
 
 def left(folder: Path) -> list[str]:
@@ -262,7 +227,7 @@ def test_notes_on_the_series_of_like_are_given_once(command, scan, idle, monkeyp
     words = COMMANDS[command].replace("OUT.nii.gz", "out")
     result = run(*words.split(), "--like", "ct")
     assert isinstance(result.exception, AssertionError)  # it came to the model
-    assert result.stderr.count("ct: left out: 1 x a file that is no DICOM (report.pdf)") == 1
+    assert result.stderr.count("ct: left out: 1 file, not DICOM (report.pdf)") == 1
 
 
 # ---- all or none --------------------------------------------------------------------------------
@@ -421,16 +386,31 @@ def listed(scan: Path) -> Path:
     return table
 
 
+ONE_AFTER_ANOTHER = """
+import sys
+from denovox.cli.main import main
+from denovox.inference import cost
+timed = cost.time_tile
+cost.time_tile = lambda model: timed(model, 32, 0.01)
+for code, *words in ((0, "doctor"), (0, "doctor", "--json"), (2, "denoise", sys.argv[1])):
+    try:
+        main([*words, sys.argv[1]])
+    except SystemExit as end:
+        assert end.code == code, words
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_no_encoding_of_the_terminal_ends_in_a_traceback(scan, encoding):
     shutil.copy(scan, scan.with_name(ODD))
     env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    for words in (["doctor", ODD], ["doctor", "--json", ODD], ["denoise", ODD, ODD]):
-        done = subprocess.run(
-            [sys.executable, "-m", "denovox", *words], cwd=scan.parent, capture_output=True,
-            env={**os.environ, **env, "PYTHONIOENCODING": encoding}, check=False,
-        )  # fmt: skip
-        assert done.returncode == (2 if words[0] == "denoise" else 0), done.stderr
-        assert b"Traceback" not in done.stderr
-        assert rb"M\xfcl\nler" in done.stdout + done.stderr or rb"M\\xfcl\\nler" in done.stdout
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_AFTER_ANOTHER, ODD], cwd=scan.parent, capture_output=True,
+        env={**os.environ, **env, "PYTHONIOENCODING": encoding}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert rb"M\xfcl\nler" in done.stdout
+    assert rb"M\\xfcl\\nler" in done.stdout  # in JSON
+    assert rb"M\xfcl\nler" in done.stderr

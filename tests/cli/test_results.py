@@ -6,48 +6,20 @@ import re
 import webbrowser
 from pathlib import Path
 
-import dicom_cases
 import nibabel
 import numpy as np
 import pydicom
 import pytest
 from command_line import refuses, run
+from round_body import SHAPE, scans
 
-from denovox.inference import model
 from denovox.scan.gate import read
-
-SHAPE = (40, 36, 12)
-STEP_MM = (4.0, 4.0, 5.0)
 
 
 @pytest.fixture
 def scan(tmp_path):
     """A round body as a DICOM series, ct; the same as scan.nii.gz; and mask.nii.gz."""
-    x, y, _ = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")
-    hu = np.full(SHAPE, -1000.0)
-    hu[np.hypot(x, y) < 0.85] = -100
-    hu[np.hypot(x, y) < 0.75] = 50
-    hu[np.hypot(x, y + 0.5) < 0.12] = 600
-    hu = np.maximum(hu + 15 * np.random.default_rng(0).standard_normal(SHAPE), -1024).round()
-    dicom_cases.series(tmp_path / "ct", hu.astype(np.int16), origin=(0, 0, 0), spacing=STEP_MM)
-    affine = np.diag([-STEP_MM[0], -STEP_MM[1], STEP_MM[2], 1.0])
-    mask = np.zeros(SHAPE, np.uint8)
-    mask[18:22, 18:22, 4:8] = 1
-    for name, values in (("scan", hu.astype(np.int16)), ("mask", mask)):
-        image = nibabel.Nifti1Image(values, affine)
-        image.header.set_xyzt_units("mm")
-        image.to_filename(tmp_path / f"{name}.nii.gz")
-    return tmp_path
-
-
-@pytest.fixture
-def idle(monkeypatch):
-    """No model may be loaded."""
-
-    def fail(*given: object) -> None:
-        raise AssertionError("the model was loaded")
-
-    monkeypatch.setattr(model, "load", fail)
+    return scans(tmp_path)
 
 
 def denoise(folder, source, output, tiny, *more):
@@ -209,7 +181,7 @@ def test_view_puts_the_scan_on_the_grid_of_the_result(scan):
     fine.to_filename(scan / "fine.nii.gz")
     result = run("view", scan / "ct", scan / "fine.nii.gz", "--out", scan / "index.html")
     assert result.exit_code == 0, result.stderr
-    assert "interpolated on the grid" in result.stderr
+    assert "interpolated onto the grid" in result.stderr
     moved = nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine + 9999 * np.eye(4, k=3))
     moved.header.set_xyzt_units("mm")
     moved.to_filename(scan / "far.nii.gz")

@@ -12,6 +12,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from tiny_store import tree
 
 from denovox.core.errors import InputError
 from denovox.core.labels import ID
@@ -74,14 +75,6 @@ def pair(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     image, label = (nibabel.load(path) for path in nnunet.paths(folder, name))
     assert np.array_equal(image.affine, label.affine)
     return np.asarray(image.dataobj), np.asarray(label.dataobj), image.affine
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 def listed(folder: Path) -> dict[str, dict]:

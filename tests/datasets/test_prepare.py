@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 from filelock import FileLock
+from tiny_store import tree
 
 from denovox.core import labels
 from denovox.core.errors import InputError
@@ -322,15 +323,6 @@ def test_an_own_grid_stays_as_it_is(source, tmp_path):
 
 
 # ---- killed, twice, together --------------------------------------------------------------------
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """Every file of a store, but for the lock."""
-    return {
-        str(p.relative_to(folder)): p.read_bytes()
-        for p in sorted(folder.rglob("*"))
-        if p.is_file() and p.name != ".lock"
-    }
 
 
 def test_a_second_run_does_nothing_again(source, tmp_path):

@@ -33,7 +33,7 @@ TOOLS = {tool.name: tool for tool in tools()}
 ARGUMENTS = {
     "inspect": {"path": ["a.nii.gz", "b.nii.gz"], "straighten": True},
     "denoise": {"input": "a.nii.gz", "output": "new/c.nii.gz", "noise_hu": 12.5, "samples": 4},
-    "superres": {"input": "a.nii.gz", "output": "c", "factor": 3, "weights": ["superres"]},
+    "superres": {"input": "a.nii.gz", "output": "c", "factor": 3, "weights": ["base"]},
     "detect": {"input": "-a.nii.gz", "output": "c.nii.gz", "roi": "b.nii.gz", "force": True},
     "synthesize": {"output": "c.nii.gz", "shape": "8x16x16", "spacing": "2", "region": "chest"},
     "info": {},

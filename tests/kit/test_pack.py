@@ -32,7 +32,7 @@ from denovox.train.config import read_recipe
 PYTHON = f"3.{sys.version_info.minor}"
 MORE = "samples = 2\nbatch = 2\nvalidate_every = 10\n"
 # What a kit does not carry, and training must not ask for.
-HEAVY = """pyarrow ray highdicom pydicom gdcm accelerate fsspec matplotlib nibabel s3fs requests
+HEAVY = """pyarrow ray highdicom pydicom gdcm accelerate fsspec nibabel s3fs requests
 tensorboard diffusers monai einops skimage""".split()
 
 

@@ -7,14 +7,17 @@ used to test it.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian
+
+from denovox.core.errors import InputError
 
 ROOT = "1.2.826.0.1.3680043.8.498"
 SERIES = f"{ROOT}.1"
@@ -178,3 +181,13 @@ def enhanced(made: Sequence[Dataset], own_values: bool = True) -> FileDataset:
     many.PerFrameFunctionalGroupsSequence = Items(frames)
     many.PixelData = b"".join(one.PixelData for one in made)
     return many
+
+
+def refused(call: Callable[[], object], *words: str) -> None:
+    """An `InputError`, one sentence with these words in it."""
+    with pytest.raises(InputError) as caught:
+        call()
+    said = str(caught.value)
+    assert "\n" not in said
+    for word in words:
+        assert word in said, said

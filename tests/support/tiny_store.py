@@ -26,6 +26,15 @@ def make_store(folder: Path, lesions: bool | None = None) -> list[store.Case]:
     return store.cases(folder)
 
 
+def tree(folder: Path, but: tuple[str, ...] = (".lock",)) -> dict[str, bytes]:
+    """Every file of a folder, such as a store, but for those of these names, or in such folders."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    within = {path.relative_to(folder): path for path in paths}
+    return {
+        k.as_posix(): path.read_bytes() for k, path in within.items() if not {*but} & {*k.parts}
+    }
+
+
 # A recipe that trains on it in seconds; to be filled with the store and the steps, and to go on.
 RECIPE = """
 name = "mine"

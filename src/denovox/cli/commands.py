@@ -35,10 +35,13 @@ def as_sentence(error: click.UsageError, name: str, words: Sequence[str] = ()) -
 
 
 class Option(click.Option):
-    """An option that is listed in the section `group` of `--help`."""
+    """An option that `--help` lists in the section `group`, with its default, unless that is None
+    or a flag's, and its environment variable."""
 
     def __init__(self, *args: Any, group: str = SECTIONS[0], **settings: Any) -> None:
-        super().__init__(*args, **settings)
+        has_default = settings.get("default") is not None and not settings.get("is_flag")
+        given = {"show_default": has_default, "show_envvar": True, **settings}
+        super().__init__(*args, **given)
         self.group = group
 
 
@@ -171,7 +174,7 @@ def _shortage(memory: str, params: dict[str, Any]) -> str:
     if memory == "GPU" and "device" in params:
         less.append("--device cpu")
     if memory == "main" and "memory" in params:
-        less.append("--memory with less than is free, so that more is kept on disk meanwhile")
+        less.append("a --memory below what is free, so that more is kept on disk")
     where = "the GPU" if memory == "GPU" else "this machine"
     try_this = f"use {', or '.join(less)}, or" if less else "use"
     return f"the memory of {where} is not enough; {try_this} a smaller part of the input"

@@ -8,7 +8,15 @@ from typing import Any
 import click
 
 from .commands import Command, option
-from .options import FILE, accept_hu_option, device_option, dicom_options, precision_option
+from .options import (
+    FILE,
+    accept_hu_option,
+    device_option,
+    dicom_options,
+    engine,
+    precision_option,
+    straighten_option,
+)
 from .progress import say
 from .results.command import Cases
 from .results.run import check_extras
@@ -60,23 +68,18 @@ def doctor(
 @option(
     "--layout",
     group="Input",
-    help="Layout of docs/reference/datasets.md, or 'folder' for your own scans.  [default:"
+    help="A layout of docs/reference/datasets.md, or 'folder' for your own scans.  [default:"
     " recognised from the file names]",
 )
 @option(
     "--patients",
     type=FILE,
     group="Input",
-    help="CSV with the columns case and patient, in place of the patients of the layout.",
+    help="CSV with the columns case and patient, instead of the patients of the layout.",
 )
-@option(
-    "--straighten",
-    is_flag=True,
-    group="Input",
-    help="Resample DICOM with a tilted gantry or uneven slice spacing.",
-)
+@straighten_option
 @accept_hu_option
-@option("--dry-run", is_flag=True, group="Input", help="List the scans on stdout and stop.")
+@option("--dry-run", is_flag=True, group="Input", help="List the scans on stdout, and stop.")
 @option("--out", type=FILE, required=True, group="Output", help="Folder of the store.")
 @option(
     "--spacing",
@@ -88,7 +91,7 @@ def doctor(
     "--segment",
     is_flag=True,
     group="Output",
-    help="Label scans without a label map by TotalSegmentator.",
+    help="Use TotalSegmentator for scans without a label map.",
 )
 @option("--retry", is_flag=True, group="Running", help="Retry scans that failed in earlier runs.")
 @option(
@@ -97,23 +100,14 @@ def doctor(
     group="Running",
     help="Number of processes.  [default: one per core]",
 )
-@option(
-    "--engine",
-    type=click.Choice(["processes", "ray"]),
-    default="processes",
-    show_default=True,
-    group="Running",
-    help="Processes of this machine, or the Ray cluster at RAY_ADDRESS.",
-)
-def prepare(
-    source: Path, out: Path, layout: str | None, workers: int | None, engine: str, **given: Any
-) -> None:
+@option("--engine", **engine)
+def prepare(source: Path, out: Path, layout: str | None, workers: int | None, **given: Any) -> None:
     """Convert a data set, or a folder of scans, to a store for training.
 
-    SOURCE is a folder of CT scans (DICOM, NIfTI, NRRD or MetaImage) and, where there are any, label
-    maps. --out is a folder of zarr arrays with manifest.parquet, which lists every case, and every
-    scan that failed, with the reason. If the command is stopped in any way, run it again to
-    complete the store.
+    SOURCE is a folder of CT scans (DICOM, NIfTI, NRRD or MetaImage) and, if there are any, label
+    maps. --out receives zarr arrays, and manifest.parquet, which lists every case, and every scan
+    that failed, with the reason. If the command is interrupted in any way, run it again to complete
+    the store.
     """
     from ..core.errors import InputError
     from ..datasets import layouts
@@ -142,6 +136,6 @@ def prepare(
         accept_hu=given["accept_hu"],
         segment=given["segment"],
     )
-    work = ray_cluster() if engine == "ray" else processes(workers)
+    work = ray_cluster() if given["engine"] == "ray" else processes(workers)
     for line in run(source, out, config, work, layout, given["retry"], given["patients"]):
         say(line)

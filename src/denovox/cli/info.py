@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from .progress import say
 @click.argument("result", type=FILE, required=False)
 @option("--mask", type=FILE, group="Input", help="Mask to draw over both, on the grid of RESULT.")
 @reading_options
-@option("--out", type=FILE, group="Output", help="HTML file.  [default: a temporary one, opened]")
+@option("--out", type=FILE, group="Output", help="HTML file.  [default: a temporary one]")
 @force_option
 def view(
     scan: Path,
@@ -35,18 +34,17 @@ def view(
     """Compare a scan with a result in a browser.
 
     SCAN and RESULT are CT scans in HU, in any format that `denovox denoise` reads. Writes one
-    self-contained page with a before/after slider and opens it. Where RESULT has another grid, SCAN
-    is interpolated on it. --out writes the page to a file instead, to keep or to share; the page
+    self-contained page with a before/after slider and opens it. If RESULT is on another grid, SCAN
+    is interpolated onto it. --out writes the page to a file instead, to keep or to share; the page
     contains the images, without the headers of their files.
     """
     import tempfile
     import webbrowser
-    from dataclasses import replace
 
     import numpy as np
 
     from ..core.errors import ensure, shown
-    from ..core.resample import onto
+    from ..core.resample import interpolated
     from ..io.atomic import check_writable, user_output, write_file
     from ..io.label_maps import marked
     from ..io.outputs import check_apart
@@ -58,13 +56,10 @@ def view(
     before = read_ct(scan, reading)
     after = None if result is None else read_ct(result, {**reading, "series": None})
     if after is not None and not before.grid.matches(after.grid):
-        to_scan = np.linalg.inv(before.affine) @ after.affine
-        hu = onto(before.hu, to_scan, after.shape, float(before.hu.min()))
-        ensure(
-            bool(np.ptp(hu)), f"{result} and {scan} do not overlap; check that they belong together"
-        )
-        say(f"{shown(scan)}: interpolated on the grid of {shown(result)}")
-        before = replace(after, hu=hu)
+        before = interpolated(before, after)
+        apart = f"{result} and {scan} do not overlap; check that they belong together"
+        ensure(bool(np.ptp(before.hu)), apart)
+        say(f"{shown(scan)}: interpolated onto the grid of {shown(result)}")
     overlays: tuple[Overlay, ...] = ()
     if mask is not None:
         overlays = (Overlay("mask", marked(mask, before, say).astype(np.uint8)),)
@@ -96,16 +91,15 @@ def facts() -> dict[str, Any]:
     import torch
 
     from ..model.denoiser import use_bfloat16
-    from ..model.weights import describe, describe_control, is_control
+    from ..model.weights import FOLDER, describe_any
 
     devices = ["cpu"]
     devices += [
         f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())
     ]
     bundled = []
-    for path in sorted((Path(str(files("denovox"))) / "weights").glob("*.safetensors")):
-        of = describe_control if is_control(path) else describe
-        config, card, digest = of(path)
+    for path in sorted(FOLDER.glob("*.safetensors")):
+        config, card, digest = describe_any(path)
         bundled.append(
             {
                 "name": path.stem,

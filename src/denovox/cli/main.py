@@ -33,7 +33,8 @@ def main() -> None:
 
     For research; not a medical device.
 
-    Results go to stdout, progress and notes to stderr. Exit code 2: an error in the input.
+    Results go to stdout, progress and notes to stderr. Exit code 2 means that
+    the input is at fault.
     """
 
 

@@ -29,11 +29,11 @@ _JSON = {
 @click.command(cls=Command)
 @option("--root", type=FILE, required=True, group="Input", help="Folder of all inputs and outputs.")
 def mcp(root: Path) -> None:
-    """Serve doctor, denoise, superres, detect, synthesize and info to a program.
+    """Serve doctor, denoise, superres, detect, synthesize and info as MCP tools.
 
-    The program starts this command and speaks the Model Context Protocol (MCP) on its stdin and
+    A client starts this command and speaks the Model Context Protocol (MCP) over its stdin and
     stdout. Each tool returns the manifest of its result. Paths are relative to --root; a path that
-    leads outside it, also through a link, is refused. See docs/how-to/mcp.md.
+    leads outside it, even through a link, is refused. See docs/how-to/mcp.md.
     """
     from ..integrations.mcp_server import serve
 

@@ -56,7 +56,7 @@ def _tile(ctx: click.Context, param: click.Parameter, edge: int) -> int:
     return int(ctx.meta.get(WINDOW, edge))
 
 
-def _all(*options: Callable[..., Any]) -> Callable[..., Any]:
+def all_of(*options: Callable[..., Any]) -> Callable[..., Any]:
     """Several options as one decorator, listed in this order."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,28 +71,24 @@ device_option = option(
     "--device",
     group="Running",
     envvar="DENOVOX_DEVICE",
-    show_envvar=True,
     callback=_device,
-    help="cpu, cuda, cuda:1, ..., or several that share the work: cuda:0,cuda:1.  [default: a GPU"
-    " if there is one]",
+    help="cpu, cuda, cuda:1, ..., or several to share the work: cuda:0,cuda:1.  [default: a GPU if"
+    " there is one]",
 )
 precision_option = option(
     "--precision",
     group="Running",
     type=click.Choice(["float32", "bfloat16", "auto"]),
     default="auto",
-    show_default=True,
     envvar="DENOVOX_PRECISION",
-    show_envvar=True,
     help="Precision of the network; auto: bfloat16 where the hardware supports it natively.",
 )
-tile_option = _all(
+tile_option = all_of(
     option(
         "--tile",
         group="Running",
         type=EDGE,
         default=64,
-        show_default=True,
         callback=_tile,
         help="Largest edge of the tiles on which the network is evaluated, in voxels.",
     ),
@@ -104,23 +100,21 @@ batch_option = option(
     type=click.IntRange(0),
     default=0,
     envvar=["DENOVOX_BATCH", "DENOVOX_WINDOW_BATCH"],  # the second is the old name
-    show_envvar=True,
-    help="Tiles evaluated at once; 0: one, or on a GPU as many as fit.  [default: 0]",
+    help="Tiles evaluated at once; 0: one, or on a GPU as many as fit.",
 )
 memory_option = option(
     "--memory",
     group="Running",
     callback=_memory,
-    help="Most memory to take, such as 4GB; what does not fit is kept on disk meanwhile."
-    "  [default: half of what is free]",
+    help="Memory limit, such as 4GB; what does not fit is kept on disk temporarily.  [default: half"
+    " of the free memory]",
 )
-model_options = _all(device_option, precision_option, tile_option, batch_option)
+model_options = all_of(device_option, precision_option, tile_option, batch_option)
 seed_option = option(
     "--seed",
     group="Running",
     type=click.IntRange(0),
     default=0,
-    show_default=True,
     help="Random seed; results are reproducible on the same machine.",
 )
 force_option = option("--force", group="Output", is_flag=True, help="Overwrite existing output.")
@@ -128,35 +122,39 @@ weights_option = option(
     "--weights",
     group="Model",
     default="base",
-    show_default=True,
-    help="Name of bundled weights, file, folder of a run, or hf://OWNER/NAME@REVISION.",
+    help="A bundled name, a file, the folder of a run, or hf://OWNER/NAME@REVISION.",
 )
+running_options = all_of(force_option, weights_option, model_options)
+engine: dict[str, Any] = {  # of a command whose jobs are independent
+    "type": click.Choice(["processes", "ray"]),
+    "default": "processes",
+    "group": "Running",
+    "help": "Processes on this machine, or the Ray cluster at RAY_ADDRESS.",
+}
 region_option = option(
     "--region",
     group="Input",
     type=click.Choice(["auto", *REGION_NAMES]),
     default="auto",
-    show_default=True,
     help="Body region of the scan; auto recognises regions along z.",
 )
 accept_hu_option = option(
     "--accept-hu",
     group="Input",
     is_flag=True,
-    help="Process the scan although its values do not look like HU.",
+    help="Process the scan even if its values do not look like HU.",
 )
-dicom_options = _all(
+straighten_option = option(
+    "--straighten",
+    group="Input",
+    is_flag=True,
+    help="Resample a DICOM series with a tilted gantry or uneven slice spacing.",
+)
+dicom_options = all_of(
     option("--series", group="Input", help="DICOM series to read: its UID, or the end of its UID."),
-    option(
-        "--straighten",
-        group="Input",
-        is_flag=True,
-        help="Resample DICOM with a tilted gantry or uneven slice spacing.",
-    ),
+    straighten_option,
 )
-reading_options = _all(dicom_options, accept_hu_option)
-
-
+reading_options = all_of(dicom_options, accept_hu_option)
 page_option = option(
     "--report", type=FILE, group="Output", help="New folder for index.html, a page with the result."
 )
@@ -188,9 +186,8 @@ def control_option(default: str) -> Callable[..., Any]:
         group="Model",
         multiple=True,
         default=(default,),
-        show_default=True,
-        help="A base, a control, or one of each: name of bundled weights, file, folder of a run, or"
-        " hf://OWNER/NAME@REVISION. A control alone finds its base.",
+        help="A base, a control, or one of each: a bundled name, a file, the folder of a run, or"
+        " hf://OWNER/NAME@REVISION. A control given alone brings its own base.",
     )
 
 
@@ -206,14 +203,9 @@ def read_ct(path: Path, given: dict[str, Any]) -> Volume:
     return volume
 
 
-def running_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of a command that runs a base model and writes a file."""
-    return _all(force_option, weights_option, model_options)(command)
-
-
 def control_options(default: str) -> Callable[..., Any]:
     """`running_options` of a command that can use a control."""
-    return _all(force_option, control_option(default), model_options)
+    return all_of(force_option, control_option(default), model_options)
 
 
 _loading: ContextVar[Callable[..., Model] | None] = ContextVar("loading", default=None)

@@ -28,7 +28,7 @@ like_option = option(
     "--like",
     type=FILE,
     group="Output",
-    help="DICOM series on the same grid, whose patient and study an OUTPUT in DICOM takes."
+    help="DICOM series on the same grid, from which a DICOM OUTPUT takes patient and study."
     "  [default: INPUT]",
 )
 

@@ -14,24 +14,29 @@ from .progress import say
 if TYPE_CHECKING:
     from ..train.cost.estimate import Name
 
+licence_option = option(
+    "--license",
+    "licence",
+    help="Licence of the weights, such as cc-by-4.0.  [default: apache-2.0 for bundled weights]",
+)
+
 
 @click.command(cls=Command)
 @click.argument("recipe", type=FILE)
 @option(
     "--gpu",
     default="cpu",
-    show_default=True,
     type=click.Choice(["h200", "a100-80", "rtx3090", "cpu"]),
-    help="GPU to train on, or the CPU of this machine, which is timed for some seconds.",
+    help="GPU to train on, or the CPU of this machine, which is timed for a few seconds.",
 )
-@option("--gpus", default=1, show_default=True, type=click.IntRange(1), help="Number of GPUs.")
+@option("--gpus", default=1, type=click.IntRange(1), help="Number of GPUs.")
 def plan(recipe: Path, gpu: Name, gpus: int) -> None:
     """Estimate the cost of training: FLOPs, memory, samples per second, hours.
 
     RECIPE is TOML (docs/reference/recipes.md). FLOPs and memory are counted on its network, forward
-    and backward, without running it; if memory does not suffice, the last line says what to change.
-    Times on a CPU are those of one real step; those on GPUs are estimated from data sheets and were
-    never checked on one. Drawing samples and validation are not counted.
+    and backward, without running it; if the memory does not suffice, the last line suggests what to
+    change. Times on a CPU are those of one real step; those on GPUs are estimated from data sheets
+    and were never checked on one. The time for samples and validation is not included.
     """
     from ..train.config import read_recipe
     from ..train.cost.estimate import summary
@@ -52,7 +57,6 @@ def plan(recipe: Path, gpu: Name, gpus: int) -> None:
 @option(
     "--store-mb",
     default=40.0,
-    show_default=True,
     type=click.FloatRange(min=0, min_open=True),
     group="Output",
     help="Largest size of the packed store in MB.",
@@ -65,13 +69,7 @@ def plan(recipe: Path, gpu: Name, gpus: int) -> None:
     help="List of the packages installed there, one per line.  [default: torch, numpy, scipy,"
     " Pillow]",
 )
-@option(
-    "--python",
-    default="3.12",
-    show_default=True,
-    group="Target machine",
-    help="Its Python version.",
-)
+@option("--python", default="3.12", group="Target machine", help="Python version there.")
 def pack(
     recipe: Path,
     out: Path,
@@ -86,7 +84,7 @@ def pack(
 
     The kit in --out contains RECIPE (TOML), its store and all packages. Its run.sh trains and
     collects the results; see docs/how-to/kit.md. If the store is too large, HU are rounded, and
-    then cases are resampled to coarser voxels; each of these is listed on stderr. A kit contains
+    then cases are resampled to coarser voxels; each change is listed on stderr. A kit contains
     patient data.
     """
     from ..kit import pack as of
@@ -104,16 +102,12 @@ def pack(
     help="Who can read the repository.  [default: public; must be given for weights whose card"
     " names patients]",
 )
-@option(
-    "--license",
-    "licence",
-    help="Licence of the weights, such as cc-by-4.0.  [default: apache-2.0 for bundled weights]",
-)
+@licence_option
 @option(
     "--figures",
     type=FILE,
     multiple=True,
-    help="Folder of `denovox evaluate` with these weights, to be added to the model card.",
+    help="Folder written by `denovox evaluate` with these weights, for the model card.",
 )
 @option("--dry-run", type=FILE, metavar="DIR", help="Write the files to this folder instead.")
 def push(
@@ -130,7 +124,7 @@ def push(
     WEIGHTS is a bundled name, a file, or the folder of a run. OWNER/NAME is a repository, created
     if it does not exist: it receives model.safetensors, config.json and README.md, a model card
     written from the card in the weights. Log in first with `hf auth login`, or set HF_TOKEN. The
-    commit that can then be loaded, hf://OWNER/NAME@COMMIT, is printed on stdout.
+    new commit, which can be loaded as hf://OWNER/NAME@COMMIT, is printed to stdout.
     """
     from ..core.errors import ensure
     from ..integrations import hub
@@ -160,11 +154,7 @@ def export() -> None:
 @export.command("monai-bundle")
 @click.argument("folder", type=FILE, metavar="DIR")
 @weights_option
-@option(
-    "--license",
-    "licence",
-    help="Licence of the weights, such as cc-by-4.0.  [default: apache-2.0 for bundled weights]",
-)
+@licence_option
 @force_option
 def monai_bundle(folder: Path, weights: str, licence: str | None, force: bool) -> None:
     """Write a MONAI bundle that denoises CT scans.

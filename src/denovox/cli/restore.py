@@ -59,13 +59,12 @@ def denoise(
     """Remove noise from a CT scan.
 
     INPUT is a CT scan in HU: DICOM (a folder, a ZIP archive or an Enhanced CT file), NIfTI, NRRD or
-    MetaImage. OUTPUT is on the grid of the scan: the posterior mean, from one evaluation of the
-    model per voxel, or from four where the noise is coloured. It is NIfTI, or a DICOM series: a
-    .zip, or a folder.
+    MetaImage. OUTPUT is the posterior mean on the grid of the scan, at the noise level of each
+    voxel. It is written as NIfTI, or as a DICOM series if it is a folder or a .zip.
 
     With --samples, OUTPUT is the mean of posterior samples, and their SD in HU is written to
-    OUTPUT_sd.nii.gz, or to OUTPUT_sd.dcm (DICOM Parametric Map) where OUTPUT is DICOM. --report
-    writes index.html, a page for comparing both scans, and report.json.
+    OUTPUT_sd.nii.gz, or to OUTPUT_sd.dcm (DICOM Parametric Map) if OUTPUT is DICOM. --report writes
+    index.html, a page that compares the two scans, and report.json.
     """
     from ..inference.posterior import check_count
     from ..inference.scan_context import ScanContext
@@ -159,10 +158,10 @@ def superres(
     """Reconstruct thin slices from thick ones.
 
     INPUT is a CT scan in HU, in any format that `denovox denoise` reads. OUTPUT has more slices; it
-    is NIfTI, or a DICOM series: a .zip, or a folder. Averaged back to the thickness of INPUT they
-    reproduce it; detail beyond that is the model's estimate. --control superres, trained for this
-    task, adds better detail than the base alone. --report writes index.html, a page for comparing
-    both scans, and report.json.
+    is written as NIfTI, or as a DICOM series if it is a folder or a .zip. Averaged back to the
+    thickness of INPUT, its slices reproduce INPUT; detail beyond that is the model's estimate.
+    --control takes a control trained for this task (recipes/superres.toml). --report writes
+    index.html, a page that compares the two scans, and report.json.
     """
     from ..inference.options import RunOptions
     from ..io.atomic import together

@@ -16,7 +16,7 @@ from .results.command import Result
 
 @click.group(cls=Group)
 def simulate() -> None:
-    """Degrade a CT scan: a lower dose, or thicker slices."""
+    """Degrade a CT scan: lower its dose, or make its slices thicker."""
 
 
 @simulate.command("low-dose", cls=Result)
@@ -25,7 +25,6 @@ def simulate() -> None:
 @option(
     "--dose",
     default=0.25,
-    show_default=True,
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     help="Dose of OUTPUT as a fraction of that of INPUT.",
 )
@@ -33,13 +32,13 @@ def simulate() -> None:
     "--kernel",
     type=click.Choice(["soft", "sharp"]),
     default="soft",
-    show_default=True,
     help="Reconstruction kernel of INPUT.",
 )
 @option(
     "--photons",
     type=click.FloatRange(1, 1e12),
-    help="Photons through air at the dose of INPUT, per mm2 and view (of 1000).  [default: 1e6]",
+    help="Photons through air at the dose of INPUT, per mm2 and view, at 1000 views.  [default:"
+    " 1e6]",
 )
 @option("--noise-hu", type=float, help="SD of the noise of INPUT in HU, instead of --photons.")
 @option(
@@ -50,7 +49,6 @@ def simulate() -> None:
 @option(
     "--views",
     default=720,
-    show_default=True,
     type=click.IntRange(90),
     help="Simulated views over half a turn.",
 )
@@ -71,8 +69,8 @@ def low_dose(
     """Add the noise of a lower dose, in the projection domain.
 
     INPUT is a CT scan in HU, in any format that `denovox denoise` reads. OUTPUT is on the same
-    grid; it is NIfTI, or a DICOM series: a .zip, or a folder. Each slice is projected as a parallel
-    beam.
+    grid; it is written as NIfTI, or as a DICOM series if it is a folder or a .zip. Each slice is
+    projected in parallel-beam geometry.
     """
     from ..core.errors import ensure
     from ..simulate.dose import LowDoseConfig, photons_of, simulate_low_dose
@@ -108,7 +106,6 @@ def low_dose(
     "--profile",
     type=click.Choice(["box", "triangle", "gaussian"]),
     default="box",
-    show_default=True,
     help="Slice sensitivity profile.",
 )
 @reading_options
@@ -127,8 +124,8 @@ def thick_slices(
     """Average thin slices into thick ones.
 
     INPUT is a CT scan in HU, in any format that `denovox denoise` reads. OUTPUT has fewer slices;
-    it is NIfTI, or a DICOM series: a .zip, or a folder. Where --spacing is larger than --thickness
-    there are gaps between slices.
+    it is written as NIfTI, or as a DICOM series if it is a folder or a .zip. A --spacing larger
+    than --thickness leaves gaps between slices.
     """
     from ..simulate.slabs import simulate_thick_slices
 

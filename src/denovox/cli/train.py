@@ -11,7 +11,7 @@ import click
 
 from ..core.errors import InputError, ensure
 from .commands import Command, option
-from .options import FILE, device_option, weights_option
+from .options import FILE, all_of, device_option, weights_option
 from .progress import progress, say, stoppable
 
 if TYPE_CHECKING:
@@ -22,30 +22,27 @@ max_minutes_option = option(
     "--max-minutes",
     type=click.FloatRange(min=0, min_open=True),
     group="Running",
-    help="Stop after this time; the same command continues later.",
+    help="Stop after this many minutes; the same command continues the run later.",
 )
 
 
-def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for each in (
-        device_option,
-        max_minutes_option,
-        option("--out", type=FILE, group="Output", help="Folder of the run.  [default: runs/NAME]"),
-        option(
-            "--dry-run",
-            is_flag=True,
-            help="Print the resolved recipe (stdout) and its cost on this machine (stderr); stop.",
-        ),
-        option(
-            "--minutes",
-            type=click.FloatRange(min=0, min_open=True),
-            help="Length of the whole run, at whose end the learning rate is zero; replaces the"
-            " recipe's number of steps.",
-        ),
-        click.argument("recipe", type=FILE),
-    ):
-        command = each(command)
-    return command
+_run_options = all_of(
+    click.argument("recipe", type=FILE),
+    option(
+        "--minutes",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Length of the whole run, in which the learning rate falls to zero; replaces the"
+        " recipe's number of steps.",
+    ),
+    option(
+        "--dry-run",
+        is_flag=True,
+        help="Print the resolved recipe (stdout) and its cost on this machine (stderr), and stop.",
+    ),
+    option("--out", type=FILE, group="Output", help="Folder of the run.  [default: runs/NAME]"),
+    max_minutes_option,
+    device_option,
+)
 
 
 @click.command(cls=Command)
@@ -59,18 +56,18 @@ def pretrain(recipe: Path, minutes: float | None, **session: Any) -> None:
     """
     plan = _plan(recipe, minutes)
     if plan.data.sample.control is not None:
-        raise InputError(f"{recipe} tunes a control; use `denovox finetune {recipe}`")
+        raise InputError(f"{recipe} trains a control; use `denovox finetune {recipe}`")
     _run(plan, **session)
 
 
 @click.command(cls=Command)
 @_run_options
 def finetune(recipe: Path, minutes: float | None, **session: Any) -> None:
-    """Tune a control for a base model.
+    """Train a control (a ControlNet) for a base model.
 
     RECIPE is TOML (docs/reference/recipes.md); data.sample.control.kind is "lesion" or
-    "low-resolution". The base is unchanged. --out receives NAME.safetensors, a small file which
-    refers to the base by sha256 and which --control accepts, the log, and the state of the run: run
+    "low-resolution". The base stays unchanged. --out receives NAME.safetensors, a small file that
+    refers to the base by sha256 and that --control accepts, the log, and the state of the run: run
     the same command again to continue a run that was stopped.
     """
     plan = _plan(recipe, minutes)
@@ -162,8 +159,7 @@ def _note(news: Progress, first: int, samples: int) -> str:
     "--minutes",
     type=click.FloatRange(min=0, min_open=True),
     default=10,
-    show_default=True,
-    help="Length of the run.",
+    help="Length of the run, in minutes.",
 )
 @option(
     "--hold",
@@ -187,10 +183,10 @@ def adapt(
     """Adapt a base model to a few scans of one scanner.
 
     SCANS is a folder of scans, or a store written by `denovox prepare` (which can also label the
-    scans), with two patients or more: one is held out.
-    --out receives adapted.safetensors, which --weights accepts: the mixture of base and adapted
-    weights that is best on the held-out patient, so never worse there than the base. Anomaly maps
-    need a calibration of these weights (`denovox calibrate`), and controls their own base.
+    scans), with two patients or more: one is held out. --out receives adapted.safetensors, which
+    --weights accepts: the mixture of base and adapted weights that is best on the held-out patient,
+    so never worse there than the base. Anomaly maps need a new calibration with these weights
+    (`denovox calibrate`); controls still work with their own base only.
     """
     from ..train.adapt import NAME, SAMPLES, Wanted
     from ..train.adapt import adapt as run
@@ -202,7 +198,7 @@ def adapt(
 
 @click.command(cls=Command)
 @click.argument("recipe", type=FILE)
-@option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Runs per arm.")
+@option("--seeds", default=3, type=click.IntRange(1), help="Runs per arm.")
 @option("--out", type=FILE, required=True, group="Output", help="Folder of the runs and tables.")
 @max_minutes_option
 @device_option

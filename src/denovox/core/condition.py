@@ -61,6 +61,11 @@ class Condition:
             control=None if self.control is None else _pick(self.control, picks),
         )
 
+    def rows(self, of: slice | Int64[Tensor, " n"]) -> Condition:
+        """The conditions of some members of the batch."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v[of] for k, v in tensors.items() if v is not None})
+
     def to(self, device: torch.device | str) -> Condition:
         """The same conditions on another device; transfers to a GPU do not block."""
         gpu = str(device) != "cpu"

@@ -4,9 +4,6 @@ Input may have any orientation: its axes are permuted and flipped to the nearest
 are never resampled. Output is in RAS, at the same place in the patient.
 """
 
-# mypy: allow-untyped-calls
-# (nibabel's functions carry no types)
-
 from __future__ import annotations
 
 import importlib

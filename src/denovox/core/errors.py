@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 _BREAK = "\n  "
 # Packages that are imported only where they are needed, and the extra that installs each.
@@ -10,7 +9,6 @@ EXTRAS = {
     **dict.fromkeys(("zarr", "numcodecs", "fsspec", "pyarrow", "accelerate"), "train"),
     **dict.fromkeys(("highdicom", "gdcm"), "dicom"),
     **dict.fromkeys(("monai", "skimage"), "evaluate"),
-    "matplotlib": "figures",
     "huggingface_hub": "hub",
     "ipyniivue": "notebook",
     "mcp": "mcp",
@@ -63,12 +61,6 @@ def ensure(condition: object, message: str) -> None:
     """Raise `InputError` with that message unless the condition holds."""
     if not condition:
         raise InputError(message)
-
-
-def require(package: str) -> None:
-    """Raise `ModuleNotFoundError`, before work begins, where that package is not installed."""
-    if find_spec(package) is None:
-        raise ModuleNotFoundError(f"No module named '{package}'", name=package)
 
 
 def missing_extra(error: ImportError) -> str | None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float, Shaped
 from scipy import ndimage
+
+from .volume import Volume
 
 
 def _weights(old: int, new: int, start: float, size: float) -> Float[np.ndarray, "new old"]:
@@ -77,10 +80,15 @@ def onto(
 
     Positions beyond the array take the value `outside`.
     """
-    result: np.ndarray = ndimage.affine_transform(
+    return ndimage.affine_transform(
         array, to_array, output_shape=tuple(shape), order=1, cval=outside
     )
-    return result
+
+
+def interpolated(scan: Volume, like: Volume) -> Volume:
+    """A scan on the grid of another volume; beyond its ends, it has its lowest value."""
+    to_scan = np.linalg.inv(scan.affine) @ like.affine
+    return replace(like, hu=onto(scan.hu, to_scan, like.shape, float(scan.hu.min())))
 
 
 def noise_gain(array_shape: Sequence[int], shape: Sequence[int]) -> float:

@@ -40,8 +40,7 @@ class Grid:
     def corners(self) -> Float[np.ndarray, "8 3"]:
         """Positions of the 8 corner voxels, mm."""
         index = np.indices((2, 2, 2)).reshape(3, 8).T * (np.array(self.shape) - 1)
-        corners: np.ndarray = index @ self.affine[:3, :3].T + self.affine[:3, 3]
-        return corners
+        return index @ self.affine[:3, :3].T + self.affine[:3, 3]
 
     def __str__(self) -> str:
         """In words, for messages that compare two."""

@@ -4,9 +4,6 @@ An engine takes a job and its inputs, and yields what each job returns, in order
 Jobs leave their results on disk and can safely run twice.
 """
 
-# mypy: allow-untyped-calls
-# (some of Ray's functions are untyped)
-
 from __future__ import annotations
 
 import logging

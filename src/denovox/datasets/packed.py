@@ -32,7 +32,7 @@ from ..core.volume import Window
 from ..io.atomic import scratch_folder
 from . import manifest, store
 from .manifest import CaseFacts
-from .samples.choice import COARSE_MM, SampleConfig, is_coarse
+from .samples.choice import COARSE_MM, SampleConfig, grouped, is_coarse
 from .store import Case
 
 BEYOND_HU = 32
@@ -153,26 +153,14 @@ def regridded(facts: CaseFacts, shape: Shape) -> CaseFacts:
 
 def draws(cases: Sequence[Case]) -> dict[str, float]:
     """id -> how often a case is drawn (samples/choice.py `chooser`), as a share of samples."""
-    share = dict.fromkeys((case.facts.id for case in cases), 1.0)
-
-    def even(groups: Callable[[Case], tuple[object, ...]]) -> dict[tuple[object, ...], int]:
-        """The number of subgroups in each group."""
-        kinds: dict[tuple[object, ...], set[object]] = {}
-        for case in cases:
-            *above, own = groups(case)
-            kinds.setdefault(tuple(above), set()).add(own)
-        return {above: len(own) for above, own in kinds.items()}
-
-    for depth in range(1, 5):
-
-        def path(case: Case, depth: int = depth) -> tuple[object, ...]:
-            facts = case.facts
-            return (facts.region, is_coarse(case), facts.patient, facts.id)[:depth]
-
-        counts = even(path)
-        for case in cases:
-            share[case.facts.id] /= counts[path(case)[:-1]]
-    return share
+    regions = grouped(cases, SampleConfig())
+    return {
+        case.facts.id: 1 / (len(regions) * len(kinds) * len(patients) * len(scans))
+        for kinds in regions
+        for patients in kinds
+        for scans in patients
+        for case in scans
+    }
 
 
 @dataclass

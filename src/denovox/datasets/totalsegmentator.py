@@ -4,9 +4,6 @@ TotalSegmentator (Wasserthal et al. 2023, 10.1148/ryai.230024) downloads its wei
 it runs, and sends anonymous usage statistics, unless its own settings say otherwise.
 """
 
-# mypy: allow-untyped-calls
-# (nibabel's functions carry no types)
-
 from __future__ import annotations
 
 import os

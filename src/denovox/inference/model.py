@@ -19,6 +19,7 @@ from ..model.denoiser import Denoiser, Precision
 from ..model.devices import devices_named
 from ..sampling.guidance import Guidance
 from ..scan import gate
+from ..simulate.lesion_density import Density, DensityRequest
 from ..simulate.lesion_placement import LesionRequest
 from ..tasks import Solver
 from . import denoise, inpaint, lesions, posterior, superres, synthesize
@@ -59,9 +60,10 @@ class Model(Engine):
     ) -> Volume:
         """The denoised scan, on its own grid (Method 2 and Method 3).
 
-        noise_hu: SD of the noise, HU; None: estimated in each region. Its spectrum is always
-        estimated. method: "mean", the posterior mean, with one evaluation of the network, or four
-        where the noise is coloured; "diffpir", ten; "sample", ten, for one sample of the posterior.
+        noise_hu: SD of the noise in soft tissue, HU; None: estimated in each region. method:
+        "mean", the posterior mean, for which the network is evaluated once, or where the noise
+        varies at the two nearest of a few noise levels; "diffpir", ten times; "sample", ten times,
+        for one sample of the posterior.
         Voxels more than three SDs outside the region's window are returned unchanged.
         """
         one_of(method, get_args(denoise.Method), "method")
@@ -80,7 +82,8 @@ class Model(Engine):
     ) -> posterior.Posterior:
         """Mean and SD (n - 1 degrees of freedom), HU, of n samples of the denoised scan.
 
-        Sample k uses the seed options.seed + k. `InputError` for fewer than two samples.
+        Sample k uses the seed options.seed + k. The SD is scaled as `posterior.Spread` says.
+        `InputError` for fewer than two samples.
         """
         posterior.check_count(n)
         options = options or RunOptions()
@@ -154,7 +157,7 @@ class Model(Engine):
         spacing_mm: Spacing,
         anatomy: LabelIds | None = None,
         lesions: Marked | None = None,
-        steps: int = synthesize.STEPS,
+        steps: int | None = None,
         solver: Solver = "dpm++",
         options: RunOptions | None = None,
         *,
@@ -168,12 +171,12 @@ class Model(Engine):
         `denoise`. anatomy: label ids of docs/reference/labels.md on that grid (0: unknown).
         lesions: where to draw lesions, for a model with a control for them; `anatomy` is the one
         without them. steps: evaluations of the network per level, fewer where a large volume has
-        many tiles. guidance: its weight, 1 for none; None: as `Guidance`, or none for weights that
-        were not trained for it. guide: weaker weights, in place of the same ones without
-        conditions. levels: 1 draws all at once, more draw the whole first and refine it; None: 1
-        where the anatomy is given and the volume is not too large, else as many as there are. HU
-        are within the region's window; where the anatomy is "outside" or airway, the window's lower
-        end becomes air.
+        many tiles; None: 10, or as many as distilled weights take. guidance: its weight, 1 for
+        none; None: as `Guidance`, or none for weights that were not trained for it. guide: weaker
+        weights, in place of the same ones without conditions. levels: 1 draws all at once, more
+        draw the whole first and refine it; None: 1 where the anatomy is given and the volume is not
+        too large, else as many as there are. HU are within the region's window; where the anatomy
+        is "outside" or airway, the window's lower end becomes air.
         """
         one_of(solver, get_args(Solver), "solver")
         drawn = None if lesions is None else np.asarray(lesions) != 0
@@ -189,6 +192,8 @@ class Model(Engine):
         organ: str | None = None,
         diameter_mm: float | None = None,
         count: int = 1,
+        density: Density | None = None,
+        contrast_hu: float | None = None,
         anatomy: LabelIds | None = None,
         region: str | None = None,
         options: RunOptions | None = None,
@@ -198,12 +203,15 @@ class Model(Engine):
 
         organ: a class of docs/reference/labels.md; shapes and positions are drawn from
         options.seed, away from the organ's border and from vessels. diameter_mm: of a ball of the
-        lesion's volume; None: drawn from published sizes. anatomy: label ids, where finer ones
-        than the coarse classes are available. More than 4 mm from the lesions, all voxels are
-        returned unchanged. `InputError` unless exactly one of mask and organ is given, where the
-        lesions do not fit, or without a control for lesions (`denovox.load("lesion")`).
+        lesion's volume; None: drawn from published sizes. density: solid,
+        part-solid or ground-glass, in the lung; contrast_hu: difference from the organ, or from the
+        ring 3 to 6 mm around a mask; neither: HU drawn from the range of real lesions. anatomy:
+        label ids, where finer ones than the coarse classes are available. More than 4 mm from the
+        lesions, all voxels are returned unchanged. `InputError` unless exactly one of mask and
+        organ is given, where the lesions do not fit or cannot be as dense as requested, or without
+        a control for lesions (`denovox.load("lesion")`).
         """
-        options = options or RunOptions()
+        options, wanted = options or RunOptions(), DensityRequest(density, contrast_hu)
         ensure((mask is None) != (organ is None), "give either a mask or an organ, but not both")
         known = context_of(volume, region, None, options, context)
         if mask is not None:
@@ -211,6 +219,7 @@ class Model(Engine):
         else:
             request = LesionRequest(organ=organ or "", diameter_mm=diameter_mm, count=count)
             plan = lesions.in_organ(known, request, anatomy, options.seed)
+        plan = lesions.with_levels(known, plan, options.seed, wanted)
         return lesions.add(self, known, plan, options)
 
     def inpaint(
@@ -236,7 +245,11 @@ class Model(Engine):
         known = context_of(volume, region, None, options, context)
         hole = _mask(mask, volume, "hole")
         inside = None if lesion is None else _mask(lesion, volume, "lesion")
-        edit = inpaint.Edit(hole, inside, anatomy, steps, jumps)
+        levels = None
+        if inside is not None:
+            plan = lesions.in_mask(volume, inside, options.seed)
+            levels = lesions.with_levels(known, plan, options.seed).levels
+        edit = inpaint.Edit(hole, inside, anatomy, steps, jumps, levels)
         return inpaint.edit(self, known, edit, options)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +36,7 @@ def repository(
     figures are not of these weights.
     """
     where, path = parsed(to), weights.locate(name)
-    of = weights.describe_control if weights.is_control(path) else weights.describe
-    config, card, digest = of(path)
+    config, card, digest = weights.describe_any(path)
     licence = licence_of(path, licence)
     kind = getattr(config, "kind", None)
     about = {
@@ -61,7 +59,7 @@ def licence_of(path: Path, given: str | None) -> str:
     """The licence of weights, as the Hub abbreviates it; `InputError` where it is not known."""
     if given is None:
         ensure(
-            is_bundled(path),
+            weights.is_bundled(path),
             "these weights did not come with denovox; state under which licence they may be used"
             " with --license, such as apache-2.0 or cc-by-nc-4.0",
         )
@@ -73,18 +71,12 @@ def licence_of(path: Path, given: str | None) -> str:
     return given
 
 
-def is_bundled(path: Path) -> bool:
-    """Whether a file is among the weights that come with denovox."""
-    return path.parent == Path(str(files("denovox"))) / "weights"
-
-
 def patients_named(name: str | Path) -> list[str]:
     """Patients that the card in weights of one's own names, for everyone who has the file."""
     path = weights.locate(name)
-    if is_bundled(path):
+    if weights.is_bundled(path):
         return []
-    of = weights.describe_control if weights.is_control(path) else weights.describe
-    named = of(path)[1].get("validation_patients", [])
+    named = weights.describe_any(path)[1].get("validation_patients", [])
     return [str(one) for one in named] if isinstance(named, list) else []
 
 

@@ -163,8 +163,7 @@ def figures(log: Path) -> dict[str, Any]:
 def _steps(run: Path) -> dict[str, Any]:
     """The step of the weights, from their card; the last row of the log may be older."""
     for path in run.glob("*.safetensors"):
-        describe = weights.describe_control if weights.is_control(path) else weights.describe
-        return {"steps": describe(path)[1]["steps"]}
+        return {"steps": weights.describe_any(path)[1]["steps"]}
     return {}
 
 

@@ -82,7 +82,8 @@ def average_precision(positive: Labels, score: Score) -> float:
 
 
 def _of(positive: Labels, score: Score) -> Curve:
-    _same(positive, score)
+    if positive.shape != score.shape:
+        raise InputError(f"{positive.size} labels for {score.size} scores; give one for each")
     return curve(score, positive.astype(np.float64), (~positive).astype(np.float64))
 
 
@@ -155,8 +156,3 @@ def stepped(score: Score, thresholds: int) -> Weight:
         return np.zeros(score.shape)
     steps = low + (high - low) * np.arange(thresholds) / thresholds
     return np.searchsorted(steps, score, side="left").astype(np.float64)
-
-
-def _same(positive: Shaped[np.ndarray, "*_"], score: Shaped[np.ndarray, "*_"]) -> None:
-    if positive.shape != score.shape:
-        raise InputError(f"{positive.size} labels for {score.size} scores; give one for each")

@@ -51,11 +51,8 @@ class FeatureNetwork:
             raise InputError(
                 "the network does not return one row of features per image; give another"
             )
-        return found.double().flatten(2).mean(2).cpu().numpy() if found.ndim > 2 else _rows(found)
-
-
-def _rows(found: Tensor) -> Float64[np.ndarray, "b f"]:
-    return found.double().cpu().numpy()
+        rows = found.double()
+        return (rows.flatten(2).mean(2) if rows.ndim > 2 else rows).cpu().numpy()
 
 
 def load(name: str | None, dims: int, protocol: str) -> FeatureNetwork:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
-from scipy import ndimage, stats
+from scipy import ndimage
 
 from ..core.errors import ensure
 from ..core.morphology import depth_mm
@@ -194,6 +194,8 @@ def _gradient(
 def distance(one: Sequence[Sample], other: Sequence[Sample]) -> float:
     """Wasserstein-1 between the pooled values of two lists, in their unit; undefined values are
     ignored, and where that leaves nothing it is NaN."""
+    from scipy import stats  # slow to import
+
     a, b = (np.concatenate([np.zeros(0), *each]) for each in (one, other))
     a, b = a[np.isfinite(a)], b[np.isfinite(b)]
     return float(stats.wasserstein_distance(a, b)) if a.size and b.size else float("nan")

@@ -92,8 +92,7 @@ class MiddleBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c x y z"], emb: Tensor) -> Float[Tensor, "b c x y z"]:
         """A map of the same size."""
-        answer: Tensor = self.resnet_2(self.attention(self.resnet_1(x, emb)), emb)
-        return answer
+        return self.resnet_2(self.attention(self.resnet_1(x, emb)), emb)
 
 
 class Encoder(nn.Module):
@@ -169,8 +168,7 @@ class UNet(Encoder):
         for block in self.up_blocks:
             own = [maps.pop() for _ in range(self.shape.blocks + 1)]
             h = block(h, own, emb)
-        answer: Tensor = self.out(h)
-        return answer
+        return self.out(h)
 
 
 class ControlEmbedding(nn.Module):
@@ -184,8 +182,7 @@ class ControlEmbedding(nn.Module):
     def forward(self, control: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b d x y z"]:
         """A map of the same size."""
         h = self.conv_in(control)
-        answer: Tensor = self.conv_out(h * torch.sigmoid(h))
-        return answer
+        return self.conv_out(h * torch.sigmoid(h))
 
 
 class ControlEncoder(Encoder):

@@ -43,8 +43,7 @@ class Conv(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b d u v w"]:
         """The convolution of x."""
-        answer: Tensor = self.conv(x)
-        return answer
+        return self.conv(x)
 
 
 def zero(module: Conv) -> Conv:
@@ -116,8 +115,7 @@ class SelfAttention(nn.Module):
             for of in (self.to_q, self.to_k, self.to_v)
         )
         x = F.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5)
-        answer: Tensor = self.out_proj(x.transpose(1, 2).flatten(2))
-        return answer
+        return self.out_proj(x.transpose(1, 2).flatten(2))
 
 
 class AttentionBlock(nn.Module):
@@ -148,8 +146,7 @@ class Downsample(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b c x//2 y//2 z//2"]:
         """Sizes are even."""
-        answer: Tensor = self.op(x)
-        return answer
+        return self.op(x)
 
 
 class Upsample(nn.Module):
@@ -169,5 +166,4 @@ class Upsample(nn.Module):
         """With `kernel`, 8/27 of the multiplications."""
         if self.kernel is not None:
             return F.conv_transpose3d(x, self.kernel, self.postconv.conv.bias, 2, 1)
-        answer: Tensor = self.postconv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return answer
+        return self.postconv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

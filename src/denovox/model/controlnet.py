@@ -50,8 +50,7 @@ class Control(nn.Module):
 
         inputs, whole: as for the base's U-Net; control: at the same size.
         """
-        added: Added = self.controlnet(inputs, t, whole, control)
-        return added
+        return self.controlnet(inputs, t, whole, control)
 
 
 class Controlled(nn.Module):
@@ -71,8 +70,7 @@ class Controlled(nn.Module):
     ) -> Float[Tensor, "b 1 x y z"]:
         """As in `Net`; if `condition.control` is None, the base is evaluated alone."""
         if condition.control is None:
-            answer: Tensor = self.base(x, sigma, t, condition)
-            return answer
+            return self.base(x, sigma, t, condition)
         inputs, whole = self.base.entry(x, sigma, condition)
         control = self.base.to_depth(condition.control).contiguous(
             memory_format=torch.channels_last_3d

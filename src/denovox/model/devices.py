@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from ..core.errors import InputError, ensure
+from .cpu_kernels import LAST, use_fast_kernels
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def devices() -> list[str]:
@@ -48,6 +52,21 @@ def devices_named(device: Any = None) -> tuple[str, ...]:
     twice = {each for each in names if each != "cpu" and names.count(each) > 1}
     ensure(not twice, f"'{device}' names {', '.join(sorted(twice))} twice; name each GPU once")
     return names
+
+
+def place(net: ModuleT, device: str) -> ModuleT:
+    """The network on a device, in its fastest form there."""
+    if device == "cpu":
+        use_fast_kernels(net)
+    return channels_last(net.to(device))
+
+
+def channels_last(net: ModuleT) -> ModuleT:
+    """The network in the memory layout in which 3D convolutions are fastest."""
+    for parameter in net.parameters():
+        if parameter.dim() == 5:
+            parameter.data = parameter.data.contiguous(memory_format=LAST)
+    return net
 
 
 def check_process(device: str) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor, nn
+from pydantic import Field
+from torch import Tensor
 
 from ..core.condition import Condition
 from ..core.config import Settings
@@ -22,13 +23,12 @@ from ..io.atomic import write_file
 from . import hub
 from .controlnet import Control, ControlConfig, Controlled
 from .cpu_inference import prepare
-from .cpu_kernels import use_fast_kernels
 from .denoiser import Denoiser, Precision, Prediction, denoiser, use_bfloat16
-from .devices import device_named
+from .devices import device_named, place
 from .unet import Net, NetConfig
 
 BUNDLED = "base"
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
+FOLDER = Path(str(files("denovox"))) / "weights"  # of the bundled ones
 
 
 class ModelConfig(Settings):
@@ -36,7 +36,8 @@ class ModelConfig(Settings):
 
     spacing_mm: smallest and largest voxel size that the model was trained on; scans outside this
         range are resampled first. patch: edge of the training patch, in voxels.
-    zero_snr: as in core/schedule.py.
+    zero_snr: as in core/schedule.py. distilled_steps: evaluations in which the weights draw a
+        sample, at the only noise levels that they know (train/distill.py); 0: any number.
     """
 
     net: NetConfig
@@ -45,6 +46,7 @@ class ModelConfig(Settings):
     zero_snr: bool = False
     spacing_mm: tuple[float, float] = (0.7, 6.0)
     patch: int = 32
+    distilled_steps: int = Field(0, ge=0)
 
     def build(self) -> Net:
         """A newly initialised network of this shape, from torch's global seed."""
@@ -70,10 +72,9 @@ def save(
     from safetensors.torch import save as to_bytes
 
     half = {name: value.detach().half().contiguous().cpu() for name, value in state.items()}
-    metadata = {"format": "pt", _KEYS[type(config)]: config.model_dump_json()}
-    metadata["card"] = json.dumps(card)
+    own = {_KEYS[type(config)]: config.model_dump_json(), "card": json.dumps(card)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, to_bytes(half, metadata))
+    write_file(path, to_bytes(half, {"format": "pt", **own}))
 
 
 def locate(name: str | Path) -> Path:
@@ -91,7 +92,7 @@ def locate(name: str | Path) -> Path:
         )
     if path.is_file():
         return path
-    bundled = Path(str(files("denovox"))) / "weights" / f"{name}.safetensors"
+    bundled = FOLDER / f"{name}.safetensors"
     if bundled.is_file():
         return bundled
     raise InputError(f"weights '{name}' are neither a file nor bundled with denovox")
@@ -116,7 +117,7 @@ def resolve(names: Sequence[str | Path]) -> tuple[Path, Path | None]:
 
 def _base_of(control: Path) -> Path:
     config, card, _ = describe_control(control)
-    for folder in (control.parent, Path(str(files("denovox"))) / "weights"):
+    for folder in (control.parent, FOLDER):
         for path in sorted(folder.glob("*.safetensors")):
             if sha256(path) == config.base:
                 return path
@@ -133,11 +134,14 @@ def describe(path: Path) -> tuple[ModelConfig, dict[str, object], str]:
     return _described(path, ModelConfig, "these weights have no denovox configuration")
 
 
+def describe_any(path: Path) -> tuple[ModelConfig | ControlConfig, dict[str, Any], str]:
+    """The same for a base or a control."""
+    return describe_control(path) if is_control(path) else describe(path)
+
+
 def describe_control(path: Path) -> tuple[ControlConfig, dict[str, object], str]:
     """The same for a control's weights."""
-    return _described(
-        path, ControlConfig, "not the weights of a control (`denovox finetune` creates them)"
-    )
+    return _described(path, ControlConfig, "not the weights of a control (see `denovox finetune`)")
 
 
 def _described(
@@ -151,6 +155,19 @@ def _described(
     except ValueError:
         raise InputError(f"{path}: this version cannot read its configuration") from None
     return config, json.loads(metadata.get("card", "{}")), sha256(path)
+
+
+def drops_conditions(card: dict[str, Any]) -> bool:
+    """Whether weights with this card were trained with dropped conditions."""
+    try:
+        return float(card["recipe"]["data"]["sample"]["drop"]) > 0
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def is_bundled(path: Path) -> bool:
+    """Whether a file is among the weights that come with denovox."""
+    return path.absolute().parent == FOLDER.absolute()
 
 
 def is_control(path: Path) -> bool:
@@ -168,25 +185,9 @@ def _metadata(path: Path) -> dict[str, str]:
 
     try:
         with safe_open(path, "pt") as opened:
-            metadata: dict[str, str] = opened.metadata() or {}
-            return metadata
+            return opened.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a readable safetensors file ({error})") from None
-
-
-def place(net: ModuleT, device: str) -> ModuleT:
-    """The network on a device, in its fastest form there."""
-    if device == "cpu":
-        use_fast_kernels(net)
-    return channels_last(net.to(device))
-
-
-def channels_last(net: ModuleT) -> ModuleT:
-    """The network in the memory layout in which 3D convolutions are fastest."""
-    for parameter in net.parameters():
-        if parameter.dim() == 5:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
-    return net
 
 
 def state_for(path: Path, config: ModelConfig) -> dict[str, torch.Tensor]:
@@ -218,10 +219,7 @@ def with_control(base: Net, base_path: Path, path: Path) -> Controlled:
 
 
 def load(
-    path: Path,
-    device: str = "cpu",
-    precision: Precision = "float32",
-    control: Path | None = None,
+    path: Path, device: str = "cpu", precision: Precision = "float32", control: Path | None = None
 ) -> tuple[Loaded, ModelConfig]:
     """A denoiser, ready to use. precision "auto": bfloat16 if the hardware supports it natively.
 
@@ -266,8 +264,7 @@ class Loaded:
 
 def _name(path: Path) -> str:
     """The name of bundled weights, where others were downloaded from, or their path."""
-    bundled = Path(str(files("denovox"))) / "weights"
-    return path.stem if path.parent == bundled.absolute() else hub.source_of(path) or str(path)
+    return path.stem if is_bundled(path) else hub.source_of(path) or str(path)
 
 
 def _sent(sources: list[tuple[str, str]], device: str, precision: Precision) -> Loaded:

@@ -11,28 +11,35 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Shaped, UInt8
 
 from ..core.volume import Volume, Window
 from ..io.atomic import open_file
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
+    from PIL.Image import Image
 
 PLANES = ("sagittal", "coronal", "axial")  # by the axis held fixed: x, y, z
 # Letters at the left, right, top and bottom of each plane.
 SIDES = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
 
-WIDTH, DPI = 1600, 100  # pixels, pixels per inch
+WIDTH = 1600  # pixels
+SMALL = 64  # voxels along the longest axis; up to this, a volume has a quarter of the width
 MARGIN, GAP, GUTTER = 28, 6, 32  # pixels: around the sheet, between panels, between groups
 TITLE, HEAD, NAME, BAR, FOOT = 64, 62, 30, 58, 20  # pixels: heights of the text lines
 Z_LIMIT = 8.0  # z-scores at the ends of their colour scale: twice the threshold of a component
 INK, QUIET, PAPER = "#1c2430", "#5b6675", "#ffffff"
+SCALES = {  # evenly spaced colours, from the lowest value to the highest
+    "gray": ("000000", "ffffff"),
+    # RdBu of ColorBrewer (Brewer 2003), reversed
+    "blue-red": (
+        *("053061", "2166ac", "4393c3", "92c5de", "d1e5f0"),
+        *("f7f7f7", "fddbc7", "f4a582", "d6604d", "b2182b", "67001f"),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -88,23 +95,19 @@ def sheet(rows: Sequence[Row], path: str | Path, title: str) -> None:
     The file is written completely or not at all.
     `ValueError` if there are no rows; `OSError` if the folder is not writable.
     """
+    from PIL import Image
+
     if not rows:
         raise ValueError("a sheet needs at least one row")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     bands = [_Band(row) for row in rows]
     height = TITLE + sum(band.height for band in bands) + MARGIN // 2
-    figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor=PAPER)
-    FigureCanvasAgg(figure)
-    page = _Page(figure, WIDTH, height)
-    page.write(MARGIN, 40, title, size=17, weight="bold")
-    top = TITLE
+    page, top = _Page(Image.new("RGB", (WIDTH, height), PAPER)), TITLE
+    page.write(MARGIN, 40, title, 24, bold=True)
     for band in bands:
         band.draw(page, top)
         top += band.height
     with open_file(path) as file:
-        figure.savefig(file, format="png", metadata={"Software": "denovox"})
+        page.image.save(file, format="png")
 
 
 def difference_limit(row: Row) -> float:
@@ -132,12 +135,20 @@ def _planes(volume: Volume, at: tuple[int, int, int] | None) -> list[Float[np.nd
 
 @dataclass(frozen=True)
 class _Panel:
-    """One group of the sheet: planes of a volume, or of a difference. scale: colour map, ends."""
+    """One group of the sheet: planes of a volume, or of a difference. scale: of `SCALES`, ends."""
 
     name: str
     planes: Sequence[Float[np.ndarray, "_ _"]]
     scale: tuple[str, float, float]
     label: str
+
+    def colours(self, values: Float[np.ndarray, "_ _"]) -> UInt8[np.ndarray, "_ _ 3"]:
+        """Values on the scale; those beyond its ends have the colours of the ends."""
+        name, low, high = self.scale
+        stops = np.array([list(bytes.fromhex(one)) for one in SCALES[name]], float)
+        at = np.linspace(low, high, len(stops))
+        channels = [np.interp(values, at, channel) for channel in stops.T]
+        return np.stack(channels, -1).round().astype(np.uint8)
 
 
 def _panels(row: Row) -> list[_Panel]:
@@ -150,60 +161,53 @@ def _panels(row: Row) -> list[_Panel]:
         if volume is not None
     ]
     if row.scores is not None:
-        scale = ("RdBu_r", -Z_LIMIT, Z_LIMIT)
+        scale = ("blue-red", -Z_LIMIT, Z_LIMIT)
         found.append(_Panel("z-scores", _planes(row.scores, row.at), scale, "z-score"))
     if row.after is not None:
         limit = difference_limit(row)
         change = [b - a for a, b in zip(found[0].planes, found[1].planes, strict=True)]
         name = f"{row.names[1]} minus {row.names[0]}"
-        found.append(_Panel(name, change, ("RdBu_r", -limit, limit), "difference, HU"))
+        found.append(_Panel(name, change, ("blue-red", -limit, limit), "difference, HU"))
     return found
 
 
 class _Page:
-    """A figure addressed in pixels from its top-left corner."""
+    """The image, and what is drawn into it at places in pixels from its top-left corner."""
 
-    def __init__(self, figure: Figure, width: float, height: float) -> None:
-        self.figure, self.width, self.height = figure, width, height
+    def __init__(self, image: Image) -> None:
+        from PIL import ImageDraw
 
-    def box(self, left: float, top: float, width: float, height: float) -> Axes:
-        """Axes without ticks at that position."""
-        bottom = self.height - top - height
-        w, h = self.width, self.height
-        axes = self.figure.add_axes((left / w, bottom / h, width / w, height / h))
-        axes.set(xticks=[], yticks=[])
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-        return axes
+        self.image, self._pen = image, ImageDraw.Draw(image)
 
     def write(
-        self,
-        left: float,
-        baseline: float,
-        text: str,
-        *,
-        size: float,
-        weight: str = "normal",
-        color: str = INK,
-    ) -> None:
-        """One line of text; a "$" is printed as it is."""
-        self.figure.text(
-            left / self.width,
-            1 - baseline / self.height,
-            text,
-            size=size,
-            weight=weight,
-            color=color,
-            parse_math=False,
-        )
+        self, x: float, y: float, text: str, size: float, color: str = INK, bold: bool = False,
+        anchor: str = "ls", **more: Any,
+    ) -> None:  # fmt: skip
+        """One line of text. anchor: which point of it is at x, y; by default, its baseline's left
+        end."""
+        from PIL import ImageFont
 
-    def bar(self, image: AxesImage, left: float, top: float, width: float, label: str) -> None:
-        """A horizontal colour bar for an image, with its label below."""
-        axes = self.box(left, top, width, 10)
-        bar = self.figure.colorbar(image, cax=axes, orientation="horizontal", extend="both")
-        bar.outline.set(edgecolor="#b9c1cb", linewidth=0.6)
-        bar.ax.tick_params(labelsize=8.5, colors=QUIET, length=3, width=0.6, pad=2)
-        bar.set_label(label, size=8.5, color=QUIET, labelpad=1)
+        font = ImageFont.load_default(size)
+        for shift in (0, 0.6) if bold else (0,):  # Pillow's own font has no bold face
+            self._pen.text((round(x) + shift, y), text, color, font, anchor, **more)
+
+    def rule(self, top: float) -> None:
+        """A line across the page."""
+        self._pen.line([(MARGIN, top), (WIDTH - MARGIN, top)], fill="#d5dae1")
+
+    def show(
+        self,
+        panel: _Panel,
+        values: Float[np.ndarray, "_ _"],
+        box: tuple[float, float, float, float],
+    ) -> None:
+        """Values of a panel, interpolated, in a box: left, top, width, height."""
+        from PIL import Image
+
+        left, top, width, height = map(round, box)
+        size = max(1, width), max(1, height)
+        scaled = Image.fromarray(values).resize(size, Image.Resampling.BICUBIC)
+        self.image.paste(Image.fromarray(panel.colours(np.asarray(scaled))), (left, top))
 
 
 class _Band:
@@ -211,7 +215,7 @@ class _Band:
 
     def __init__(self, row: Row) -> None:
         self.row, self.panels = row, _panels(row)
-        count = max(len(self.panels), 2)  # a single one would be as tall as the sheet is wide
+        count = max(len(self.panels), 2 if max(row.before.shape) > SMALL else 4)
         self.group = (WIDTH - 2 * MARGIN - GUTTER * (count - 1)) / count
         x, y, z = (n * mm for n, mm in zip(row.before.shape, row.before.spacing_mm, strict=True))
         # Coronal and sagittal share one height; no panel is taller than a group is wide.
@@ -227,21 +231,21 @@ class _Band:
     def draw(self, page: _Page, top: float) -> None:
         """Draw the whole band, from `top` (pixels) down."""
         row = self.row
-        page.box(MARGIN, top, WIDTH - 2 * MARGIN, 1).set_facecolor("#d5dae1")
-        page.write(MARGIN, top + 30, row.title, size=13, weight="bold")
-        page.write(MARGIN, top + 52, row.caption, size=10.5, color=QUIET)
+        page.rule(top)
+        page.write(MARGIN, top + 30, row.title, 18, bold=True)
+        page.write(MARGIN, top + 52, row.caption, 15, QUIET)
         bars = top + HEAD + NAME + self.upper + GAP + self.lower + 12
         labelled = ""
         for number, panel in enumerate(self.panels):
             left = MARGIN + number * (self.group + GUTTER)
-            page.write(left, top + HEAD + 20, panel.name, size=11, weight="bold")
-            image = self._group(page, panel, left, top + HEAD + NAME)
+            page.write(left, top + HEAD + 20, panel.name, 15, bold=True)
+            self._planes(page, panel, left, top + HEAD + NAME)
             if panel.label != labelled:  # volumes in HU share a bar
-                page.bar(image, left, bars, self.group, panel.label)
+                self._bar(page, panel, left, bars)
             labelled = panel.label
 
-    def _group(self, page: _Page, panel: _Panel, left: float, top: float) -> AxesImage:
-        """Draw the three panels of one volume; returns one of their images, for a colour bar."""
+    def _planes(self, page: _Page, panel: _Panel, left: float, top: float) -> None:
+        """Draw the three planes of one volume, with their letters."""
         below = top + self.upper + GAP
         aside = (self.group - self.size["coronal"][0] - GAP - self.size["sagittal"][0]) / 2
         corner = {
@@ -249,39 +253,24 @@ class _Band:
             "coronal": (left + aside, below),
             "sagittal": (left + aside + self.size["coronal"][0] + GAP, below),
         }
+        dark = panel.scale[0] == "gray"
+        ink, edge = ("#ffd866", "black") if dark else (INK, "white")
         for axis, name in enumerate(PLANES):
-            axes = page.box(*corner[name], *self.size[name])
-            cmap, low, high = panel.scale
-            image = axes.imshow(
-                panel.planes[axis],
-                cmap=cmap,
-                vmin=low,
-                vmax=high,
-                aspect="auto",
-                interpolation="auto",
-            )
-            _letters(axes, SIDES[name], dark=cmap == "gray")
-        return image
+            (x, y), (w, h) = corner[name], self.size[name]
+            page.show(panel, panel.planes[axis], (x, y, w, h))
+            places = ((x + 7, y + h / 2), (x + w - 7, y + h / 2), (x + w / 2, y + 7),
+                      (x + w / 2, y + h - 7))  # fmt: skip
+            for letter, place, anchor in zip(
+                SIDES[name], places, ("lm", "rm", "mt", "mb"), strict=True
+            ):
+                page.write(*place, letter, 13, ink, anchor=anchor, stroke_width=2, stroke_fill=edge)
 
-
-def _letters(axes: Axes, sides: str, *, dark: bool) -> None:
-    """The four letters of a plane at the middle of its left, right, top and bottom edges."""
-    from matplotlib.patheffects import withStroke
-
-    ink, edge = ("#ffd866", "black") if dark else (INK, "white")
-    places = [(0.015, 0.5), (0.985, 0.5), (0.5, 0.98), (0.5, 0.02)]
-    across = ["left", "right", "center", "center"]
-    down = ["center", "center", "top", "bottom"]
-    for letter, (x, y), ha, va in zip(sides, places, across, down, strict=True):
-        axes.text(
-            x,
-            y,
-            letter,
-            transform=axes.transAxes,
-            ha=ha,
-            va=va,
-            size=9,
-            weight="bold",
-            color=ink,
-            path_effects=[withStroke(linewidth=1.6, foreground=edge)],
-        )
+    def _bar(self, page: _Page, panel: _Panel, left: float, top: float) -> None:
+        """A colour bar with the values at its ends and in its middle, and its label below."""
+        _, low, high = panel.scale
+        page.show(panel, np.linspace(low, high, 256, dtype=np.float32)[None],
+                  (left, top, self.group, 10))  # fmt: skip
+        for share, anchor in ((0, "lt"), (0.5, "mt"), (1, "rt")):
+            value = f"{low + share * (high - low):g}"
+            page.write(left + share * self.group, top + 15, value, 12, QUIET, anchor=anchor)
+        page.write(left + self.group / 2, top + 31, panel.label, 12, QUIET, anchor="mt")

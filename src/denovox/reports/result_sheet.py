@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool
 
-from ..core.resample import onto
+from ..core.resample import interpolated
 from ..core.volume import Volume, Window
 from .figure_sheet import Row, sheet
 
@@ -42,7 +41,7 @@ def result_sheet(
     else:
         name, before = "scan", scan
         if not scan.grid.matches(result.grid):
-            name, before = "scan, interpolated", _onto(scan, result)
+            name, before = "scan, interpolated", interpolated(scan, result)
         changed = result.hu != before.hu
         local = np.count_nonzero(changed) < LOCAL * changed.size
         at = _middle_of(changed) if local else None
@@ -50,13 +49,6 @@ def result_sheet(
         where = MIDDLE if at is None else "Through most of the voxels that were changed"
         row = Row(where, before, result, window, CAPTION, names=names, at=at)
     sheet([row], path, title)
-
-
-def _onto(scan: Volume, result: Volume) -> Volume:
-    """The scan on the grid of the result."""
-    to_scan = np.linalg.inv(scan.affine) @ result.affine
-    hu = onto(scan.hu, to_scan, result.shape, float(scan.hu.min()))
-    return replace(result, hu=hu)
 
 
 def _middle_of(where: Bool[np.ndarray, "x y z"]) -> tuple[int, int, int] | None:

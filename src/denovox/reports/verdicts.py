@@ -134,7 +134,7 @@ def _coverage(spread: Spread | None, least: float) -> Check:
         text = "without a reference, whether the SD matches the actual error is unknown"
         return Check(name, None, least, "not evaluated", text)
     text = (
-        f"{100 * spread.coverage:.0f} % of voxels lie within 2 SD of the reference (ideally 95 %)"
+        f"{100 * spread.coverage:.0f} % of voxels are within 2 SD of the reference (ideally 95 %)"
     )
     if spread.coverage >= least:
         return Check(name, spread.coverage, least, "fine", text)

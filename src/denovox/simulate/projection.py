@@ -4,9 +4,6 @@ Slices are x y arrays, sinograms are (detector, view). View j has the angle pi j
 through a point meets the detector at y cos - x sin, as in scikit-image.
 """
 
-# mypy: allow-untyped-calls
-# (scikit-image's functions carry no types)
-
 from __future__ import annotations
 
 from typing import Any, Literal
@@ -91,8 +88,7 @@ def response(count: int, pixel_mm: float, kernel: Kernel) -> Float[np.ndarray, "
     taps[odd] = taps[-odd] = -1 / (np.pi * odd) ** 2
     share = np.arange(count // 2 + 1) / (count * pixel_mm * CUTOFF[kernel])
     window = np.where(share < 1, np.cos(np.pi / 2 * share) ** 2, 0)
-    result: np.ndarray = rfft(taps).real * window / pixel_mm
-    return result
+    return rfft(taps).real * window / pixel_mm
 
 
 def back_project(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from denovox.core.regions import REGIONS
 from denovox.datasets.manifest import CaseFacts
 from denovox.datasets.samples.batch import Sample
 from denovox.datasets.samples.choice import SampleConfig, chooser, grouped, in_turn, is_coarse
-from denovox.datasets.samples.multilevel import plan, sampler
+from denovox.datasets.samples.multilevel import Plan, plan, sampler
 from denovox.datasets.store import Case, add, cases, index
 
 SHAPE = (40, 33, 28)
@@ -59,6 +59,18 @@ def case(store: Path, axis: int = 0, name: str = "a", patient: str = "p", **more
 def drawer(store: Path, seed: int = 0, **config: object) -> Draw:
     known = {"patch": PATCH, "mirror": 0, "drop": 0}
     return sampler(cases(store), SampleConfig(**(known | config)), seed)
+
+
+def planned(store: Path, count: int, **config: object) -> list[tuple[Case, Plan]]:
+    """The case and the plan of the first samples of a `drawer`, for frequencies; that samples are
+    drawn as planned is tested on a few."""
+    of = SampleConfig(**({"patch": 4, "mirror": 0, "drop": 0} | config))
+    choose, found = chooser(cases(store), of), []
+    for n in range(count):
+        rng = np.random.default_rng([0, n])
+        one = choose(rng)
+        found.append((one, plan(one, of, rng)))
+    return found
 
 
 def same(a: Sample, b: Sample) -> bool:
@@ -152,12 +164,15 @@ def test_a_crop_is_told_where_its_voxels_come_from(tmp_path, axis, level):
     assert len(places) > 3
 
 
-@pytest.mark.slow
 def test_crops_reach_both_ends(tmp_path):
     case(tmp_path, 2)
-    draw = drawer(tmp_path, levels=(0, 0, 1))
-    starts = {round(float((draw(n).condition.position_z[0, 0] + 1) * 14 - 0.5)) for n in range(300)}
-    assert starts == set(range(28 - PATCH + 1))
+    config = {"patch": PATCH, "levels": (0, 0, 1)}
+    starts = [of.start[2] for _, of in planned(tmp_path, 300, **config)]
+    assert set(starts) == set(range(28 - PATCH + 1))
+    draw = drawer(tmp_path, **config)
+    for n in range(9):
+        first = float((draw(n).condition.position_z[0, 0] + 1) * 14 - 0.5)
+        assert first == pytest.approx(starts[n], abs=1e-5)
 
 
 def test_zoomed_crops_are_told_their_size(tmp_path):
@@ -224,18 +239,13 @@ def near(count: int, total: int, share: float) -> bool:
     return abs(count - share * total) < 4 * math.sqrt(total * share * (1 - share)) + 1e-9
 
 
-@pytest.mark.slow
-def test_levels_come_as_often_as_asked(tmp_path):
+@pytest.mark.parametrize("shares", [(1, 2, 5), (1, 0, 1)])
+def test_levels_come_as_often_as_asked(tmp_path, shares):
     case(tmp_path)
-    draw = drawer(tmp_path, patch=4, levels=(1, 2, 5))
-    levels = [draw(n).level for n in range(600)]
-    assert all(near(levels.count(i), 600, share / 8) for i, share in enumerate((1, 2, 5)))
-
-
-def test_a_level_of_frequency_0_never_comes(tmp_path):
-    case(tmp_path)
-    draw = drawer(tmp_path, patch=4, levels=(1, 0, 1))
-    assert {draw(n).level for n in range(60)} == {0, 2}
+    levels = [of.level for _, of in planned(tmp_path, 600, levels=shares)]
+    assert all(near(levels.count(i), 600, n / sum(shares)) for i, n in enumerate(shares))
+    draw = drawer(tmp_path, patch=4, levels=shares)
+    assert [draw(n).level for n in range(9)] == levels[:9]
 
 
 def test_noise_hangs_on_no_number_that_is_drawn_before_it(tmp_path):
@@ -251,40 +261,37 @@ def test_noise_hangs_on_no_number_that_is_drawn_before_it(tmp_path):
         assert (drawn.u, drawn.level) == (of.u, of.level)
 
 
-@pytest.mark.slow
 def test_noise_has_a_grain_as_often_as_asked(tmp_path):
     case(tmp_path)
-    draws = (drawer(tmp_path, patch=4, grain=share) for share in (0, 0.3))
-    plain, some = ([draw(n) for n in range(200)] for draw in draws)
-    changed = [not torch.equal(a.noise, b.noise) for a, b in zip(plain, some, strict=True)]
-    assert near(sum(changed), 200, 0.3)
+    plain, some = ([of for _, of in planned(tmp_path, 600, grain=p)] for p in (0, 0.3))
+    assert near(sum(of.grain is not None for of in some), 600, 0.3)
     # Nothing else is another: what was drawn before the grain is drawn as without it.
-    assert all(torch.equal(a.x0, b.x0) and a.u == b.u for a, b in zip(plain, some, strict=True))
+    assert [replace(of, grain=None) for of in some] == plain
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("drop", [0, 0.3, 1])
 def test_region_and_anatomy_are_withheld_each_on_its_own(tmp_path, drop):
     case(tmp_path)
+    seen = [(of.show_region, of.show_anatomy) for _, of in planned(tmp_path, 600, drop=drop)]
+    region, anatomy = ~np.array(seen).T
+    assert near(region.sum(), 600, drop)
+    assert near(anatomy.sum(), 600, drop)
+    assert near((region & anatomy).sum(), 600, drop**2)
     draw = drawer(tmp_path, patch=4, drop=drop)
-    seen = [draw(n).condition for n in range(400)]
-    region = np.array([not c.region.any() for c in seen])
-    anatomy = np.array([not c.anatomy.any() for c in seen])
-    assert near(region.sum(), 400, drop)
-    assert near(anatomy.sum(), 400, drop)
-    assert near((region & anatomy).sum(), 400, drop**2)
-    assert {int(c.region) for c in seen} <= {0, REGIONS["chest"].id}
+    for n, (known, labelled) in enumerate(seen[:12]):
+        assert int(draw(n).condition.region) == known * REGIONS["chest"].id
+        assert bool(draw(n).condition.anatomy.any()) is labelled
 
 
-@pytest.mark.slow
 def test_patients_count_the_same_however_many_scans_they_have(tmp_path):
-    case(tmp_path, name="lone", patient="p", spacing_mm=(0.5, 1.0, 1.0))
+    case(tmp_path, name="lone", patient="p")
     for i in range(3):
-        case(tmp_path, name=f"q{i}", patient="q", spacing_mm=(1.0 + i / 2, 1.0, 1.0))
+        case(tmp_path, name=f"q{i}", patient="q")
+    seen = [one.facts.id for one, _ in planned(tmp_path, 600, levels=(0, 0, 1))]
+    assert near(seen.count("lone/chest"), 600, 1 / 2)
+    assert all(near(seen.count(f"q{i}/chest"), 600, 1 / 6) for i in range(3))
     draw = drawer(tmp_path, patch=4, levels=(0, 0, 1))
-    spacings = [round(2 * float(draw(n).condition.spacing_mm[0, 0])) for n in range(400)]
-    assert near(spacings.count(1), 400, 1 / 2)
-    assert all(near(spacings.count(2 + i), 400, 1 / 6) for i in range(3))
+    assert [draw(n).case for n in range(9)] == seen[:9]
 
 
 # Which case -----------------------------------------------------------------------------------
@@ -353,10 +360,11 @@ def test_in_turn_all_have_their_share_exactly(config, coarse_too):
         one: round(2 * period * share) for one, share in expected.items()
     }
     # However many are asked for, nothing is one ahead of what it shares with.
-    few = in_turn(many(), config, 300)
+    every = many()
+    few = in_turn(every, config, 300)
     assert [one.facts.id for one in few] == seen[:300]
     for count in range(1, 301):
-        few = in_turn(many(), config, count)
+        few = in_turn(every, config, count)
         regions = [sum(one.facts.region == region for one in few) for region in MANY]
         assert max(regions) - min(regions) <= 1
         of_head = [is_coarse(one) for one in few if one.facts.region == "head"]
@@ -427,19 +435,21 @@ def uniform_case(store: Path, hu: int) -> None:
     index(store)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hu", "config", "reach"),
     [(-700, {"shift_hu": 30}, 30), (-700, {"gain": 0.1}, 70), (0, {"gain": 0.1}, 0), (-700, {}, 0)],
 )
 def test_jitter_is_uniform_within_its_bounds(tmp_path, hu, config, reach):
     uniform_case(tmp_path, hu)
-    draw = drawer(tmp_path, patch=4, **config)
-    values = np.array([float(CHEST.hu(draw(n).x0).mean()) for n in range(200)]) - hu
-    assert np.abs(values).max() <= reach + 1e-3
+    some = [of for _, of in planned(tmp_path, 600, **config)]
+    values = np.array([hu * of.factor + of.offset_hu - hu for of in some])
+    assert np.abs(values).max() <= reach + 1e-9
     # A uniform law on +-reach: mean 0, SD reach / sqrt(3).
-    assert abs(values.mean()) <= 4 * reach / math.sqrt(3 * 200) + 1e-3
-    assert values.std() == pytest.approx(reach / math.sqrt(3), rel=0.15, abs=1e-3)
+    assert abs(values.mean()) <= 4 * reach / math.sqrt(3 * 600) + 1e-9
+    assert values.std() == pytest.approx(reach / math.sqrt(3), rel=0.1, abs=1e-9)
+    draw = drawer(tmp_path, patch=4, **config)
+    for n in range(9):
+        assert float(CHEST.hu(draw(n).x0).mean()) - hu == pytest.approx(values[n], abs=1e-3)
 
 
 @pytest.mark.parametrize(

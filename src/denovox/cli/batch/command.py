@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..commands import Command, Group, Option
-from ..options import FILE
+from ..options import FILE, engine
 from ..progress import say
 from .settings import BESIDE, FORMATS, OWN_COLUMNS, Scans, check_places, common, cores, ending
 from .work import SINGLE, Task, lost, work
@@ -30,15 +30,14 @@ _OPTIONS = (
         ["--format", "form"],
         type=click.Choice([*FORMATS]),
         default="nii.gz",
-        show_default=True,
         group="Output",
-        help="Of each result; dicom is a folder, zip an archive of DICOM.",
+        help="Format of each result; dicom: a folder, zip: a ZIP of DICOM files.",
     ),
     Option(
         ["--force"],
         is_flag=True,
         group="Output",
-        help="Overwrite existing output, and process scans again whose settings have changed.",
+        help="Overwrite existing output, and reprocess scans whose settings have changed.",
     ),
     Option(
         ["--watch"],
@@ -50,33 +49,25 @@ _OPTIONS = (
         ["--quiet-time"],
         type=click.FloatRange(0),
         default=60.0,
-        show_default=True,
         metavar="SECONDS",
         group="Input",
-        help="With --watch: a study is complete after such a time without a change.",
+        help="With --watch: a study is complete when it has not changed for this long.",
     ),
     Option(
         ["--workers"],
         type=click.IntRange(1),
         group="Running",
-        help="Scans at once, which share the cores and the memory.  [default: 1; with Ray: one per"
-        " node]",
+        help="Scans processed at once, which share cores and memory.  [default: 1; with Ray: one"
+        " per node]",
     ),
-    Option(
-        ["--engine"],
-        type=click.Choice(["processes", "ray"]),
-        default="processes",
-        show_default=True,
-        group="Running",
-        help="Processes of this machine, or the Ray cluster at RAY_ADDRESS.",
-    ),
+    Option(["--engine"], **engine),
 )
 _HELP = """Apply `denovox {name}` to many scans.
 
 SCANS are folders, DICOM archives with any number of studies, files, patterns in quotes, or tables
-(.csv) with the column `path` and, if needed, `id` and options of single scans. The results in --out
-have the paths of the scans; manifest.jsonl has a row for each, with the reason where it failed. If
-the command is stopped in any way, run it again to complete the rest.
+(.csv) with the column `path` and, if needed, `id` and options of single scans. Results keep the
+paths of their scans within --out, where manifest.jsonl has a row for each scan, with the reason if
+it failed. If the command is interrupted in any way, run it again to complete the rest.
 
 Exit code 2 if a scan was refused, 1 if one failed for another reason. See docs/how-to/batch.md and
 denovox {name} --help.
@@ -85,7 +76,7 @@ denovox {name} --help.
 
 @click.group(cls=Group)
 def batch() -> None:
-    """Apply a command to many scans, in parallel, and complete what was stopped."""
+    """Apply a command to many scans in parallel, and resume after an interruption."""
 
 
 def _of(single: click.Command) -> click.Command:
@@ -107,7 +98,7 @@ def _of(single: click.Command) -> click.Command:
         params=[own[0], *kept, *flags, *own[1:]],
         callback=partial(_run, single),
         help=_HELP.format(name=single.name),
-        short_help=single.get_short_help_str(),
+        short_help=single.get_short_help_str(100),
     )
 
 

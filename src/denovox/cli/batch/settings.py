@@ -12,6 +12,7 @@ import click
 
 from ..commands import as_sentence
 from ..progress import say
+from ..results.arguments import paths_in
 from .work import Task
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 FORMATS = {"nii.gz": ".nii.gz", "nii": ".nii", "dicom": "", "zip": ".zip"}  # -> ending of OUTPUT
 OWN_COLUMNS = ("series", "mask", "with_lesion", "roi", "like")  # options that fit one scan alone
 BESIDE = {  # options that take a path, and are flags of a batch -> what follows OUTPUT's name, help
-    "report": ("_report", "A report on each scan, in the folder OUTPUT_report."),
-    "png": (".png", "A picture of each result, OUTPUT.png."),
+    "report": ("_report", "Write a report on each scan to the folder OUTPUT_report."),
+    "png": (".png", "Write a picture of each result, OUTPUT.png."),
 }
 # Options of no influence on the results.
 _APART = {"scans", "out", "force", "watch", "quiet_time", "workers", "engine"} | {
@@ -126,7 +127,7 @@ class Scans:
             where = scan.where or f"{scan.path}"
             scan = replace(scan, fault=f"{where}: {lacks} to a table of the scans")
         names = {name: str(value) for name, value in own.items()}
-        files = [path for value in own.values() for path in _paths(value)]
+        files = [path for value in own.values() for path in paths_in(value)]
         settings = ledger.sha256({**self.settings, **names})
         return ledger.Wanted(scan, own, settings, state([*scan.files, *files]))
 
@@ -182,12 +183,6 @@ def _share(memory: str | None, workers: int) -> str | None:
 
 def _column(name: str) -> str:
     return name.strip("-").lower().replace("-", "_").replace(" ", "_")
-
-
-def _paths(value: Any) -> list[Path]:
-    if isinstance(value, tuple | list):
-        return [path for each in value for path in _paths(each)]
-    return [value] if isinstance(value, Path) else []
 
 
 def _absolute(value: Any) -> Any:

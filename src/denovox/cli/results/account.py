@@ -110,23 +110,19 @@ def _weights(path: Path) -> of.Weights:
 
 
 def _cost(run: Run) -> of.Cost:
-    torch = sys.modules.get("torch")
+    torch: Any = sys.modules.get("torch")
     gpu = _gpu_of(run)
     return of.Cost(
         seconds=round(time.monotonic() - run.began, 3),
         threads=None if torch is None else torch.get_num_threads(),
         peak_memory_mb=round(peak_mb(), 1) or None,
-        peak_gpu_memory_mb=None if torch is None or gpu is None else _reserved_mb(torch, gpu),
+        peak_gpu_memory_mb=None if gpu is None else torch.cuda.max_memory_reserved(gpu) / 1e6,
     )
 
 
 def _gpu_of(run: Run) -> str | None:
     device = None if run.model is None else run.model.device
     return device if device is not None and device.startswith("cuda") else None
-
-
-def _reserved_mb(torch: Any, gpu: str) -> float:
-    return float(torch.cuda.max_memory_reserved(gpu)) / 1e6
 
 
 def _notes(run: Run) -> Iterator[str]:

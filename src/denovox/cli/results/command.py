@@ -96,29 +96,15 @@ def _finish(run: Run) -> str:
 
 def _options(pictures: bool) -> list[click.Parameter]:
     manifest = "Do not write OUTPUT.json, the manifest of the run (docs/how-to/scripting.md)."
-    preview = "PNG for a picture of the result in three planes."
+    text = "Print the manifest, and nothing else, to stdout."
+    preview = "PNG file for a picture of the result in three planes."
+    progress = "auto: a bar on a terminal; plain: lines such as `42 %` on stderr."
+    kinds = click.Choice(["auto", "plain"])
+    file = click.Path(path_type=Path)
     every = [
         Option(["--no-manifest"], group="Output", is_flag=True, help=manifest),
-        Option(
-            ["--json", "as_json"],
-            group="Output",
-            is_flag=True,
-            help="Print the manifest, and nothing else, on stdout.",
-        ),
-        Option(
-            ["--png"],
-            group="Output",
-            type=click.Path(path_type=Path),
-            metavar="FILE",
-            help=preview,
-        ),
-        Option(
-            ["--progress"],
-            group="Running",
-            type=click.Choice(["auto", "plain"]),
-            default="auto",
-            show_default=True,
-            help="auto: a bar on a terminal; plain: lines such as `42 %` on stderr.",
-        ),
+        Option(["--json", "as_json"], group="Output", is_flag=True, help=text),
+        Option(["--png"], group="Output", type=file, metavar="FILE", help=preview),
+        Option(["--progress"], group="Running", type=kinds, default="auto", help=progress),
     ]
     return [each for each in every if pictures or each.name != "png"]

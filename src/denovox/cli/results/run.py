@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...core.errors import require, shown
+from ...core.errors import shown
 from ...reports import recorder
 from . import arguments
 
@@ -84,7 +84,6 @@ class Run(recorder.Recorder):
         if self.manifest is not None:
             of.check(self.manifest, self.force, self.command if self.continues else "")
         if self.png is not None:
-            require("matplotlib")
             check_writable(self.png, self.force, (".png",))
 
     def read(self, path: Path, volume: Volume) -> None:

@@ -1,8 +1,5 @@
 """Images for a browser: small NIfTI files on one grid, which a page or a notebook contains."""
 
-# mypy: allow-untyped-calls
-# (nibabel's functions are untyped)
-
 from __future__ import annotations
 
 import gzip

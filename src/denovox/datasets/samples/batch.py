@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,19 +16,19 @@ from ...core.condition import batch as batch_of
 
 @dataclass(frozen=True)
 class Sample:
-    """x0: 1 1 p p p, model units, clipped to [-1, 1]. noise: same shape, SD about 1.
+    """x0: 1 1 x y z, model units, clipped to [-1, 1]. noise: same shape, SD about 1.
 
     u: a uniform number from which the loss picks a noise level. weight: of each voxel in the loss;
     None: uniform. start: what noise is added to, if not x0. case: id of its case.
     """
 
-    x0: Float[Tensor, "1 1 p p p"]
-    noise: Float[Tensor, "1 1 p p p"]
+    x0: Float[Tensor, "1 1 x y z"]
+    noise: Float[Tensor, "1 1 x y z"]
     u: float
     condition: Condition
     level: int
-    weight: Float[Tensor, "1 1 p p p"] | None = None
-    start: Float[Tensor, "1 1 p p p"] | None = None
+    weight: Float[Tensor, "1 1 x y z"] | None = None
+    start: Float[Tensor, "1 1 x y z"] | None = None
     case: str = ""
 
 
@@ -37,13 +36,13 @@ class Sample:
 class Batch:
     """Several samples stacked: the fields of `Sample`, with b in place of 1."""
 
-    x0: Float[Tensor, "b 1 p p p"]
-    noise: Float[Tensor, "b 1 p p p"]
+    x0: Float[Tensor, "b 1 x y z"]
+    noise: Float[Tensor, "b 1 x y z"]
     u: Float64[np.ndarray, " b"]
     condition: Condition
     level: tuple[int, ...]
-    weight: Float[Tensor, "b 1 p p p"] | None = None
-    start: Float[Tensor, "b 1 p p p"] | None = None
+    weight: Float[Tensor, "b 1 x y z"] | None = None
+    start: Float[Tensor, "b 1 x y z"] | None = None
     case: tuple[str, ...] = ()
 
     def part(self, first: int, stop: int) -> Batch:
@@ -52,14 +51,12 @@ class Batch:
         def cut(of: Tensor | None) -> Tensor | None:
             return None if of is None else of[first:stop]
 
-        known = self.condition
-        cuts: dict[str, Any] = {f.name: cut(getattr(known, f.name)) for f in fields(known)}
         return replace(
             self,
             x0=self.x0[first:stop],
             noise=self.noise[first:stop],
             u=self.u[first:stop],
-            condition=replace(known, **cuts),
+            condition=self.condition.rows(slice(first, stop)),
             level=self.level[first:stop],
             weight=cut(self.weight),
             start=cut(self.start),
