@@ -14,7 +14,7 @@ from torch import Tensor
 
 from denovox.core.box import Box, Tile, Tiling
 from denovox.core.condition import Condition, condition
-from denovox.sampling.windowed import Layers, Levels, layout, windowed
+from denovox.sampling.windowed import Layers, NoiseLevels, layout, windowed
 
 TILING = Tiling(size=24, overlap=8, multiple=4)
 SMALLEST = Tiling(size=12, overlap=8, multiple=4)  # three windows meet in a voxel
@@ -268,7 +268,7 @@ def test_a_noise_level_that_varies_is_interpolated_between_its_levels(batch):
         return sigma * x
 
     axes = layout(shape, TILING, 0)
-    levels = Levels(sigmas, lambda z: place[None, None, ..., z])
+    levels = NoiseLevels(sigmas, lambda z: place[None, None, ..., z])
     layers = Layers(scaled, told(shape), axes, batch)
     found = layers.run(lambda z: x[..., z], levels, shape[2], lambda z: needed[..., z])
     got = torch.cat([part for _, part in found], 4)

@@ -28,7 +28,7 @@ from ..core.regions import region as region_named
 from ..core.resample import noise_gain
 from ..core.volume import Volume
 from ..io.nifti_bytes import NiftiSource
-from ..sampling.windowed import Levels, layout, levels_of, tile_size
+from ..sampling.windowed import NoiseLevels, layout, levels_of, tile_size
 from ..scan.body_regions import RegionSpan
 from ..scan.noise_map import NoiseMap
 from .denoise import noise_levels
@@ -138,7 +138,7 @@ def plan(
         sigma = window.sigma(of.sd_hu) * noise_gain(volume.shape, frame.grid)
         needed = _needed(volume, frame, sigma)
         levels = (
-            Levels((sigma,))
+            NoiseLevels((sigma,))
             if of.variation is None
             else noise_levels(frame, part.z.start, sigma, of.variation)
         )
@@ -162,7 +162,7 @@ def _needed(volume: Volume, frame: Frame, sigma: float) -> Bool[torch.Tensor, "x
 
 
 def _mean_tiles(
-    model: Engine, needed: Bool[torch.Tensor, "x y z"], edge: int, levels: Levels
+    model: Engine, needed: Bool[torch.Tensor, "x y z"], edge: int, levels: NoiseLevels
 ) -> Iterator[Shape]:
     """The tiles of a posterior mean, as often as they are evaluated."""
     x, y, z = needed.shape

@@ -23,7 +23,7 @@ from ..core.resample import noise_gain
 from ..core.tensors import tensor
 from ..core.volume import Volume
 from ..sampling.sampler import Noise
-from ..sampling.windowed import Levels
+from ..sampling.windowed import NoiseLevels
 from ..scan.noise import RegionNoise
 from ..scan.noise_map import NoiseMap, noise_map
 from ..tasks import change, denoising_diffpir, denoising_sample, noisy_input
@@ -88,14 +88,14 @@ def _kind(frame: Frame, method: Method) -> str:
     return method
 
 
-def noise_levels(frame: Frame, first: int, sigma: float, variation: NoiseMap) -> Levels:
+def noise_levels(frame: Frame, first: int, sigma: float, variation: NoiseMap) -> NoiseLevels:
     """The noise levels of a frame in which it varies about sigma (model units).
 
     variation: of the scan from slice `first` on.
     """
     low, high = (float(v) for v in np.quantile(variation.values, (EXTREMES, 1 - EXTREMES)))
     if high < STEADY * low:
-        return Levels((sigma,))
+        return NoiseLevels((sigma,))
     count = math.ceil(math.log(high / low) / math.log(LEVEL_RATIO))
     (x, y, z), size = frame.reach
     step = size[2] / frame.box.size[2]
@@ -106,7 +106,9 @@ def noise_levels(frame: Frame, first: int, sigma: float, variation: NoiseMap) ->
         values = np.log(variation.on(grid, (x, y, start), (*size[:2], length)) / low)
         return tensor((values * (count / math.log(high / low))).clip(0, count))
 
-    return Levels(tuple(sigma * float(v) for v in np.geomspace(low, high, count + 1)), position)
+    return NoiseLevels(
+        tuple(sigma * float(v) for v in np.geomspace(low, high, count + 1)), position
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from ..core.errors import ensure
 from ..model import weights
 from ..model.denoiser import Denoiser
 from ..sampling.sampler import Noise
-from ..sampling.windowed import Layers, Levels, Needed, Slices, Tilings, layout, windowed
+from ..sampling.windowed import Layers, Needed, NoiseLevels, Slices, Tilings, layout, windowed
 from ..tasks import Task
 from .options import RunOptions
 
@@ -34,7 +34,7 @@ class Evaluation:
     number: of it within its task, which moves the seams; blend: as in `tasks.Task`.
     """
 
-    sigma: float | Levels
+    sigma: float | NoiseLevels
     number: int = 0
     blend: bool = True
 
@@ -92,7 +92,7 @@ class Engine:
     def means(
         self,
         x: Slices,
-        sigma: float | Levels,
+        sigma: float | NoiseLevels,
         condition: Condition,
         options: RunOptions,
         needed: Needed | None = None,
@@ -118,7 +118,7 @@ class Engine:
 
         control: the condition's, for the slices of one layer of tiles at a time.
         """
-        self._require(of.sigma.sigmas if isinstance(of.sigma, Levels) else (of.sigma,))
+        self._require(of.sigma.sigmas if isinstance(of.sigma, NoiseLevels) else (of.sigma,))
         shape = _shape(condition)
         tilings = self.tilings(shape, options.tile, of.blend)
         axes = layout(shape, tilings, options.seed, of.number)

@@ -73,7 +73,7 @@ def layout(
 
 
 @dataclass(frozen=True)
-class Levels:
+class NoiseLevels:
     """A noise level that varies within a volume. The denoiser is evaluated at `sigmas`, in each
     tile at those that it needs, and the results are interpolated (docs/explain/method.md).
 
@@ -119,7 +119,7 @@ class Layers:
     control: Slices | None = None
 
     def run(
-        self, x: Slices, sigma: float | Levels, length: int, needed: Needed | None = None
+        self, x: Slices, sigma: float | NoiseLevels, length: int, needed: Needed | None = None
     ) -> Iterator[tuple[slice, Vol]]:
         """The result as finished slices [z, z'), in order; x is called once for each layer.
 
@@ -128,7 +128,7 @@ class Layers:
         """
         across, along, layers = self.axes
         starts = [tile.start for tile in layers[1:]]
-        levels = sigma if isinstance(sigma, Levels) else Levels((sigma,))
+        levels = sigma if isinstance(sigma, NoiseLevels) else NoiseLevels((sigma,))
         carried: Vol | None = None
         for number, (layer, end) in enumerate(zip(layers, [*starts, length], strict=True)):
             z = slice(layer.start, min(layer.stop, length))
