@@ -109,6 +109,7 @@ def main() -> None:
                     "-m",
                     "denovox",
                     "denoise",
+                    "--force",
                     "IN",
                     "OUT",
                     "--region",

@@ -107,10 +107,8 @@ def test_far_from_a_border_each_side_is_its_regions_own(spanning, z_mm, window, 
     for slab in SLABS:
         own = np.flatnonzero(far[slab.start : slab.stop]) + slab.start
         alone = net.denoise(scan, slab.region, 20.0, method, options)
-        if (z_mm, window) == (4.0, 96):  # one window, the scan's own grid: bit for bit
-            assert np.array_equal(got.hu[..., own], alone.hu[..., own])
-        else:  # where windows blend, and where grids change, floats are rounded
-            np.testing.assert_allclose(got.hu[..., own], alone.hu[..., own], rtol=0, atol=2e-3)
+        # Floats are rounded where windows, grids or noise levels blend.
+        np.testing.assert_allclose(got.hu[..., own], alone.hu[..., own], rtol=0, atol=2e-3)
         assert np.abs(got.hu - alone.hu)[..., ~far].max() > 10
 
 

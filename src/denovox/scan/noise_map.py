@@ -112,7 +112,7 @@ def _slices(
     count = volume.shape[2]
     planes = volume.hu[..., list(z)].astype(np.float32)
     near = [k + 1 if k + 1 < count else max(k - 1, 0) for k in z]
-    difference = planes - volume.hu[..., near] if count > 1 else planes
+    difference = planes - volume.hu[..., near].astype(np.float32) if count > 1 else planes
     size, body = np.zeros_like(planes), np.zeros(planes.shape, bool)
     rows = difference[:-1] - difference[1:]
     np.abs(rows[:, :-1] - rows[:, 1:], out=size[:-1, :-1])
