@@ -184,9 +184,9 @@ def adapt(
 
     SCANS is a folder of scans, or a store written by `denovox prepare` (which can also label the
     scans), with two patients or more: one is held out. --out receives adapted.safetensors, which
-    --weights accepts: the mixture of base and adapted weights that is best on the held-out patient,
-    so never worse there than the base. Anomaly maps need a new calibration with these weights
-    (`denovox calibrate`); controls still work with their own base only.
+    --weights accepts: the mixture of base and adapted weights with the lowest loss on the held-out
+    patient. Compare its denoising with the base's before you use it. Anomaly maps need a new
+    calibration (`denovox calibrate`); controls still work with their own base only.
     """
     from ..train.adapt import NAME, SAMPLES, Wanted
     from ..train.adapt import adapt as run
