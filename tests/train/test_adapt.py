@@ -1,4 +1,4 @@
-"""`denovox adapt`: base and adapted weights, mixed so that a held-out patient is never worse."""
+"""`denovox adapt`: base and adapted weights, mixed by a held-out patient's loss."""
 
 from __future__ import annotations
 

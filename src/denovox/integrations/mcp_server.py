@@ -138,10 +138,10 @@ async def run(words: Sequence[str], tell: Tell) -> Any:
     from anyio.streams.text import TextReceiveStream
 
     command = [sys.executable, "-m", "denovox", *words]
-    with anyio.CancelScope(shield=True):  # or a process that has just begun is lost
+    with anyio.CancelScope(shield=True):  # otherwise a process that has just started is lost
         process = await anyio.open_process(command, stdin=subprocess.DEVNULL)
     printed: list[bytes] = []
-    said: deque[str] = deque([""], maxlen=1)  # the last line on stderr that is no progress
+    said: deque[str] = deque([""], maxlen=1)  # the last line on stderr that is not progress
 
     assert process.stdout is not None
     assert process.stderr is not None

@@ -49,8 +49,8 @@ def download(name: str) -> Path:
     """The file of weights in the cache of the Hub, downloaded if it is not there yet.
 
     name: "hf://owner/name", with "@revision" if it is not to be that of `main`. `InputError` where
-    there is no such repository or revision, the Hub does not answer, or refuses, the repository
-    has no weights of denovox, or the file is not the one that its config.json describes. Needs the
+    the repository or revision does not exist, the Hub does not answer or denies access, the
+    repository has no denovox weights, or its config.json describes a different file. Needs the
     extra `hub`; HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT and HF_TOKEN act as in huggingface_hub.
     """
     from huggingface_hub import hf_hub_download

@@ -22,7 +22,7 @@ from ..core.volume import Volume
 
 BLOCK_MM, WIDE_MM = 4.5, 12.0  # of a block, and of the blur of the map
 SOFT_HU = (-150.0, 250.0)
-LUNG_HU = -300.0  # below, vessels would count as noise: there is no more than in soft tissue
+LUNG_HU = -300.0  # vessels look like noise below it, where noise is limited to soft tissue's
 LEAST = 0.1  # of the median difference: smaller ones count as this
 MOST = 4.0  # times the SD in soft tissue, or a fraction of it
 CHUNK = 16  # slices at a time, at least

@@ -2,7 +2,7 @@
 
 A run of minutes from the base at a low rate, then the mixture (1 - a) base + a adapted of both
 weights that a held-out patient prefers (Wortsman et al. 2022, arXiv 2109.01903): a = 0 is among the
-candidates, so the result is not worse than the base on that patient.
+candidates, so the loss on that patient does not rise.
 """
 
 from __future__ import annotations
