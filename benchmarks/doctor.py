@@ -1,13 +1,15 @@
-"""How true `denovox.inference.cost` is: the memory it expects of a run, and what the run took.
+"""How true `denovox doctor` is: what it foretells of `denovox denoise`, and what that takes.
 
-    python benchmarks/doctor.py [EDGE ...]
+    OMP_NUM_THREADS=1 python benchmarks/doctor.py --edge 144
 
-Each run is a process of its own: a phantom of EDGE^3 voxels of 2 mm is written as NIfTI, read,
-and denoised, as the command would. Peak memory is the kernel's own (ru_maxrss).
+A chest phantom of EDGE x EDGE x .6 EDGE voxels with each kind of noise of speed.py. Doctor and the
+command run in processes of their own; peak memory is the kernel's (ru_maxrss). Seconds are CPU
+seconds, also those that doctor measures, so that other programs may run: use one thread.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
 import subprocess
@@ -17,65 +19,59 @@ import time
 from pathlib import Path
 
 
-def expected(path: Path, method: str) -> dict[str, float]:
-    """What the model says, in this process."""
+def foretold(path: Path) -> dict[str, float]:
+    """What doctor says, in this process."""
     from denovox.inference import cost
+    from denovox.inference.doctor import examine
     from denovox.inference.model import load
-    from denovox.io import nifti
-    from denovox.scan import anatomy
-    from denovox.scan.body_regions import region_spans
 
-    timing = cost.time_tile(load())
-    volume = nifti.read(path)
-    slabs = region_spans(volume, anatomy.coarse(volume))
-    told = cost.cost(timing, volume, slabs, method)  # type: ignore[arg-type]
-    return {
-        "memory_mb": told.memory_mb,
-        "seconds": told.seconds,
-        "grown_mb": timing.grown_mb,
-        "resident_mb": timing.resident_mb,
-        "tiles": told.tiles,
-    }
+    time.perf_counter = time.process_time
+    found = examine(path, timing=cost.time_tile(load())).costs[0]
+    return {"memory_mb": found.memory_mb, "seconds": found.seconds}
 
 
-def taken(path: Path, method: str) -> dict[str, float]:
-    """What it took, in this process."""
-    from denovox.inference.model import load
-    from denovox.io import nifti
+def taken(path: Path) -> dict[str, float]:
+    """What the command takes, in this process."""
+    from denovox.cli.main import main as denovox
 
-    volume = nifti.read(path)
-    model = load()
-    began = time.perf_counter()
-    result = model.denoise(volume, method=method)  # type: ignore[arg-type]
-    seconds = time.perf_counter() - began
-    nifti.write(result, path.with_name("out.nii.gz"), force=True)
+    words = ["denoise", str(path), str(path.with_name("out.nii.gz")), "--force"]
+    denovox(words, standalone_mode=False)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    return {"memory_mb": peak, "seconds": seconds}
+    return {"memory_mb": peak, "seconds": time.process_time()}
 
 
 def main() -> None:
-    """Print a line for each size and method."""
-    if sys.argv[1:2] in (["expected"], ["taken"]):
-        what = expected if sys.argv[1] == "expected" else taken
-        print(json.dumps(what(Path(sys.argv[2]), sys.argv[3])))
+    """Print a line for each size and kind of noise."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--edge", type=int, nargs="+", default=[144])
+    parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.run:
+        what, path = given.run
+        print(json.dumps((foretold if what == "foretold" else taken)(Path(path))))
         return
-    from denovox.io import nifti
-    from denovox.simulate import phantom
 
-    edges = [int(arg) for arg in sys.argv[1:]] or [48, 96, 160]
-    for edge in edges:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "ct.nii"
-            body = phantom.chest((edge, edge, edge), 2.0).ct
-            nifti.write(phantom.add_noise(body, 30.0, 0), path)
-            for method in ("mean", "diffpir") if edge < 100 else ("mean",):
-                told = {}
-                for what in ("expected", "taken"):
-                    line = [sys.executable, __file__, what, str(path), method]
-                    out = subprocess.run(line, check=True, capture_output=True, text=True)
-                    told[what] = json.loads(out.stdout)
-                ratio = told["expected"]["memory_mb"] / told["taken"]["memory_mb"]
-                print(edge, method, f"memory expected / taken {ratio:.2f}", told)
+    from speed import KINDS, noisy_chest
+
+    from denovox.io import nifti
+
+    print("| edge | noise | CPU s, foretold | taken | MB, foretold | taken |\n" + "|---" * 6 + "|")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ct.nii.gz"
+        for edge in given.edge:
+            for kind in KINDS:
+                nifti.write(noisy_chest(edge, kind)[1], path, force=True)
+                found = {}
+                for what in ("foretold", "taken"):
+                    line = [sys.executable, __file__, "--run", what, str(path)]
+                    out = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True)
+                    found[what] = json.loads(out.stdout.splitlines()[-1])
+                cells = [
+                    f"{found[what][figure]:.0f}"
+                    for figure in ("seconds", "memory_mb")
+                    for what in ("foretold", "taken")
+                ]
+                print(f"| {edge} | {kind} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
     python benchmarks/network.py [--tile 64 64 64] [--repeat 9] [--threads 1]
 
 Both have the bundled weights and alternate in one process; times are medians of process CPU time,
-since cores may be shared, so with several threads they add up those of all. "Arithmetic" counts
-what MONAI's network multiplies and adds (ours needs fewer); MONAI's side profits, too, from huge
-pages and our entry of conditions, so the ratio is that of the U-Net
-alone. The peak is that of a 2048^3 matrix product.
+since cores may be shared, so with several threads they add up those of all. MONAI's side profits,
+too, from huge pages and our entry of conditions, so the ratio is that of the U-Net alone. GFLOP:
+what our network multiplies and adds. The peak is that of one convolution with 96 channels, which is
+faster than a matrix product, and takes turns with the networks. Then where the time of ours goes.
 """
 
 from __future__ import annotations
@@ -21,12 +21,22 @@ import torch
 from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 from torch.utils.flop_counter import FlopCounterMode
 
-from denovox.core.condition import Condition, condition
+from denovox.core.condition import condition
 from denovox.core.schedule import Schedule
 from denovox.model import devices, weights
 from denovox.model.cpu_inference import prepare
 from denovox.model.denoiser import Denoiser, denoiser
 from denovox.model.unet import Net
+
+KINDS = {  # by parts of the names of torch's operations
+    "convolutions": ("convolution",),
+    "group norms": ("group_norm",),
+    "SiLU": ("silu",),
+    "joining and copying maps": ("aten::cat", "copy_"),
+    "adding": ("add_", "aten::add"),
+    "attention": ("attention", "addmm", "linear"),
+    "local means": ("avg_pool",),
+}
 
 
 class Monai(torch.nn.Module):
@@ -79,18 +89,33 @@ def seconds(call: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
-def peak(dtype: torch.dtype, edge: int = 2048) -> float:
-    """GFLOP per second of CPU time."""
-    a = torch.randn(edge, edge).to(dtype)
-    a @ a
-    return 2 * edge**3 / statistics.median(seconds(lambda: a @ a) for _ in range(9)) / 1e9
+def best_case(dtype: torch.dtype) -> Callable[[], object]:
+    """What these cores compute fastest."""
+    x, weight = torch.randn(1, 96, 32, 32, 32), torch.randn(96, 96, 3, 3, 3)
+    x, weight = (of.to(dtype, memory_format=torch.channels_last_3d) for of in (x, weight))
+    return lambda: torch.mkldnn_convolution(x, weight, None, [1] * 3, [1] * 3, [1] * 3, 1)
 
 
-def gflop(denoise: Denoiser, x: torch.Tensor, given: Condition) -> float:
-    """Arithmetic of one evaluation."""
+BEST_GFLOP = 2 * 96 * 96 * 27 * 32**3 / 1e9
+
+
+def gflop(call: Callable[[], object]) -> float:
+    """Its arithmetic, in bfloat16: operations of float32 are not counted."""
     with FlopCounterMode(display=False) as counter:
-        denoise(x, 0.3, given)
+        call()
     return counter.get_total_flops() / 1e9
+
+
+def shares(call: Callable[[], object], repeat: int) -> dict[str, float]:
+    """Shares of the time of an evaluation, by what is computed."""
+    with torch.profiler.profile() as seen:
+        for _ in range(repeat):
+            call()
+    found = dict.fromkeys((*KINDS, "the rest"), 0.0)
+    for event in seen.key_averages():
+        names = (kind for kind, words in KINDS.items() if any(w in event.key for w in words))
+        found[next(names, "the rest")] += event.self_cpu_time_total
+    return {kind: spent / sum(found.values()) for kind, spent in found.items()}
 
 
 def main() -> None:
@@ -106,25 +131,25 @@ def main() -> None:
     print("| precision | MONAI, s | ours, s | ratio | ours, GFLOP/s | of the peak | difference |")
     print("|---|---|---|---|---|---|---|")
     with torch.inference_mode():
-        work = gflop(evaluators(True)[0], x, about)  # in float32 its operations are not counted
-    for bfloat16 in (False, True):
-        theirs, ours = evaluators(bfloat16)
-        with torch.inference_mode():
+        both = {bfloat16: evaluators(bfloat16) for bfloat16 in (False, True)}
+        work = gflop(lambda: both[True][1](x, 0.3, about))
+        for bfloat16, (theirs, ours) in both.items():
             before, after = theirs(x, 0.3, about), ours(x, 0.3, about)
-            times = [
-                [seconds(lambda each=each: each(x, 0.3, about)) for each in (theirs, ours)]
-                for _ in range(given.repeat)
-            ]
-        a, b = (statistics.median(of) for of in zip(*times, strict=True))
-        best = peak(torch.bfloat16 if bfloat16 else torch.float32)
-        name = "bfloat16" if bfloat16 else "float32"
-        off = float((after - before).std() / before.std())
-        rate = work / b
-        print(
-            f"| {name} | {a:.3f} | {b:.3f} | {a / b:.2f} | {rate:.0f} | {rate / best:.0%} of"
-            f" {best:.0f} | {off:.1e} |",
-            flush=True,
-        )
+            best = best_case(torch.bfloat16 if bfloat16 else torch.float32)
+            best()
+            calls = (lambda: theirs(x, 0.3, about), lambda: ours(x, 0.3, about), best)  # noqa: B023
+            times = [[seconds(call) for call in calls] for _ in range(given.repeat)]
+            a, b, c = (statistics.median(of) for of in zip(*times, strict=True))
+            off = float((after - before).std() / before.std())
+            peak, rate = BEST_GFLOP / c, work / b
+            print(
+                f"| {'bfloat16' if bfloat16 else 'float32'} | {a:.3f} | {b:.3f} | {a / b:.2f} |"
+                f" {rate:.0f} | {rate / peak:.0%} of {peak:.0f} | {off:.1e} |",
+                flush=True,
+            )
+        print("\n| ours, bfloat16 | share of the time |\n|---|---|")
+        for kind, share in shares(calls[1], given.repeat).items():
+            print(f"| {kind} | {share:.0%} |")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from denovox.io import nifti
 from denovox.simulate.phantom import chest
 
 SD_HU, MM = 27.0, 1.5
+KINDS = ("white", "coloured", "varying")
 BM4D = """
 import sys, nibabel, numpy as np
 from bm4d import bm4d
@@ -83,6 +84,18 @@ def noise_of(shape: tuple[int, ...], coloured: bool) -> np.ndarray:
     return (SD_HU * shaped).astype(np.float32)
 
 
+def noisy_chest(edge: int, kind: str) -> tuple[Volume, Volume]:
+    """A chest phantom of edge x edge x .6 edge voxels, and the same with noise of a kind."""
+    body = chest((edge, edge, round(0.6 * edge)), 310 / edge * 1.2)
+    # A phantom at the size asked for, with voxels of 1.5 mm whatever its body measures.
+    truth = Volume(body.ct.hu, np.diag([MM, MM, MM, 1.0]))
+    noise = noise_of(truth.shape, kind == "coloured")
+    if kind == "varying":  # eightfold, along x and z
+        x, _, z = np.indices(truth.shape) / np.reshape(truth.shape, (3, 1, 1, 1)) - 0.5
+        noise *= 2 ** (2 * x + z)
+    return truth, truth.with_hu(truth.hu + noise)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--millions", type=float, nargs="+", default=[2.0])
@@ -96,17 +109,11 @@ def main() -> None:
     )
     for millions in given.millions:
         edge = round((millions * 1e6 / 0.6) ** (1 / 3))
-        body = chest((edge, edge, round(0.6 * edge)), 310 / edge * 1.2)
-        # A phantom at the size asked for, with voxels of 1.5 mm whatever its body measures.
-        truth = Volume(body.ct.hu, np.diag([MM, MM, MM, 1.0]))
-        for kind in ("white", "coloured", "varying"):
-            noise = noise_of(truth.shape, kind == "coloured")
-            if kind == "varying":  # eightfold, along x and z
-                x, _, z = np.indices(truth.shape) / np.reshape(truth.shape, (3, 1, 1, 1)) - 0.5
-                noise *= 2 ** (2 * x + z)
+        for kind in KINDS:
+            truth, noisy = noisy_chest(edge, kind)
             with tempfile.TemporaryDirectory() as folder:
                 scan, out = Path(folder) / "scan.nii.gz", Path(folder) / "out.nii.gz"
-                nifti.write(truth.with_hu(truth.hu + noise), scan)
+                nifti.write(noisy, scan)
                 denoise = [
                     sys.executable,
                     "-m",

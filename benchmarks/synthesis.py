@@ -1,9 +1,11 @@
 """Synthesis with and without guidance, by one level and by several, in 5 to 50 steps.
 
     python benchmarks/synthesis.py guidance --store .denovox/store [--guide WEAKER.safetensors]
-    python benchmarks/synthesis.py steps
+    python benchmarks/synthesis.py steps [--steps 4 10 50] [--weights STUDENT.safetensors]
     python benchmarks/synthesis.py levels --store .denovox/store [--free]
     python benchmarks/synthesis.py regions
+    python benchmarks/synthesis.py memorised --store .denovox/store --phantoms 12
+    python benchmarks/synthesis.py dry --edge 512
     python benchmarks/synthesis.py sheet docs/samples.png
 
 Anatomies: chest phantoms (seeds 0, 1, ...) and, with --store, training cases of it, on about
@@ -20,6 +22,10 @@ an anatomy. Each row has means over them, with 95 % intervals (bootstrap over an
 
 regions: a body from neck to abdomen, drawn region by region; the seam at their hand-overs, and the
 HU of the lung near them and elsewhere.
+
+memorised: metrics/copies.py of samples of chest phantoms and of the chests held out, against the
+chests of training. dry: a cube of --edge voxels with a network that costs nothing: evaluations of
+tiles, and the time and memory of all else.
 """
 
 from __future__ import annotations
@@ -27,20 +33,22 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
+from denovox.core import process
 from denovox.core.labels import NAMES, OUTSIDE, UNKNOWN, path
 from denovox.core.regions import region
+from denovox.core.resample import nearest
 from denovox.core.volume import Volume
 from denovox.inference.model import Model, load
 from denovox.inference.options import RunOptions
 from denovox.inference.region_blend import BLEND_MM
-from denovox.metrics import coherence, texture
+from denovox.metrics import coherence, copies, texture
 from denovox.metrics.bootstrap import bootstrap
 from denovox.metrics.set_distance import standardised
 from denovox.reports.recorder import Recorder, recording
@@ -51,6 +59,7 @@ from denovox.simulate.phantom import chest
 HU = ("mae", "body mae", "lung", "bone", "soft", "air")
 COLUMNS = (*HU, "lung Dice", "bone Dice", "body", "spine", "lungs", "sides", "seam")
 INTERVALS = ((2, 0.2, 2), (2, 0.2, 20), (1.5, 0.2, 20))
+WHAT = ("guidance", "steps", "levels", "regions", "memorised", "dry", "sheet")
 CASES = ["chest_LIDC-0001/chest", "chest_CPTAC-LSCC-00247/chest", "abdomen_ACRIN-001/abdomen"]
 
 
@@ -207,6 +216,67 @@ def regions(model: Model, folder: str, name: str, mm: float, tile: int) -> None:
         print(f"lung {name}: {drawn.hu[mask].mean():.0f} HU, CT {truth[mask].mean():.0f}")
 
 
+def memorised(model: Model, folder: str, cases: list[Case]) -> None:
+    """How much nearer one training scan is than the others, of samples and of held-out scans."""
+    from denovox.datasets import store
+
+    def of(hu: np.ndarray, ids: np.ndarray, mm: Any) -> copies.Patches:
+        return copies.patches(hu, mm, region("chest").window, ids != OUTSIDE)
+
+    def of_case(one: store.Case) -> copies.Patches:
+        size = np.array(one.facts.shape) * one.facts.spacing_mm
+        grid = tuple(max(8, round(each / copies.MM)) for each in size)
+        hu, ids = one.read([0, 0, 0], list(map(float, one.facts.shape)), grid)
+        return of(hu, ids, size / grid)
+
+    training, held = (
+        [one for one in part if one.facts.region == "chest"]
+        for part in store.split(store.cases(folder), ())
+    )
+    among = [of_case(one) for one in training]
+    rows = [(one.facts.id, of_case(one)) for one in held]
+    for seed, case in enumerate(cases):
+        drawn = model.synthesize(
+            "chest", case.ids.shape, case.mm, case.ids, options=RunOptions(seed)
+        )
+        rows.append((f"sample {seed}", of(drawn.hu, case.ids, case.mm)))
+    found = [(name, copies.nearness(own, among)) for name, own in rows]
+    print(f"{len(training)} training chests\n\n| | ratio | nearest training scan |\n|---|---|---|")
+    for name, near in found:
+        if near is not None:
+            print(f"| {name} | {near.ratio:.3f} | {training[near.nearest].facts.id} |")
+    ratios = [np.nan if near is None else near.ratio for _, near in found]
+    real, drawn = np.array(ratios[: len(held)]), np.array(ratios[len(held) :])
+    print(f"\nAUROC {(drawn[:, None] < real).mean():.2f}; below all held out: ", end="")
+    print(f"{(drawn < np.nanmin(real)).sum()} of {len(drawn)}")
+
+
+def dry(given: Model, edge: int) -> None:
+    """A volume of 358 mm, drawn by the mean of N(0, .3^2), which is counted and timed apart."""
+    count, seconds = 0, 0.0
+
+    def mean(x: Any, sigma: float, told: Any) -> Any:
+        nonlocal count, seconds
+        began = time.process_time()
+        x0 = x * (0.09 / (0.09 + sigma**2))
+        count, seconds = count + x.numel(), seconds + time.process_time() - began
+        return x0
+
+    shape, mm = (edge,) * 3, 358.4 / edge
+    ids = nearest(chest((64, 64, 64), 5.6, 0).labels, shape)
+    before = process.resident_mb()
+    process.reset_peak()
+    began = time.process_time()
+    options = RunOptions(say=lambda line: print(line, flush=True))
+    replace(given, denoiser=mean).synthesize("chest", shape, (mm,) * 3, ids, options=options)
+    took, most = time.process_time() - began - seconds, process.peak_mb() - before
+    print(
+        f"{count / 64**3:.0f} evaluations of 64^3 voxels; all but the network: {took:.0f} s, ",
+        end="",
+    )
+    print(f"{most:.0f} MB, {most * 1e6 / edge**3:.0f} bytes for each voxel")
+
+
 def sheet(model: Model, out: Path, count: int = 12) -> None:
     """Samples of phantoms, seeds 0 to 11: a coronal and an axial slice each."""
     from PIL import Image
@@ -229,7 +299,7 @@ def sheet(model: Model, out: Path, count: int = 12) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=["guidance", "steps", "levels", "regions", "sheet"])
+    parser.add_argument("what", choices=WHAT)
     parser.add_argument("out", nargs="?", type=Path)
     parser.add_argument("--weights", default="base")
     parser.add_argument("--guide", help="weaker weights; rows of autoguidance are added")
@@ -237,12 +307,16 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=CASES)
     parser.add_argument("--edge", type=int, default=72)
     parser.add_argument("--phantoms", type=int, default=2)
+    parser.add_argument("--steps", nargs="+", type=int, default=[5, 10, 20, 50])
     parser.add_argument("--free", action="store_true", help="of levels: without an anatomy")
     parser.add_argument("--precision", default="bfloat16")
     given = parser.parse_args()
     model = load(given.weights, "cpu", given.precision)
     if given.what == "sheet":
         sheet(model, given.out)
+        return
+    if given.what == "dry":
+        dry(model, given.edge)
         return
     if given.what == "regions":
         regions(model, given.store, given.cases[0], 5.9, 64)
@@ -251,6 +325,9 @@ def main() -> None:
     cases = list(
         phantoms(given.phantoms, (104, 80, 80) if large else (60, 48, 48), 3.5 if large else 5.9)
     )
+    if given.what == "memorised":
+        memorised(model, given.store, cases)
+        return
     if given.store:
         cases += patients(given.store, given.cases, given.edge)
     columns = ["", "s", *COLUMNS, "texture"]
@@ -267,7 +344,7 @@ def main() -> None:
                 row(model, cases, name, 64, guidance=weight, guide=guide)
     elif given.what == "steps":
         few = model.config.distilled_steps
-        for steps in (few,) if few else (5, 10, 20, 50):
+        for steps in (few,) if few else given.steps:
             row(model, cases, f"{steps} steps", 64, steps=steps)
     else:
         for levels in (1, 2, 3) if large else (1, 2):

@@ -6,6 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from command_line import run
 
 from denovox.cli.main import main
 from denovox.inference.anomaly.calibration import read
@@ -17,10 +18,6 @@ SPOT = (
     slice(13, 17),
     slice(5, 8),
 )  # in the file's axes: x runs to the left
-
-
-def run(*arguments):
-    return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
 def save(path, array, affine=None):
@@ -209,7 +206,6 @@ def test_two_scans_add_up_and_lesions_are_left_out(ready):
 
 @pytest.mark.slow
 def test_a_store_is_read_case_by_case(ready, tmp_path):
-    from denovox.cli.main import main
 
     options = ready[1]
     (tmp_path / "scans").mkdir()

@@ -6,21 +6,17 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from click.testing import CliRunner
+from command_line import run
 from dicom_cases import series
 
 from denovox import tasks
-from denovox.cli.main import main
 from denovox.datasets import nnunet, store
 from denovox.datasets.manifest import CaseFacts
 from denovox.inference import inpaint
 from denovox.io import nifti
 from denovox.model import weights
 from denovox.simulate import phantom
-
-
-def run(*arguments):
-    return CliRunner().invoke(main, [str(a) for a in arguments])
+from denovox.simulate.lesion_density import SOFT_TISSUE, SOLID
 
 
 @pytest.fixture(autouse=True)
@@ -231,7 +227,11 @@ def test_a_whole_scan_with_lesions(chest, tmp_path, tiny, tiny_lesion):
     both = ("--weights", tiny, "--control", tiny_lesion)
     result = run("synthesize", sick, *asked, "--lesions", mask, *both)
     assert result.exit_code == 0, result.output
-    assert not np.array_equal(nibabel.load(plain).dataobj, nibabel.load(sick).dataobj)
+    healthy, drawn = (nifti.read(file).hu for file in (plain, sick))
+    hole = inpaint.around(lesion > 0, chest.ct.spacing_mm)
+    assert np.array_equal(healthy[~hole], drawn[~hole])
+    core = drawn[21:23, 21:23, 21:23].mean()
+    assert SOLID[0] - 1 < core < SOFT_TISSUE[2] + 1  # as dense as `denovox lesion` makes it
     for more, says in (
         (("--weights", tiny), "--control lesion"),
         ((*both, "--weights", tiny), "one base and one control at most"),

@@ -56,34 +56,10 @@ def test_help_lists_all_protocols_and_each_group_its_own():
             assert ((row.short or row.name) in names) == (row.kind == kind), (kind, row.name)
 
 
-def test_the_old_spelling_works_and_says_so(pairs, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # where the data is called like a group
-    new = run("pairs", "mayo16-redcnn", pairs, "--out", tmp_path / "new")
-    assert new.exit_code == 0, new.output
-    assert "deprecated" not in new.stderr
-    for name, arguments in {
-        "old": ("mayo16-redcnn", pairs, "--out", tmp_path / "old"),
-        "first": ("--out", tmp_path / "first", "mayo16-redcnn", pairs),
-        "like": ("mayo16-redcnn", "pairs", "--out", tmp_path / "like"),
-    }.items():
-        old = run(*arguments)
-        assert old.exit_code == 0, old.output
-        (line,) = [line for line in old.stderr.splitlines() if "deprecated" in line]
-        assert "use `denovox evaluate pairs mayo16-redcnn`" in line
-        texts = [(tmp_path / each / "figures.json").read_text() for each in (name, "new")]
-        assert json.loads(texts[0])["figures"] == json.loads(texts[1])["figures"]
-
-
-def test_the_old_spelling_of_a_simulated_protocol(tmp_path):
-    result = run("simulated-dose", tmp_path / "no.nii", "--out", tmp_path / "out")
-    assert result.exit_code == 2
-    first, last = result.stderr.strip().splitlines()[0], result.stderr.strip().splitlines()[-1]
-    assert "use `denovox evaluate simulated dose`" in first
-    assert "no.nii does not exist" in last
-
-
 def test_unknown_words_get_one_sentence(pairs, tmp_path):
     out = ("--out", tmp_path / "out")
+    refuses(run("rplhr", pairs, *out), "use `denovox evaluate pairs rplhr`")
+    refuses(run("simulated-dose", pairs, *out), "use `denovox evaluate simulated dose`")
     refuses(run("pears", "rplhr", pairs, *out), "'pears' is not known (did you mean 'pairs'?)")
     refuses(run("mayo16", pairs, *out), "'mayo16' is not known", "pairs, simulated, realism")
     refuses(run("pairs", "rplhrr", pairs, *out), "(did you mean 'rplhr'?)")
@@ -102,7 +78,7 @@ def test_a_group_has_its_own_options_alone(pairs, tmp_path):
         (("simulated", "slab", pairs, "--dose", 0.5), "simulated-slab does not use --dose"),
         (("simulated", "dose", pairs, "--factor", 3), "simulated-dose does not use --factor"),
         (("lesions", "generation", pairs, "--region", "chest"), "--region"),
-        (("rplhr", pairs, "--region", "chest"), "--region"),
+        (("pairs", "rplhr", pairs, "--region", "chest"), "--region"),
     ):
         result = run(*given, *out)
         assert result.exit_code == 2, result.output

@@ -40,7 +40,7 @@ def ended(error: Exception, *words: str) -> tuple[int, str]:
     "error", [CPU, MemoryError(), MemoryError("std::bad_alloc"), OSError(errno.ENOMEM, "no")]
 )
 def test_main_memory(error: Exception) -> None:
-    said = "denovox: the memory of this machine is not enough; "
+    said = "denovox: this machine has too little memory; "
     tile = "use a smaller --tile (now 64; 32 is the smallest), or"
     smaller = " a smaller part of the input\n"
     assert ended(error) == (2, said + tile + smaller)
@@ -52,7 +52,7 @@ def test_main_memory(error: Exception) -> None:
 def test_memory_of_the_gpu() -> None:
     code, said = ended(CUDA)
     assert code == 2
-    assert said.startswith("denovox: the memory of the GPU is not enough; use a smaller --tile")
+    assert said.startswith("denovox: the GPU has too little memory; use a smaller --tile")
     assert "or --device cpu, or a smaller part" in said
 
 

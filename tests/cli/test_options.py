@@ -13,12 +13,12 @@ from denovox.cli.main import main
 from denovox.inference import model
 
 # Options of reading, running and writing that many commands have in common.
-SHARED = {"device", "precision", "tile", "window", "batch"} | {
+SHARED = {"device", "precision", "tile", "batch"} | {
     "series", "straighten", "accept_hu", "report", "like", "force",
     "no_manifest", "as_json", "png", "progress", "memory", "seed", "weights",
     "out", "form", "workers", "engine", "watch", "quiet_time",  # of every batch
 }  # fmt: skip
-VARIABLES = ("DEVICE", "PRECISION", "BATCH", "WINDOW_BATCH")
+VARIABLES = ("DEVICE", "PRECISION", "BATCH")
 
 
 def run(*arguments, **env):
@@ -100,10 +100,6 @@ def test_variables_hold_where_no_option_is_given(fake, asked):
     assert (fake.device, fake.precision, fake.options.batch) == ("cpu", "auto", 4)
     assert run(*asked, "--precision", "float32", "--batch", 2, **env).exit_code == 0
     assert (fake.device, fake.precision, fake.options.batch) == ("cpu", "float32", 2)
-    assert run(*asked, DENOVOX_WINDOW_BATCH="5").exit_code == 0  # the old name
-    assert fake.options.batch == 5
-    assert run(*asked, DENOVOX_WINDOW_BATCH="5", DENOVOX_BATCH="6").exit_code == 0
-    assert fake.options.batch == 6
 
 
 @pytest.mark.parametrize(
@@ -112,23 +108,11 @@ def test_variables_hold_where_no_option_is_given(fake, asked):
         ("DENOVOX_DEVICE", "gpu", "no device 'gpu'"),
         ("DENOVOX_PRECISION", "half", "'float32', 'bfloat16', 'auto'"),
         ("DENOVOX_BATCH", "many", "DENOVOX_BATCH"),
-        ("DENOVOX_WINDOW_BATCH", "-1", "DENOVOX_WINDOW_BATCH"),
     ],
 )
 def test_wrong_variables_are_one_sentence(fake, asked, name, value, says):
     refuses(run(*asked, **{name: value}), says)
     assert fake.options is None
-
-
-def test_the_old_name_of_tile_works_and_says_so_once(fake, asked):
-    result = run(*asked, "--window", 40)
-    assert result.exit_code == 0, result.output
-    assert fake.options.tile == 40
-    line = "--window is now --tile and will go in the next version"
-    assert result.stderr.splitlines().count(line) == 1
-    assert line not in run(*asked, "--tile", 40).stderr
-    refuses(run(*asked, "--window", 8), "--window", "32")
-    assert "--window" not in run("denoise", "--help").stdout
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:7", "CPU", ""])
@@ -156,7 +140,7 @@ def test_every_command_that_runs_a_model_has_the_options_of_a_run():
     generating = {"synthesize", "lesion", "inpaint", "augment", "demo"}
     assert running >= {(name,) for name in {"denoise", "superres", "detect"} | generating}
     for words in running:
-        assert names(COMMANDS[words]) >= {"device", "precision", "batch", "window"}, words
+        assert names(COMMANDS[words]) >= {"device", "precision", "batch"}, words
     assert names(main.commands["doctor"]) >= {"device", "precision"}
     for name in ("pretrain", "finetune", "ablate"):
         assert "device" in names(main.commands[name])

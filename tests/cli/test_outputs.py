@@ -154,7 +154,7 @@ def test_a_report_of_too_little_body_is_refused_before_the_work(scan, idle, monk
     monkeypatch.setattr("denovox.reports.faithfulness.LEAST", 10**6)
     report = ("--report", scan.with_name("report"), "--region", "abdomen")
     result = run("denoise", scan, scan.with_name("out.nii.gz"), *report)
-    refuses(result, "a report needs 1000000 voxels within the body, and the scan has")
+    refuses(result, "a report needs 1000000 voxels within the body, but the scan has")
 
 
 # ---- what is said about the files that it reads -------------------------------------------------
@@ -392,25 +392,27 @@ from denovox.cli.main import main
 from denovox.inference import cost
 timed = cost.time_tile
 cost.time_tile = lambda model: timed(model, 32, 0.01)
-for code, *words in ((0, "doctor"), (0, "doctor", "--json"), (2, "denoise", sys.argv[1])):
-    try:
-        main([*words, sys.argv[1]])
-    except SystemExit as end:
-        assert end.code == code, words
+for encoding in ("ascii", "latin-1", "utf-8"):
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding=encoding, errors="strict")
+    for code, *words in ((0, "doctor"), (0, "doctor", "--json"), (2, "denoise", sys.argv[1])):
+        try:
+            main([*words, sys.argv[1]])
+        except SystemExit as end:
+            assert end.code == code, words
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_no_encoding_of_the_terminal_ends_in_a_traceback(scan, encoding):
+def test_no_encoding_of_the_terminal_ends_in_a_traceback(scan):
     shutil.copy(scan, scan.with_name(ODD))
     env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run(
         [sys.executable, "-c", ONE_AFTER_ANOTHER, ODD], cwd=scan.parent, capture_output=True,
-        env={**os.environ, **env, "PYTHONIOENCODING": encoding}, check=False,
+        env={**os.environ, **env}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert b"Traceback" not in done.stderr
-    assert rb"M\xfcl\nler" in done.stdout
-    assert rb"M\\xfcl\\nler" in done.stdout  # in JSON
-    assert rb"M\xfcl\nler" in done.stderr
+    assert done.stdout.count(rb"M\xfcl\nler") >= 3  # once in each encoding
+    assert done.stdout.count(rb"M\\xfcl\\nler") >= 3  # in JSON
+    assert done.stderr.count(rb"M\xfcl\nler") >= 3

@@ -5,19 +5,14 @@ import json
 import nibabel
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from command_line import run
 
-from denovox.cli.main import main
 from denovox.core.labels import OUTSIDE
 from denovox.core.operators.thin_slices import thin
 from denovox.io import nifti
 from denovox.scan.anatomy import coarse
 
 SHAPE = (36, 32, 8)
-
-
-def run(*arguments):
-    return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
 @pytest.fixture

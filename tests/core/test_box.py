@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from denovox.core.box import Box, Tiling, bounding_box, coordinates, whole
+from denovox.core.box import Box, Tiling, bounding_box, coordinates
 from denovox.core.box import tilings as for_volume
 
 
@@ -19,7 +19,7 @@ def test_a_box_cuts_an_array():
     box = Box((1, 2, 3), (2, 3, 4))
     assert box.stop == (3, 5, 7)
     assert np.array_equal(array[(..., *box.slices)], array[:, 1:3, 2:5, 3:7])
-    assert np.array_equal(array[(..., *whole((5, 6, 7)).slices)], array)
+    assert np.array_equal(array[(..., *Box((0, 0, 0), (5, 6, 7)).slices)], array)
 
 
 def test_a_bounding_box():
@@ -29,7 +29,7 @@ def test_a_bounding_box():
     assert mask[bounding_box(mask).slices].sum() == mask.sum()
     # The margin ends where the array does.
     assert bounding_box(mask, (1, 4, 2)) == Box((1, 0, 4), (5, 8, 5))
-    assert bounding_box(np.zeros_like(mask), (1, 0, 2)) == whole(mask.shape)
+    assert bounding_box(np.zeros_like(mask), (1, 0, 2)) == Box((0, 0, 0), mask.shape)
 
 
 # Coordinates ----------------------------------------------------------------------------------

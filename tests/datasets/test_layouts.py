@@ -572,6 +572,16 @@ def test_an_index(tmp_path):
     )  # no region of the model's: for prepare to put aside, and say so
 
 
+def test_an_index_names_lesions_in_anybodys_words(tmp_path):
+    tree(tmp_path, "t.nii.gz", "m.nii.gz")
+    lesions = ["soft-tissue sarcoma (expert GTV)", "GTVp", "lymph_node", "Tumour", "lung nodule"]
+    others = ["liver", "PTV", "CTVp", "carina (one slice)", "unknown"]
+    table = {str(n): name for n, name in enumerate([*lesions, *others], 1)}
+    row = {"id": "t", "file": "t.nii.gz", "patient": "A", "masks": {"m": table}}
+    (entry,) = survey(indexed(tmp_path, row)).entries
+    assert entry.masks[0].bridge.lesions == (1, 2, 3, 4, 5)
+
+
 def test_an_index_that_is_wrong(tmp_path):
     tree(tmp_path, "t.nii.gz")
     entry = {"id": "t", "file": "t.nii.gz", "patient": "A"}

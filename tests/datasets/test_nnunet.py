@@ -107,12 +107,12 @@ def test_nnunets_own_verifier_is_content_and_sees_what_is_broken(tmp_path):
 
 def test_values_types_and_geometry(tmp_path):
     nnunet.start(tmp_path)
-    volume, mask = scan(3), lesion(3) * 7
+    volume, mask = scan(3), lesion(3) > 0
     nnunet.write_case(tmp_path, "a_b", volume, mask)
     image, label = (nibabel.load(path) for path in nnunet.paths(tmp_path, "a_b"))
     assert (image.get_data_dtype(), label.get_data_dtype()) == (np.int16, np.uint8)
     assert np.array_equal(np.asarray(image.dataobj), np.rint(volume.hu))
-    assert np.array_equal(np.asarray(label.dataobj), mask > 0)
+    assert np.array_equal(np.asarray(label.dataobj), mask)
     np.testing.assert_allclose(image.affine, volume.affine, rtol=1e-6)
     one, other = (
         {key: value.tobytes() for key, value in found.header.items()} for found in (image, label)

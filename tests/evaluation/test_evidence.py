@@ -103,7 +103,7 @@ def test_other_settings_are_another_measurement(prepared, tiny, tmp_path, monkey
     times = []
 
     def part(study):
-        times.append(study.settings)
+        times.append(1)
         return study.results("counted", (), (f"run {len(times)}",))
 
     monkeypatch.setattr(parts, "PARTS", {"counted": part})
@@ -114,6 +114,32 @@ def test_other_settings_are_another_measurement(prepared, tiny, tmp_path, monkey
         assert result.exit_code == 0, result.output
         assert len(times) == count
         assert f"- run {count}" in result.stdout
+
+
+def test_another_control_is_another_measurement_of_lesions_alone(
+    prepared, tiny, tmp_path, monkeypatch
+):
+    ran = []
+
+    def part(name, study):
+        ran.append(name)
+        return study.results(name, (), ())
+
+    counted = {name: partial(part, name) for name in ("counted", "lesion-counted")}
+    monkeypatch.setattr("denovox.evaluation.evidence.page.PARTS", counted)
+    monkeypatch.setattr(parts, "PARTS", counted)
+    control = tmp_path / "control.safetensors"
+    given = [prepared, "--out", tmp_path / "out", "--weights", tiny, "--rivals", "none"]
+    for content, new in (
+        ("a", ["counted", "lesion-counted"]),
+        ("a", []),
+        ("b", ["lesion-counted"]),
+    ):
+        control.write_text(content)
+        ran.clear()
+        result = run(*given, "--lesion-control", control)
+        assert result.exit_code == 0, result.output
+        assert ran == new
 
 
 @pytest.mark.parametrize(

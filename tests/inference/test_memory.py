@@ -13,11 +13,13 @@ import pytest
 from denovox.core import on_disk as files
 from denovox.core import process
 from denovox.core.errors import InputError
+from denovox.core.labels import ID
 from denovox.core.operators.coloured_noise import WHITE, Spectrum
 from denovox.core.operators.thin_slices import thin
 from denovox.core.volume import Volume
 from denovox.inference import memory
 from denovox.inference.anomaly.calibration import AnomalyMethod
+from denovox.inference.anomaly.components import components, scan_score
 from denovox.inference.anomaly.detection import calibrate, detect
 from denovox.inference.model import Model
 from denovox.inference.options import RunOptions
@@ -25,6 +27,7 @@ from denovox.inference.scan_context import ScanContext
 from denovox.io import nifti
 from denovox.model.presets import PRESETS
 from denovox.model.weights import ModelConfig
+from denovox.scan.body_regions import RegionSpan
 from denovox.scan.noise import RegionNoise
 
 CONFIG = ModelConfig(net=PRESETS["tiny"], spacing_mm=(0.7, 6.0))
@@ -255,6 +258,24 @@ def test_writing_and_comparing_let_go_of_a_volume_on_disk(tmp_path):
         process.return_freed()
         assert process.resident_mb() - before < 0.5 * held.nbytes / 1e6
     np.testing.assert_array_equal(nifti.read(tmp_path / "ct.nii").hu, held)
+
+
+def test_components_and_score_let_go_of_maps_on_disk():
+    z, contrast_hu = (files.on_disk((300, 200, 160), np.float32) for _ in range(2))
+    z[100:110, 100:110, 20:140] = 5  # in every slice but few
+    contrast_hu[...] = 50
+    coarse = np.full(z.shape, ID["body"], np.uint8)
+    scan = Volume(z, np.eye(4))
+    for each in (z, contrast_hu):
+        files.release(each)
+    process.return_freed()
+    before = process.resident_mb()
+    spans = (RegionSpan("chest", 0, 160, ""),)
+    (found,) = components(scan, contrast_hu, 4.0, contrast_hu, coarse, spans)
+    score = scan_score(z, scan.spacing_mm)
+    process.return_freed()
+    assert process.resident_mb() - before < 0.5 * z.nbytes / 1e6
+    assert (found.volume_ml, found.peak_z, found.contrast_hu, score) == (12, 5, 50, 5)
 
 
 def test_rows_of_an_array_on_disk_take_little_memory():

@@ -70,14 +70,14 @@ def test_levels_are_conditioned_as_in_training():
         return shrink(x, sigma, told)
 
     ids = body((40, 32, 16))
-    got = model(watch).synthesize("abdomen", ids.shape, MM, ids, levels=2, steps=3)
+    got = model(watch).synthesize("abdomen", ids.shape, MM, ids, levels=2, steps=4)
     assert got.shape == (40, 32, 16)
-    first = next(told for shape, _, told in seen if shape == (16, 16, 16))
-    np.testing.assert_allclose(first.spacing_mm[0], [3 * 40 / 16, 3 * 32 / 16, 5.0])
-    assert first.position_x[0, 0] == pytest.approx(-1 + 1 / 16)  # of the whole volume
+    _, _, first = seen[0]
+    np.testing.assert_allclose(first.spacing_mm[0], [3 * 40 / 24, 3 * 32 / 24, 5.0])
+    assert first.position_x[0, 0] == pytest.approx(-1 + 1 / 24)  # of the whole volume
     assert set(first.anatomy.unique().tolist()) == {OUTSIDE, BODY, ID["liver"]}
     assert seen[0][1] == pytest.approx(80)
-    fine = [(sigma, told) for shape, sigma, told in seen if shape != (16, 16, 16)]
+    fine = [(sigma, told) for _, sigma, told in seen[4:]]
     assert max(sigma for sigma, _ in fine) == pytest.approx(3.0)
     assert all(told.spacing_mm[0].tolist() == list(MM) for _, told in fine)
 
@@ -95,10 +95,36 @@ def test_a_finer_level_keeps_what_the_coarser_one_drew():
         got = model(either).synthesize(
             "abdomen", ids.shape, MM, ids, levels=2, options=RunOptions(seed)
         )
-        bright = float(field(seed, (16, 16, 16))(1 << 20).mean()) > 0
+        bright = float(field(seed, (24, 24, 16))(1 << 20).mean()) > 0
         assert (got.hu[ids != OUTSIDE].mean() > 60) == bright  # the window's centre
         unit = REGIONS["abdomen"].window.unit(got.hu)
         assert abs(unit[ids != OUTSIDE].mean()) > 0.2
+
+
+def test_labels_allow_a_larger_whole_than_a_scan_without_any():
+    """A patch and a half; without labels, the size at which training shows a whole."""
+    for ids, coarsest in ((body((60, 48, 32)), "24x24x24"), (None, "16x16x16")):
+        said = []
+        model().synthesize(
+            "abdomen", (60, 48, 32), MM, ids, levels=2, options=RunOptions(say=said.append)
+        )
+        assert said[-1].startswith(f"abdomen: 2 levels ({coarsest}, 60x48x32 voxels)")
+
+
+def test_a_finest_level_without_guidance_asks_once(tmp_path, monkeypatch):
+    """Where the budget does not suffice for two guided evaluations of it."""
+    asked = []
+
+    def watch(x, sigma, told):
+        asked.append((float(told.spacing_mm[0, 0]) > MM[0], len(x)))
+        return told_or_not(x, sigma, told)
+
+    monkeypatch.setattr("denovox.sampling.levels.TILES", 8)
+    net, ids = model(watch, weights_with(0.2, tmp_path)), body((40, 32, 16))
+    options = RunOptions(tile=32)
+    net.synthesize("abdomen", ids.shape, MM, ids, levels=2, steps=4, options=options)
+    assert {count for coarse, count in asked if coarse} == {1, 2}
+    assert {count for coarse, count in asked if not coarse} == {1}
 
 
 def test_levels_by_themselves():
@@ -108,7 +134,7 @@ def test_levels_by_themselves():
     assert said[-1] == "abdomen: 1 level (24x20x16 voxels), 10 steps, 10 evaluations of tiles"
     model().synthesize("abdomen", ids.shape, MM, options=options)  # nothing fixes the whole
     assert said[-1].startswith("abdomen: 2 levels (16x16x16, 24x20x16 voxels), 10+10 steps, ")
-    with pytest.raises(InputError, match="2 levels at most"):
+    with pytest.raises(InputError, match="1 level at most"):
         model().synthesize("abdomen", ids.shape, MM, ids, levels=3)
 
 
@@ -133,7 +159,7 @@ def test_the_manifest_learns_where_tiles_of_the_last_evaluation_meet(levels):
     notes, shape = Recorder(), (60, 40, 24)
     with recording(notes):
         got = model(each).synthesize(
-            "chest", shape, MM, steps=3, levels=levels, options=RunOptions(5, tile=24)
+            "chest", shape, MM, steps=4, levels=levels, options=RunOptions(5, tile=24)
         )
     assert [span.region for span in notes.decisions[-1][1]["regions"]] == ["chest"]
     (borders,) = notes.decisions[-1][1]["tile borders"]
@@ -340,8 +366,14 @@ def test_what_cannot_be_drawn_is_refused_before_the_network_runs():
     two = np.concatenate([ids, ids])
     with pytest.raises(InputError, match="2 separate bodies"):
         net.synthesize("abdomen", two.shape, MM, two)
-    with pytest.raises(InputError, match=r"a chest of 48 x 48 x 1500 mm is larger"):
+    with pytest.raises(InputError, match=r"chest: 48 x 48 x 1500 mm is larger"):
         net.synthesize("chest", (8, 8, 250), (6.0, 6.0, 6.0))
+    with pytest.raises(InputError, match=r"voxels of 3 x 3 x 12 mm are outside the 0.7 to 6 mm"):
+        net.synthesize("chest", (8, 8, 8), (3.0, 3.0, 12.0))
+    with pytest.raises(InputError, match="distilled weights cannot guide"):
+        net.synthesize("abdomen", ids.shape, MM, ids, guide=student(never))
+    with pytest.raises(InputError, match=r"drawing 24 x 20 x 16 voxels takes about .* GB"):
+        net.synthesize("abdomen", ids.shape, MM, ids, options=RunOptions(memory="1MB"))
     for steps in (0, -3):
         with pytest.raises(InputError, match="steps"):
             net.synthesize("chest", (8, 8, 8), MM, steps=steps)

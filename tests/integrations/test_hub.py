@@ -243,7 +243,7 @@ def test_names_of_patients_are_not_published_unasked(hub, tiny, tmp_path):
     ("words", "says"),
     [
         (("jane/ct",), "--license"),
-        (("jane/ct", "--license", "CC BY 4.0"), "is not an abbreviation of a licence"),
+        (("jane/ct", "--license", "CC BY 4.0"), "is not the Hub's name of a licence"),
         (("ct", "--license", "other"), "does not name a repository"),
         (("jane/ct", "--license", "other", "--revision", "a b"), "does not name a repository"),
         (("jane/ct", "--license", "other", "--dry-run", "nowhere/dir"), "does not exist"),

@@ -287,7 +287,7 @@ def done_run(folder: Path) -> Path:
 
 
 def started(folder: Path, out: Path):
-    arguments = ["train", folder, folder / "work", out, "--began", 0]
+    arguments = [folder, folder / "work", out, "--began", 0]
     return CliRunner().invoke(train.main, [str(a) for a in arguments])
 
 

@@ -378,5 +378,5 @@ def test_grids_must_agree() -> None:
         report(noisy, Volume(clean.hu, aside), given())
     with pytest.raises(InputError, match="restored volume has voxels that are NaN"):
         report(noisy, clean.with_hu(clean.hu * np.float32(np.nan)), given())
-    with pytest.raises(InputError, match="needs 500 voxels within the body, and the scan has 0"):
+    with pytest.raises(InputError, match="needs 500 voxels within the body, but the scan has 0"):
         report(noisy, clean, given(labels=np.full(SHAPE, OUTSIDE, np.uint8)))

@@ -13,7 +13,7 @@ from denovox.core.box import Tiling
 from denovox.core.errors import InputError
 from denovox.core.schedule import Schedule
 from denovox.sampling.guidance import Guidance
-from denovox.sampling.levels import TILES, affordable, borders, plan, pyramid
+from denovox.sampling.levels import FEW, TILES, affordable, borders, plan, pyramid
 
 
 def test_the_whole_at_the_patchs_size_then_octaves():
@@ -109,21 +109,36 @@ def test_borders_are_where_one_tile_ends_and_in_the_middle_of_what_two_share():
     assert len(shared) == 3
 
 
-def test_tiles_overlap_unless_that_leaves_the_finest_level_one_evaluation():
-    """Overlapping tiles cost a third more; 64^3 voxels are one tile."""
+def test_the_finest_level_gives_up_guidance_first_and_then_overlap():
+    """To keep two evaluations. Overlapping tiles cost a third more; 64^3 voxels are one tile."""
 
     def tiles(grid, blend):
         return math.ceil(math.prod(grid) / 64**3 * (4 / 3 if blend else 1))
 
-    def blends(edge, weight):
-        levels = plan(pyramid((edge,) * 3, 32), 10, Schedule(), Guidance(weight), tiles)
-        assert sum(one.tiles for one in levels) <= TILES
-        assert levels[-1].steps >= 2
-        return [one.blend for one in levels]
+    def levels(edge, weight):
+        planned = plan(pyramid((edge,) * 3, 32), 10, Schedule(), Guidance(weight), tiles)
+        assert sum(one.tiles for one in planned) <= TILES
+        assert planned[-1].steps >= 2
+        return [one.blend for one in planned], [one.guided for one in planned]
 
-    assert blends(256, 2.0) == [True] * 4
-    assert blends(512, 1.0) == [True] * 5
-    assert blends(512, 2.0) == [True] + [False] * 4
+    assert levels(256, 2.0) == ([True] * 4, [True] * 4)
+    assert levels(512, 1.0)[0] == [True] * 5
+    assert levels(512, 2.0) == ([True] * 5, [True] * 4 + [False])
+    blends, guided = levels(550, 2.0)
+    assert blends == [True] + [False] * (len(blends) - 1)
+    assert not guided[-1]
     (alone,) = plan([(512,) * 3], 10, Schedule(), Guidance(1.0), tiles)
     assert alone.blend
     assert alone.steps == 10
+
+
+def test_few_evaluations_begin_later_and_end_earlier():
+    """Two from 3 to .02 would leave the second nothing to do."""
+
+    def tiles(grid, blend):
+        return math.ceil(math.prod(grid) / 64**3)
+
+    for edge, expected in ((128, (3.0, 0.02)), (512, (1.0, 0.15))):
+        finest = plan(pyramid((edge,) * 3, 32), 10, Schedule(), Guidance(2.0), tiles)[-1]
+        assert (finest.sigmas[0], finest.sigmas[-2]) == pytest.approx(expected)
+        assert (finest.steps < FEW) == (edge == 512)

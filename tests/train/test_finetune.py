@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from command_line import run
 from safetensors.torch import load_file
 from tiny_store import make_store
 
-from denovox.cli.main import main
 from denovox.core.errors import InputError
 from denovox.core.volume import Volume
 from denovox.inference.model import (
@@ -38,10 +37,6 @@ batch = 2
 precision = "float32"
 validate_every = 2
 """
-
-
-def run(*arguments):
-    return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
 def refuses(result, says):
@@ -138,7 +133,7 @@ def test_what_makes_no_sense_is_one_sentence(recipe, tmp_path, tiny):
         .replace("[train]", '[model]\nnet = "tiny"\n[train]')
     )
     orphan.write_text(own)
-    refuses(run("finetune", orphan), "give its weights as start")
+    refuses(run("finetune", orphan), "give the weights of that base as start")
     make_store(tmp_path / "healthy", lesions=False)
     healthy = tmp_path / "healthy.toml"
     healthy.write_text(

@@ -10,17 +10,16 @@ import hashlib
 import json
 import os
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
-
 from ..core.errors import InputError, ensure, shown
 from ..datasets.source_scans import hashed, safe
 from ..io.atomic import sweep, write_file
+from ..io.space import locked
 from .scans import Scan
 
 NAME = "manifest.jsonl"
@@ -212,15 +211,9 @@ class _Names:
 # ---- on disk ------------------------------------------------------------------------------------
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> AbstractContextManager[None]:
     """Ensure that only one batch writes to a folder."""
-    (folder / HIDDEN).mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / HIDDEN / "lock", timeout=0):
-            yield
-    except Timeout:
-        raise InputError(f"another `denovox batch` is writing to {folder}; wait for it") from None
+    return locked(folder / HIDDEN, f"another `denovox batch` is writing to {folder}; wait for it")
 
 
 def is_batch(folder: Path) -> bool:

@@ -77,7 +77,7 @@ def fill(
             ct = make(pair, phantom, number, len(waiting))
             image, _ = nnunet.paths(folder, pair.name)
             image.unlink(missing_ok=True)  # made with other settings, under --force
-            nnunet.write_labels(folder, pair.name, ct, contiguous(phantom.labels, labels))
+            nnunet.write_case(folder, pair.name, ct, contiguous(phantom.labels, labels))
             seconds = round(time.monotonic() - began, 1)
             ledger.put(replace(row, status="done", seconds=seconds))
             yield f"{number + 1}/{len(waiting)} {pair.name}: done after {seconds:g} s"

@@ -176,8 +176,8 @@ def _shortage(memory: str, params: dict[str, Any]) -> str:
     if memory == "main" and "memory" in params:
         less.append("a --memory below what is free, so that more is kept on disk")
     where = "the GPU" if memory == "GPU" else "this machine"
-    try_this = f"use {', or '.join(less)}, or" if less else "use"
-    return f"the memory of {where} is not enough; {try_this} a smaller part of the input"
+    less.append("a smaller part of the input")
+    return f"{where} has too little memory; use {', or '.join(less)}"
 
 
 def _refuse(ctx: click.Context, sentence: str) -> NoReturn:

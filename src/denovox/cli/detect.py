@@ -163,7 +163,7 @@ def calibrate(
     from ..io.outputs import check_apart
 
     unknown = ", ".join(map(str, sorted({scan for scan, _ in lesions} - set(scans))))
-    ensure(not unknown, f"--lesions names {unknown}, which is not one of SCANS; give it there too")
+    ensure(not unknown, f"--lesions names {unknown}, which is not among SCANS; list it there, too")
     check_apart({"--out": out}, {f"SCANS: {path}": path for path in scans})
     check_folder(out, force=True)
     existing = sorted(out.glob("*.json")) if not run["force"] else []

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 diameter_option = option(
     "--diameter",
     metavar="MM",
-    help="Diameter of a sphere of the lesion's volume, e.g. 12mm.  [default: drawn at random]",
+    help="Diameter of a sphere with the lesion's volume, e.g. 12mm.  [default: drawn at random]",
 )
 
 
@@ -48,7 +48,7 @@ diameter_option = option(
 @option(
     "--anatomy",
     metavar="auto|FILE",
-    help="Label map of INPUT, in which to find --organ; auto: by TotalSegmentator, if that is"
+    help="Label map of INPUT that contains --organ; auto: by TotalSegmentator, if that is"
     " installed.  [default: by thresholds]",
 )
 @diameter_option
@@ -56,7 +56,7 @@ diameter_option = option(
 @option(
     "--density",
     type=click.Choice(["solid", "part-solid", "ground-glass"]),
-    help="Type of a lung lesion, from whose range its HU are drawn.  [default: solid]",
+    help="Type of lung lesion; its HU are drawn from the range of this type.  [default: solid]",
 )
 @option(
     "--contrast",

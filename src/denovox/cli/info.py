@@ -33,10 +33,10 @@ def view(
 ) -> None:
     """Compare a scan with a result in a browser.
 
-    SCAN and RESULT are CT scans in HU, in any format that `denovox denoise` reads. Writes one
-    self-contained page with a before/after slider and opens it. If RESULT is on another grid, SCAN
-    is interpolated onto it. --out writes the page to a file instead, to keep or to share; the page
-    contains the images, without the headers of their files.
+    SCAN and RESULT are CT scans in HU, in any format that `denovox denoise` reads. The result is a
+    self-contained page with a before/after slider, which is opened. If RESULT is on another grid,
+    SCAN is interpolated onto it. --out writes the page to a file instead, to keep or to share; the
+    page contains the images, without the headers of their files.
     """
     import tempfile
     import webbrowser
@@ -131,17 +131,14 @@ def prose(content: dict[str, Any]) -> str:
         card = one["card"]
         parts = [earlier.get("steps", 0) for earlier in card.get("history", [])]
         steps = sum(parts, card.get("steps", 0))
+        per_region = card.get("patients_per_region", {})
+        regions = ", ".join(f"{name} {count}" for name, count in per_region.items())
         lines += [
             "",
             f"weights '{one['name']}': {one['megabytes']} MB, sha256 {one['sha256'][:12]}",
             f"  {card.get('text', '').strip()}",
             f"  trained for {steps} steps on {card.get('training_patients')} patients"
-            f" ({_counts(card.get('patients_per_region', {}))});"
-            f" validation loss {card.get('validation_loss')}",
+            f" ({regions}); validation loss {card.get('validation_loss')}",
             "  sources: " + "; ".join(card.get("sources", [])),
         ]
     return "\n".join(lines)
-
-
-def _counts(regions: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in regions.items())

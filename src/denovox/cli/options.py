@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 REGION_NAMES = ("headneck", "chest", "abdomen")
 FILE = click.Path(path_type=Path)
-EDGE = click.IntRange(LEAST_TILE)  # of a tile
-WINDOW = "denovox.window"  # key of --window, the old name of --tile, in a context's meta
 
 
 def _device(ctx: click.Context, param: click.Parameter, name: str | None) -> str | None:
@@ -44,16 +42,6 @@ def _memory(ctx: click.Context, param: click.Parameter, amount: str | None) -> s
 
         megabytes(amount)
     return amount
-
-
-def _window(ctx: click.Context, param: click.Parameter, edge: int | None) -> None:
-    if edge is not None:
-        say("--window is now --tile and will go in the next version")
-        ctx.meta[WINDOW] = edge
-
-
-def _tile(ctx: click.Context, param: click.Parameter, edge: int) -> int:
-    return int(ctx.meta.get(WINDOW, edge))
 
 
 def all_of(*options: Callable[..., Any]) -> Callable[..., Any]:
@@ -83,23 +71,19 @@ precision_option = option(
     envvar="DENOVOX_PRECISION",
     help="Precision of the network; auto: bfloat16 where the hardware supports it natively.",
 )
-tile_option = all_of(
-    option(
-        "--tile",
-        group="Running",
-        type=EDGE,
-        default=64,
-        callback=_tile,
-        help="Largest edge of the tiles on which the network is evaluated, in voxels.",
-    ),
-    option("--window", type=EDGE, hidden=True, is_eager=True, expose_value=False, callback=_window),
+tile_option = option(
+    "--tile",
+    group="Running",
+    type=click.IntRange(LEAST_TILE),
+    default=64,
+    help="Largest edge of the tiles on which the network is evaluated, in voxels.",
 )
 batch_option = option(
     "--batch",
     group="Running",
     type=click.IntRange(0),
     default=0,
-    envvar=["DENOVOX_BATCH", "DENOVOX_WINDOW_BATCH"],  # the second is the old name
+    envvar="DENOVOX_BATCH",
     help="Tiles evaluated at once; 0: one, or on a GPU as many as fit.",
 )
 memory_option = option(

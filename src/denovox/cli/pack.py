@@ -34,7 +34,7 @@ def plan(recipe: Path, gpu: Name, gpus: int) -> None:
     """Estimate the cost of training: FLOPs, memory, samples per second, hours.
 
     RECIPE is TOML (docs/reference/recipes.md). FLOPs and memory are counted on its network, forward
-    and backward, without running it; if the memory does not suffice, the last line suggests what to
+    and backward, without running it; if memory is not enough, the last line suggests what to
     change. Times on a CPU are those of one real step; those on GPUs are estimated from data sheets
     and were never checked on one. The time for samples and validation is not included.
     """

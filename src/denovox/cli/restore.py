@@ -97,34 +97,24 @@ def denoise(
                 sd_hu=None if sd is None else sd.hu,
                 noise=context.noise,
                 labels=context.coarse,
-                settings={
-                    "region": region,
-                    "noise_hu": noise_hu,
-                    "samples": samples,
-                    "seed": run["seed"],
-                },
+                settings={"region": region, "noise_hu": noise_hu, "samples": samples}
+                | {"seed": run["seed"]},
             )
-            _report(report, input, volume, result, given, model, run["force"])
+            _report(report, input, (volume, result), given, model, run["force"])
         target.write(result, model, volume)
 
 
 def _report(
-    folder: Path,
-    input: Path,
-    before: Volume,
-    after: Volume,
-    given: Given,
-    model: Model,
-    force: bool,
+    folder: Path, input: Path, scans: tuple[Volume, Volume], given: Given, model: Model, force: bool
 ) -> None:
-    """Write a faithfulness report, and its summary on stderr."""
+    """Write a faithfulness report on scans before and after; its summary goes to stderr."""
     from ..core.errors import shown
     from ..core.version import __version__
     from ..model.weights import describe
     from ..reports.faithfulness import write_report
 
     given = replace(given, weights=describe(model.path)[2], version=__version__)
-    say(write_report(folder, before, after, given, shown(input), force).summary)
+    say(write_report(folder, *scans, given, shown(input), force).summary)
 
 
 @click.command(cls=Result)
@@ -175,6 +165,7 @@ def superres(
     times = volume.spacing_mm[2] / spacing_z if spacing_z else factor or 1.0
     target.check_scan(volume, times)
     grid: dict[str, Any] = {"factor": factor, "spacing_z_mm": spacing_z, "thickness_mm": thickness}
+    settings = {"factor": factor, "spacing_z": spacing_z, "thickness": thickness}
     base = anatomy = None
     with loaded(run, "superres", "low-resolution") as (model, options):
         if report is not None:  # which compares with the interpolation
@@ -190,12 +181,7 @@ def superres(
                 data_consistency_hu=result.consistency.rms_hu,
                 adds_detail=True,
                 labels=anatomy,
-                settings={
-                    "region": region,
-                    "factor": factor,
-                    "spacing_z": spacing_z,
-                    "thickness": thickness,
-                },
+                settings={"region": region, **settings},
             )
-            _report(report, input, base, result, given, model, run["force"])
+            _report(report, input, (base, result), given, model, run["force"])
         target.write(result, model, volume)

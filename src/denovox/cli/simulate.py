@@ -37,8 +37,7 @@ def simulate() -> None:
 @option(
     "--photons",
     type=click.FloatRange(1, 1e12),
-    help="Photons through air at the dose of INPUT, per mm2 and view, at 1000 views.  [default:"
-    " 1e6]",
+    help="Photons per mm2 and view in air at the dose of INPUT, for 1000 views.  [default: 1e6]",
 )
 @option("--noise-hu", type=float, help="SD of the noise of INPUT in HU, instead of --photons.")
 @option(
@@ -46,12 +45,7 @@ def simulate() -> None:
     type=click.FloatRange(0),
     help="SD of the electronic noise in photons.  [default: 10, or 0 with --noise-hu]",
 )
-@option(
-    "--views",
-    default=720,
-    type=click.IntRange(90),
-    help="Simulated views over half a turn.",
-)
+@option("--views", default=720, type=click.IntRange(90), help="Simulated views over half a turn.")
 @reading_options
 @like_option
 @force_option

@@ -9,7 +9,14 @@ import click
 
 from .commands import option
 from .drawing.phantoms import pairs
-from .drawing.sampling import grid, sampling_options, shape_option, spacing_option, weaker
+from .drawing.sampling import (
+    grid,
+    sampling,
+    sampling_options,
+    shape_option,
+    spacing_option,
+    weaker,
+)
 from .options import (
     FILE,
     REGION_NAMES,
@@ -44,7 +51,7 @@ class Synthesis(Result):
     "--region",
     type=click.Choice(["auto", *REGION_NAMES]),
     default="auto",
-    help="Body region; auto: those that the labels of --anatomy show.",
+    help="Body region; auto: the regions that the labels of --anatomy show.",
 )
 @shape_option
 @spacing_option
@@ -75,10 +82,6 @@ def synthesize(
     anatomy: Path | None,
     label_set: str | None,
     lesions: Path | None,
-    steps: int | None,
-    levels: int | None,
-    guidance: float | None,
-    guide: str | None,
     report: Path | None,
     **run: Any,
 ) -> None:
@@ -108,7 +111,7 @@ def synthesize(
     target = Output(output, run["force"], report=report)
     target.check({"--anatomy": anatomy, "--lesions": lesions})
     if anatomy is None:
-        ensure(label_set is None, "--label-set is about --anatomy; give that as well")
+        ensure(label_set is None, "--label-set describes --anatomy; give that as well")
         ensure(shape and spacing, "give --shape and --spacing, or --anatomy, which sets the grid")
         ensure(lesions is None, "--lesions needs an anatomy around it; give --anatomy as well")
     else:
@@ -124,19 +127,8 @@ def synthesize(
         size, mm = grid(shape, spacing or "")
     check_space({output: packed_bytes(output, 2 * math.prod(size))})
     with loaded(run, "synthesize", "lesion") as (model, options):
-        weak = weaker(guide, run)
-        result = model.synthesize(
-            region,
-            size,
-            mm,
-            labels,
-            drawn,
-            steps,
-            options=options,
-            guidance=guidance,
-            guide=weak,
-            levels=levels,
-        )
+        how = {**sampling(run), "guide": weaker(run), "options": options}
+        result = model.synthesize(region, size, mm, labels, drawn, **how)
     result = result if affine is None else replace(result, affine=affine)
     with together():
         if report is not None:
@@ -145,13 +137,7 @@ def synthesize(
 
 
 @click.command(cls=Tables)
-@option(
-    "--out",
-    type=FILE,
-    default=Path("demo"),
-    group="Output",
-    help="Folder for the results.",
-)
+@option("--out", type=FILE, default=Path("demo"), group="Output", help="Folder for the results.")
 @option("--force", is_flag=True, group="Output", help="Overwrite an earlier demo.")
 @weights_option
 @model_options

@@ -39,11 +39,6 @@ class Box:
         return x, y, z
 
 
-def whole(shape: Shape) -> Box:
-    """The box that covers a whole volume of `shape` voxels."""
-    return Box((0, 0, 0), shape)
-
-
 def bounding_box(mask: Bool[np.ndarray, "x y z"], margin: Sequence[int] = (0, 0, 0)) -> Box:
     """The smallest box around a mask, padded by `margin` voxels on each side, within the array.
 

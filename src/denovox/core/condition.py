@@ -10,7 +10,6 @@ from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
 from .box import Box, Shape, coordinates
-from .box import whole as whole_box
 from .labels import UNKNOWN
 from .regions import UNKNOWN_REGION
 
@@ -47,18 +46,15 @@ class Condition:
 
         box: in voxels of this condition's grid.
         """
-        picks = [
-            torch.arange(a, b, device=self.anatomy.device)
-            for a, b in zip(box.start, box.stop, strict=True)
-        ]
-        x, y, z = (_extend(p, i) for p, i in zip(self.position, picks, strict=True))
+        ends = list(zip(box.start, box.stop, strict=True))
+        x, y, z = (_extend(p, *each) for p, each in zip(self.position, ends, strict=True))
         return replace(
             self,
-            anatomy=_pick(self.anatomy, picks),
+            anatomy=_pick(self.anatomy, ends),
             position_x=x,
             position_y=y,
             position_z=z,
-            control=None if self.control is None else _pick(self.control, picks),
+            control=None if self.control is None else _pick(self.control, ends),
         )
 
     def rows(self, of: slice | Int64[Tensor, " n"]) -> Condition:
@@ -74,27 +70,28 @@ class Condition:
         return replace(self, **moved)
 
 
-def _pick(values: Shaped[Tensor, "*b x y z"], picks: list[Tensor]) -> Shaped[Tensor, "*b u v w"]:
+def _pick(
+    values: Shaped[Tensor, "*b x y z"], ends: list[tuple[int, int]]
+) -> Shaped[Tensor, "*b u v w"]:
     """Voxels of a map along its last three axes, as a view; past the end, the last is repeated."""
     first = values.dim() - 3
-    for axis, pick in enumerate(picks, start=first):
-        count = values.shape[axis]
-        start, stop = min(int(pick[0]), count - 1), min(int(pick[-1]) + 1, count)
-        values = values.narrow(axis, start, stop - start)
-    for axis, pick in enumerate(picks, start=first):
-        if len(pick) > values.shape[axis]:
-            inside = torch.arange(len(pick), device=values.device)
+    for axis, (start, stop) in enumerate(ends, start=first):
+        begin = min(start, values.shape[axis] - 1)
+        values = values.narrow(axis, begin, min(stop, values.shape[axis]) - begin)
+    for axis, (start, stop) in enumerate(ends, start=first):
+        if stop - start > values.shape[axis]:
+            inside = torch.arange(stop - start, device=values.device)
             values = values.index_select(axis, inside.clamp(max=values.shape[axis] - 1))
     return values
 
 
-def _extend(position: Float[Tensor, "b n"], pick: Int64[Tensor, " m"]) -> Float[Tensor, "b m"]:
-    """Coordinates at voxels `pick`, extrapolated linearly beyond the last one."""
+def _extend(position: Float[Tensor, "b n"], start: int, stop: int) -> Float[Tensor, "b m"]:
+    """Coordinates at voxels [start, stop), extrapolated linearly beyond the last one."""
     n = position.shape[1]
-    if int(pick[-1]) < n:
-        return position[:, pick]
+    if stop <= n:
+        return position[:, start:stop]
     step = (position[:, -1:] - position[:, :1]) / max(n - 1, 1)
-    return position[:, :1] + step * pick
+    return position[:, :1] + step * torch.arange(start, stop, device=position.device)
 
 
 def condition(
@@ -106,11 +103,7 @@ def condition(
     """The condition of a whole volume of `shape` voxels; anatomy None: unknown everywhere."""
     if anatomy is None:
         anatomy = torch.full((1, 1, 1), UNKNOWN, dtype=torch.uint8).expand(shape)
-    box = whole_box(shape)
-    x, y, z = (
-        torch.from_numpy(coordinates(a, n, n, n))[None]
-        for a, n in zip(box.start, box.size, strict=True)
-    )
+    x, y, z = (torch.from_numpy(coordinates(0, n, n, n))[None] for n in shape)
     spacing = torch.tensor([spacing_mm], dtype=torch.float32)
     return Condition(torch.tensor([region_id]), anatomy[None], x, y, z, spacing)
 

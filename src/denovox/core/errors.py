@@ -1,7 +1,7 @@
 """The one error that users are meant to read, and helpers that phrase its message."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 _BREAK = "\n  "
 # Packages that are imported only where they are needed, and the extra that installs each.
@@ -85,6 +85,13 @@ def did_you_mean(name: object, among: Sequence[str]) -> str:
     """ " (did you mean 'liver'?)" with the closest of the known names; "" if none is close."""
     close = difflib.get_close_matches(str(name).lower().replace(" ", "_"), among, 1)
     return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def listed(names: Iterable[object], most: int, between: str = ", ") -> str:
+    """The first `most` names, and how many more there are."""
+    every = list(map(str, names))
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return between.join(every[:most]) + more
 
 
 def one_of(value: object, among: Sequence[str], what: str) -> None:

@@ -8,9 +8,14 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 
-def tensor(array: Shaped[np.ndarray, "x y z"]) -> Shaped[Tensor, "1 1 x y z"]:
-    """A volume as a batch of one with one channel, on the CPU, in the array's dtype.
+def tensor(
+    array: Shaped[np.ndarray, "x y z"], device: torch.device | str = "cpu"
+) -> Shaped[Tensor, "1 1 x y z"]:
+    """A volume as a batch of one with one channel, in the array's dtype.
 
-    It shares the array's memory if that is contiguous.
+    On the CPU it shares the array's memory if that is contiguous. To a CUDA device it travels from
+    pinned memory, while both sides go on computing.
     """
-    return torch.from_numpy(np.ascontiguousarray(array))[None, None]
+    batch = torch.from_numpy(np.ascontiguousarray(array))[None, None]
+    pinned = torch.device(device).type == "cuda"
+    return (batch.pin_memory() if pinned else batch).to(device, non_blocking=pinned)

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
 from ..core import labels
-from ..core.errors import InputError, did_you_mean, ensure, line, silent
+from ..core.errors import InputError, did_you_mean, ensure, line, listed, silent
 from ..core.volume import Volume
 from ..io import label_maps
 
@@ -52,10 +52,11 @@ class Bridge:
 
 # The words that name disease, at the beginning of a word.
 LESIONS = (
-    *("lesion", "tumour", "tumor", "cancer", "carcinoma", "nodule", "metasta", "lymphoma"),
-    *("lymph_node", "lymph node", "haemorrhage", "hemorrhage", "hematoma", "haematoma"),
+    *("lesion", "tumour", "tumor", "cancer", "carcinoma", "sarcoma", "nodule", "metasta"),
+    *("lymphoma", "lymph_node", "lymph node", "gtv"),  # gross tumour volume
+    *("haemorrhage", "hemorrhage", "hematoma", "haematoma"),
 )
-_LESION = re.compile(rf"(?:^|[^a-z])(?:{'|'.join(LESIONS)})", re.IGNORECASE)
+NAMES_LESION = re.compile(rf"(?:^|[^a-z])(?:{'|'.join(LESIONS)})", re.IGNORECASE)
 # A lesion mask: any value above 0; it says nothing about the anatomy.
 LESION = Bridge("lesion", {}, every=labels.UNKNOWN, all_lesions=True)
 
@@ -134,7 +135,7 @@ def by_names(names: Mapping[int, Iterable[str]]) -> Bridge:
         found = [name for text in texts if (name := labels.named(text))]
         finest = max(found, key=lambda name: len(labels.path(name)), default="unknown")
         values[value] = labels.ID[finest]
-    lesions = tuple(v for v, texts in names.items() if any(map(_LESION.search, texts)))
+    lesions = tuple(v for v, texts in names.items() if any(map(NAMES_LESION.search, texts)))
     return Bridge("names", values, lesions=lesions)
 
 
@@ -182,10 +183,9 @@ def apply(
         # As float64, because some integer types are too narrow for the limits; exact below 2^53.
         out[..., k] = table[np.clip(raw[..., k].astype(np.float64), -1, limit + 1).astype(np.intp)]
     if (out == _STRANGE).any():
-        strange = np.unique(raw[out == _STRANGE]).tolist()
-        listed = ", ".join(map(str, strange[:20])) + (", ..." if len(strange) > 20 else "")
+        strange = listed(np.unique(raw[out == _STRANGE]).tolist(), 20)
         raise InputError(
-            f"{where} has values that label set '{by.name}' does not have: {listed} (it has"
+            f"{where} has values that label set '{by.name}' does not have: {strange} (it has"
             f" {_ranges(by.values)}); choose the right label set, or give your own table"
         )
     return out

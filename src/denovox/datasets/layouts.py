@@ -18,7 +18,7 @@ from pathlib import Path
 from posixpath import normpath
 
 from ..core.config import Settings
-from ..core.errors import InputError, ensure
+from ..core.errors import InputError, ensure, listed
 from ..io.tables import rows_of
 from . import label_sets, nnunet_raw
 from .source_scans import PAPERS, Entry, LeftOut, Mask, indexed, named, own, safe, walk
@@ -43,8 +43,7 @@ class Survey:
             for note in entry.notes:
                 reasons.setdefault(note, []).append(entry.id)
         for why, found in reasons.items():
-            more = f" and {len(found) - most} more" if len(found) > most else ""
-            yield f"{len(found)} {why}: {', '.join(found[:most])}{more}"
+            yield f"{len(found)} {why}: {listed(found, most)}"
 
 
 class MaskRow(Settings):
@@ -152,11 +151,10 @@ def _of_patients(entries: dict[str, Entry], table: Path) -> dict[str, Entry]:
         same = of.setdefault(case, patient) == patient
         ensure(same, f"{row.where}: case '{case}' has another patient, {of[case]}, further up")
     lacks = [name for name in entries if name not in of]
-    more = f" and {len(lacks) - 5} more" if len(lacks) > 5 else ""
     ensure(
         not lacks,
-        f"{table} has no patient for case {', '.join(lacks[:5])}{more}; `denovox prepare --dry-run`"
-        " lists the cases",
+        f"{table} has no patient for case {listed(lacks, 5)}; `denovox prepare --dry-run` lists the"
+        " cases",
     )
     return {name: replace(one, patient=safe(of[name])) for name, one in entries.items()}
 

@@ -1,8 +1,8 @@
 """The nnU-Net v2 data set layout: CTs and label maps that nnU-Net can train on directly.
 
     imagesTr/<case>_0000.nii.gz    int16 HU, RAS; 0000 is its first and only channel
-    labelsTr/<case>.nii.gz         uint8, 1 in lesions, or the classes of `write_labels`; the same
-                                   header except for the type
+    labelsTr/<case>.nii.gz         uint8, 1 in lesions, or other labels; the same header except for
+                                   the type
     dataset.json                   the channels and labels, and the number of cases
 
 nnU-Net expects a data set in `$nnUNet_raw/DatasetXXX_Name` (XXX: three digits, Name: any); any
@@ -77,16 +77,9 @@ def write_case(
     folder: Path,
     name: str,
     volume: Volume,
-    lesion: Bool[np.ndarray, "x y z"] | UInt8[np.ndarray, "x y z"],
+    values: Bool[np.ndarray, "x y z"] | UInt8[np.ndarray, "x y z"],
 ) -> None:
-    """Write a scan and its lesion mask (anything but 0), as `write_labels`."""
-    write_labels(folder, name, volume, (lesion != 0).astype(np.uint8))
-
-
-def write_labels(
-    folder: Path, name: str, volume: Volume, values: UInt8[np.ndarray, "x y z"]
-) -> None:
-    """Write a scan and the values of its label map, on exactly the same grid.
+    """Write a scan and its lesion mask or the values of its label map, on exactly the same grid.
 
     A complete case is left alone; for an incomplete one, both files are written again. HU are
     rounded and clipped to int16. `InputError` if writing fails or HU are not finite; `ValueError`
@@ -100,7 +93,7 @@ def write_labels(
     ensure(not bad, f"{name} was not written: {bad} of its voxels are NaN or infinite")
     image, label = paths(folder, name)
     image.unlink(missing_ok=True)  # its label is gone: until that is written, it is not a case
-    save_new(values, volume.affine, np.dtype(np.uint8), label, True)
+    save_new(values.astype(np.uint8), volume.affine, np.dtype(np.uint8), label, True)
     save_new(volume.hu, volume.affine, np.dtype("<i2"), image, False)
 
 

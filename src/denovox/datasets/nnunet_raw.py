@@ -30,11 +30,8 @@ _CT = re.compile(r"(?i)(?<![a-z])(?:ct|cta|cect|ncct|computed tomography)(?![a-z
 def roots(files: list[str]) -> list[str]:
     """The folders (relative, with a final slash, or "") that hold a data set of this layout."""
     every = (name.removesuffix("dataset.json") for name in files if _JSON.fullmatch(name))
-    return [at for at in every if any(one.startswith(_images(at)) for one in files)]
-
-
-def _images(at: str) -> tuple[str, str]:
-    return f"{at}imagesTr/", f"{at}imagesTs/"
+    tr, ts = "imagesTr/", "imagesTs/"
+    return [at for at in every if any(one.startswith((at + tr, at + ts)) for one in files)]
 
 
 def cases(source: Path, files: list[str]) -> tuple[list[Entry], list[LeftOut]]:

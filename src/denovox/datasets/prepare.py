@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 from jaxtyping import Float, UInt8
 
 from ..core import labels
@@ -23,7 +21,7 @@ from ..core.regions import REGIONS
 from ..core.resample import nearest, resize
 from ..core.volume import Volume, spacing_of
 from ..io.atomic import write_file
-from ..io.space import TIGHTEST, check_space, size_of
+from ..io.space import TIGHTEST, check_space, locked, size_of
 from ..scan import anatomy, gate
 from ..scan.body_regions import RegionSpan, region_spans
 from ..scan.constant_fill import constant_fill
@@ -58,8 +56,10 @@ def prepare(
     survey = layouts.survey(source, layout, patients)
     entries = list(survey.entries)
     yield from survey.notes()
+    busy = f"another `denovox prepare` is writing to {target}; wait for it"
     try:
-        with _alone(target):
+        with locked(target, busy):
+            store.sweep(target)
             _same_settings(target, config)
             if retry:
                 store.forget_aside(target)
@@ -71,9 +71,7 @@ def prepare(
             job = partial(bring, source=source, target=target, config=config)
             yield from engine(job, left, left_out)
             rows = store.index(target)
-    except (
-        OSError
-    ) as error:  # from writing: an unreadable scan gives an InputError and is set aside
+    except OSError as error:  # in writing: a scan that cannot be read is set aside
         raise InputError(
             f"{target} could not be written ({error.strerror or error}); once that is fixed, the"
             " same command continues from here"
@@ -141,9 +139,7 @@ def _cases(entry: Entry, source: Path, folder: Path, config: PrepareConfig) -> I
     try:
         try:
             known = known.model_copy(update={"sha256": digest(entry.scan, entry.series or "")})
-        except (
-            OSError
-        ) as error:  # from the source: any other means that the store cannot be written
+        except OSError as error:  # of the source; any other is one of writing
             raise InputError(f"{entry.scan} cannot be read ({error.strerror or error})") from error
         volume = gate.read(
             entry.scan,
@@ -261,18 +257,6 @@ def _summary(rows: Iterable[CaseFacts]) -> str:
         f"{len(kept)} cases; patients: {parts}; {len(rows) - len(kept)} set aside"
         " (see manifest.parquet for reasons)"
     )
-
-
-@contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """Ensure that only one run writes to a store; remove what a killed run left unfinished."""
-    target.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(target / ".lock", timeout=0):
-            store.sweep(target)
-            yield
-    except Timeout:
-        raise InputError(f"another `denovox prepare` is writing to {target}; wait for it") from None
 
 
 def _same_settings(target: Path, config: PrepareConfig) -> None:

@@ -34,7 +34,6 @@ SPANNING = ("torso", "whole body")  # not regions of the model: scans that show 
 SCAN = re.compile(r"(?P<stem>.+)\.(?:nii(?:\.gz)?|nrrd|nhdr|mha|mhd|zip)", re.I | re.S)
 _MASK_ENDS = ("_seg", "_labels", ".seg")
 LESION_ENDS = ("_lesion", "_lesions", "_lesion.seg", "_lesions.seg")
-_INDEX_LESIONS = ("lesion", "tumour", "tumor", "nodule", "metastas", "lymph_node")
 PAPERS = re.compile(  # files that accompany scans
     r"(?:.*/)?(?:[^/]+\.(?:json|csv|tsv|xlsx?|md|txt|pdf|html|py|toml|ya?ml|pkl)"
     r"|(?:LICEN[CS]E|README|DICOMDIR)[^/]*)",
@@ -112,7 +111,7 @@ def indexed(source: Path) -> list[Entry]:
 
 def _index_bridge(table: Any, where: str) -> Bridge:
     """A label table from an index; classes outside the vocabulary deliberately stay unknown, and
-    those whose names start as in `_INDEX_LESIONS` are lesions."""
+    those that name disease are lesions."""
     if isinstance(table, str):
         if table != "TotalSegmentator v2 total ids":
             return label_sets.bridge(table)
@@ -120,7 +119,7 @@ def _index_bridge(table: Any, where: str) -> Bridge:
         # One published map contains 118, which TotalSegmentator's final list does not use.
         return replace(own, values={**own.values, 118: UNKNOWN})
     of_values = {v: of if of in ID else "unknown" for v, of in table.items()}
-    lesions = tuple(int(v) for v, of in table.items() if str(of).lower().startswith(_INDEX_LESIONS))
+    lesions = tuple(int(v) for v, of in table.items() if label_sets.NAMES_LESION.search(str(of)))
     return replace(label_sets.from_table(of_values, where), lesions=lesions)
 
 

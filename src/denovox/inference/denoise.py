@@ -22,6 +22,7 @@ from ..core.regions import region as region_named
 from ..core.resample import noise_gain
 from ..core.tensors import tensor
 from ..core.volume import Volume
+from ..sampling.residual import noise_in
 from ..sampling.sampler import Noise
 from ..sampling.windowed import NoiseLevels
 from ..scan.noise import RegionNoise
@@ -65,12 +66,9 @@ def denoise(engine: Engine, context: ScanContext, method: Method, options: RunOp
         work = _Work(engine, volume, frame, part, each, share, variation)
         condition = frame.condition(context.coarse)
         of_part = added_hu[..., part.z]
-        finished = None
-        for (x, z), added in work.added_hu(work.restored(method, condition)):
-            if z != finished:
-                room.release()
-            of_part[x, :, z] += part.weight[z] * added
-            finished = z
+        for z, added in work.added_hu(work.restored(method, condition), method == "mean"):
+            room.release()
+            of_part[..., z] += part.weight[z] * added
     scan = context.volume
     out = added_hu if scan.hu.dtype == np.float32 else np.empty_like(scan.hu)
     for z in memory.slabs(volume.shape[2]):
@@ -144,7 +142,7 @@ class _Work:
             own = self.volume.hu[x, :, self.part.z][..., z].astype(np.float32, copy=False)
         else:
             own = self._resampled[x, :, z]
-        return tensor(self.frame.region.window.unit(own)).to(self.engine.device)
+        return tensor(self.frame.region.window.unit(own), self.engine.device)
 
     def noisy(self, z: slice) -> Vol:
         """The scan as the denoiser was trained to see it."""
@@ -199,22 +197,29 @@ class _Work:
         size = *self.frame.box.size[:2], z.stop - z.start
         return torch.empty(1, 1, *size, device=self.engine.device)
 
-    def added_hu(self, restored: Restored) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
-        """The change to add to planes x and slices z of the part, HU."""
+    def added_hu(
+        self, restored: Restored, faithful: bool
+    ) -> Iterator[tuple[slice, Float[np.ndarray, "x y z"]]]:
+        """The change to add to slices z of the part, HU. faithful: noise alone is removed."""
         half = self.frame.region.window.width_hu / 2
-        changes = (
-            ((x, z), change(self.measured(x, z), x0[:, :, x], self.sigma)[0, 0].cpu().numpy())
-            for z, x0 in restored
-            for x in self._planes
-        )
+        changes = ((z, self._changed(z, x0, faithful)) for z, x0 in restored)
         if self.frame.own_grid:
-            yield from ((at, changed * half) for at, changed in changes)
+            yield from ((z, changed * half) for z, changed in changes)
             return
         whole = np.empty(self.frame.box.size, np.float32)
-        for (x, z), changed in changes:
-            whole[x, :, z] = changed
+        for z, changed in changes:
+            whole[..., z] = changed
         # Interpolation would spread the change into voxels that must stay unchanged.
         window, z = self.frame.region.window, self.part.z
         far = np.abs(window.unit(self.volume.hu[..., z])) > 1 + 3 * window.sigma(self.noise_hu)
         added = np.where(far, 0, self.frame.from_grid(whole, z))
-        yield (slice(None), slice(0, z.stop - z.start)), added * half
+        yield slice(0, z.stop - z.start), added * half
+
+    def _changed(self, z: slice, x0: Vol, faithful: bool) -> Float[np.ndarray, "x y z"]:
+        """The change of slices z, model units."""
+        changed = np.empty(x0.shape[2:], np.float32)
+        for x in self._planes:
+            part = change(self.measured(x, z), x0[:, :, x], self.sigma)
+            changed[x] = part[0, 0].cpu().numpy()
+        along_z = self.region_noise.spectrum.along_z
+        return noise_in(changed, self.frame.spacing_mm, along_z) if faithful else changed

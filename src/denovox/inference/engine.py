@@ -21,8 +21,8 @@ from ..tasks import Task
 from .options import RunOptions
 
 OVERLAP = 4  # voxels that two tiles share where they are blended
-# Their edge as a share of the largest: group norms average over a tile, and a network trained on
-# smaller patches loses .04 to .07 dB on chests with tiles of 64^3 voxels that hardly overlap.
+# Their edge as a share of the largest: tiles of 64^3 voxels would take 2.4 times the memory for
+# .02 dB less (heads) to .07 more (abdomens; docs/explain/log.md).
 BLENDED = 0.75
 MOST_TILES = 64  # at once on a GPU, where no number is given
 
@@ -166,12 +166,16 @@ class Engine:
 
     def with_lesion(self, condition: Condition, lesion: Float[torch.Tensor, "x y z"]) -> Condition:
         """The condition with a mask of lesions to draw; `InputError` without a control for them."""
+        self.require_lesions()
+        return replace(condition, control=lesion[None, None])
+
+    def require_lesions(self) -> None:
+        """`InputError` without a control for lesions."""
         ensure(
             self.control == "lesion",
             "drawing lesions requires a control trained for them: --control lesion, or"
             " denovox.load('lesion')",
         )
-        return replace(condition, control=lesion[None, None])
 
     def describe(self) -> dict[str, Any]:
         """Model card, sha256 and configuration of the weights; the control's under "control"."""

@@ -90,9 +90,10 @@ def edit(
     """
     options = options or RunOptions()
     volume, coarse = context.measured, context.coarse
-    _check(volume, request, coarse)
+    known = coarse if request.anatomy is None else request.anatomy
+    _check(volume, request, known)
     lesion = np.zeros_like(request.hole) if request.lesion is None else request.lesion
-    ids = _without(coarse if request.anatomy is None else request.anatomy, request.hole)
+    ids = _without(known, request.hole)
     ids = with_lesion(ids, lesion)
     spans = context.spans
     grid = working_grid(volume, engine.config.spacing_mm)
@@ -166,7 +167,7 @@ def _regenerate(
     # A voxel is unknown if any part of it is in the hole, and lesion if most of it is.
     unknown = frame.to_grid(request.hole.astype(np.float32)) > 1e-6
     marked = frame.to_grid(lesion.astype(np.float32)) >= 0.5
-    y, known = (tensor(each).to(engine.device) for each in (np.clip(unit, -1, 1), ~unknown))
+    y, known = (tensor(each, engine.device) for each in (np.clip(unit, -1, 1), ~unknown))
     steps, jumps, schedule = request.steps, request.jumps, engine.config.noise_schedule
     level = clip if request.levels is None else _held(frame, request.levels, voxels, y.device)
     task = inpainting(y, known, noise, schedule, steps, jumps, level)
@@ -207,7 +208,7 @@ def _held(
     labels = np.unique(regions, return_inverse=True)[1].reshape(regions.shape)
     means = RegionMeans(torch.from_numpy(labels + (regions.min() > 0)))
     window = frame.region.window
-    y = torch.from_numpy(np.clip(window.unit(target), -1, 1))[None, None].to(device)
+    y = tensor(np.clip(window.unit(target), -1, 1), device)
     inside = torch.from_numpy(interior).to(device)
     near = prox(Identity(), y, window.sigma(TEXTURE_HU))
     exact = means.A(y)
@@ -231,7 +232,7 @@ def _without(ids: UInt8[np.ndarray, "x y z"], hole: Mask) -> UInt8[np.ndarray, "
     return ids
 
 
-def _check(volume: Volume, request: Edit, coarse: UInt8[np.ndarray, "x y z"]) -> None:
+def _check(volume: Volume, request: Edit, known: UInt8[np.ndarray, "x y z"]) -> None:
     masks = {"hole": request.hole, "lesion": request.lesion}
     for name, mask in masks.items():
         if mask is None:
@@ -239,7 +240,7 @@ def _check(volume: Volume, request: Edit, coarse: UInt8[np.ndarray, "x y z"]) ->
         shapes = f"the {name} mask has the shape {mask.shape}, the scan {volume.shape}"
         ensure(mask.shape == volume.shape, f"{shapes}; resample the mask to the scan's grid")
         ensure(mask.any(), f"the {name} mask is empty; there is nothing to do")
-        outside = float((coarse[mask] == OUTSIDE).mean())
+        outside = float((known[mask] == OUTSIDE).mean())
         ensure(
             outside <= 0.5,
             f"{outside:.0%} of the {name} mask lies outside the body; does it belong to this scan?",

@@ -13,17 +13,17 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ..core.box import Shape
-from ..core.errors import InputError
+from ..core.errors import InputError, ensure
 from ..core.on_disk import Mapped, mapped, on_disk
-from ..core.process import megabytes, return_freed
+from ..core.process import free_mb, megabytes, return_freed
 from .engine import Engine
 from .options import RunOptions, Say
 
 COPIES = 3  # of a volume in float32: no run keeps more of them in memory, ...
 LEAST_MB = 1000.0  # ... unless they are as small as this
 # Of a layer of tiles, where a volume passes through as a stream: its input, its sum, its result,
-# and the steps of elementwise functions.
-LAYER_BYTES = 24
+# the steps of elementwise functions, and the change with its transform (sampling/residual.py).
+LAYER_BYTES = 32
 # Of the largest part, on the working grid, besides what a `Room` keeps.
 GRID_BYTES = {"stream": 0, "resampled": 16, "diffpir": 40, "sample": 48}
 TILE_BYTES = 75  # of a tile, for each channel of a network's first level (float32)
@@ -105,6 +105,18 @@ class Room:
         for each in self._files:
             if (file := each()) is not None:
                 file.release()
+
+
+def require_memory(doing: str, shape: Shape, per_voxel: int, options: RunOptions) -> None:
+    """`InputError` where a volume that is kept in memory as a whole, in so many bytes for each
+    voxel, does not fit into what is free, or into `options.memory`."""
+    free = free_mb() if options.memory is None else options.allowance_mb()
+    takes = per_voxel * math.prod(shape) / 1e6
+    ensure(
+        takes <= free or not free,
+        f"{doing} {' x '.join(map(str, shape))} voxels takes about {takes / 1000:.1f} GB of memory,"
+        f" and {max(free, 0) / 1000:.1f} GB are free; use larger voxels, or a part of the volume",
+    )
 
 
 def slabs(length: int, step: int = 16) -> Iterator[slice]:

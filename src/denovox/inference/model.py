@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -169,7 +170,7 @@ class Model(Engine):
 
         region: None or "auto": those that the anatomy shows, each in its own window, blended as in
         `denoise`. anatomy: label ids of docs/reference/labels.md on that grid (0: unknown).
-        lesions: where to draw lesions, for a model with a control for them; `anatomy` is the one
+        lesions: where to add lesions to the result, as `add_lesions` does; `anatomy` is the one
         without them. steps: evaluations of the network per level, fewer where a large volume has
         many tiles; None: 10, or as many as distilled weights take. guidance: its weight, 1 for
         none; None: as `Guidance`, or none for weights that were not trained for it. guide: weaker
@@ -179,10 +180,17 @@ class Model(Engine):
         is "outside" or airway, the window's lower end becomes air.
         """
         one_of(solver, get_args(Solver), "solver")
-        drawn = None if lesions is None else np.asarray(lesions) != 0
-        wanted = synthesize.Wanted(region, shape, spacing_mm, anatomy, drawn)
+        options = options or RunOptions()
+        wanted = synthesize.Wanted(region, shape, spacing_mm, anatomy)
         how = synthesize.Sampling(steps, solver, levels, guidance, guide)
-        return synthesize.synthesize(self, wanted, how, options or RunOptions())
+        if lesions is None:
+            return synthesize.synthesize(self, wanted, how, options)
+        self.require_lesions()
+        grid = f"the lesion mask's grid is {np.shape(lesions)}, the requested shape {shape}"
+        ensure(np.shape(lesions) == tuple(shape), grid)
+        drawn = synthesize.synthesize(self, wanted, how, options.between(0, 0.8))
+        rest = replace(options.between(0.8, 1), accept_hu=True)
+        return self.add_lesions(drawn, lesions, anatomy=anatomy, region=region, options=rest).volume
 
     def add_lesions(
         self,
@@ -216,6 +224,7 @@ class Model(Engine):
         known = context_of(volume, region, None, options, context)
         if mask is not None:
             plan = lesions.in_mask(volume, _mask(mask, volume, "lesion"), options.seed)
+            plan = replace(plan, anatomy=anatomy)
         else:
             request = LesionRequest(organ=organ or "", diameter_mm=diameter_mm, count=count)
             plan = lesions.in_organ(known, request, anatomy, options.seed)

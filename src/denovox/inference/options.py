@@ -62,3 +62,12 @@ class RunOptions:
     def between(self, start: float, stop: float) -> RunOptions:
         """Options for the part of the work from fraction `start` to fraction `stop`."""
         return replace(self, progress=lambda share: self.progress(start + share * (stop - start)))
+
+    def counting(self, name: str, steps: int) -> RunOptions:
+        """Options for a part of the work, whose progress notes its name and the step."""
+
+        def progress(share: float) -> None:
+            self.note(f"{name}, step {min(int(share * steps) + 1, steps)} of {steps}")
+            self.progress(share)
+
+        return replace(self, progress=progress)

@@ -213,7 +213,7 @@ class _Part:
             data[:, y] = operator.A(self.clipped(y=y)).cpu()[0, 0].numpy()
 
         def task_of(y: slice, noise: Noise) -> Task:
-            clipped, averages = self.clipped(y=y), tensor(data[:, y]).to(self.engine.device)
+            clipped, averages = self.clipped(y=y), tensor(data[:, y], self.engine.device)
             return super_resolution(averages, operator, clipped, noise, schedule, count)
 
         x0 = sampled(
@@ -227,7 +227,7 @@ class _Part:
         )
         for z in slabs(self.frame.box.size[2]):
             start = self.unit(z=z)
-            changed = change(start, tensor(x0[..., z]).to(start.device), REACH)[0, 0].cpu().numpy()
+            changed = change(start, tensor(x0[..., z], start.device), REACH)[0, 0].cpu().numpy()
             at = slice(self.part.start + z.start, self.part.start + z.stop)
             in_plane = replace(self.frame, box=self._box(z=z))
             added = in_plane.from_grid(changed, slice(at.start, at.stop))
@@ -243,7 +243,7 @@ class _Part:
     def unit(self, y: slice | None = None, z: slice | None = None) -> Vol:
         """Rows or slices of the interpolation on the working grid, model units."""
         some = replace(self.frame, box=self._box(y, z)).to_grid(self.asked.base.hu)
-        return tensor(self.frame.region.window.unit(some)).to(self.engine.device)
+        return tensor(self.frame.region.window.unit(some), self.engine.device)
 
     def _noise(self, y: slice) -> Noise:
         return replace(self.frame, box=self._box(y)).noise(self.options.seed, self.engine.device)

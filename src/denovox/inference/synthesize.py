@@ -8,12 +8,12 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 
 from ..core.box import Shape
 from ..core.condition import Condition, condition
-from ..core.errors import InputError, ensure
-from ..core.labels import AIRWAY, ID, OUTSIDE, with_lesion
+from ..core.errors import ensure
+from ..core.labels import AIRWAY, ID, OUTSIDE
 from ..core.operators.cell_average import CellAverage
 from ..core.random_field import field
 from ..core.regions import Region
@@ -32,6 +32,7 @@ from ..scan.label_regions import label_spans, require_one_body
 from ..tasks import Solver, refinement, synthesis
 from .engine import Engine
 from .frame import Spacing
+from .memory import require_memory
 from .options import RunOptions, Say
 from .region_blend import ENDS, Part, blend_parts, handed_over, share_of
 
@@ -39,6 +40,8 @@ AIR_HU = -1000.0
 LARGEST_MM = 1000.0  # of one region; training has none as large
 STREAMS = 1 << 20  # of noise, between levels
 STEPS = 10
+WHOLE = 1.5  # size of the coarsest level, as a multiple of the training patch
+BYTES = 32  # of memory for each voxel; 26 measured (benchmarks/synthesis.py dry --edge 192)
 HELD = 0.5  # SD by which a coarse level misses the means of a fine one, model units
 GAS = [OUTSIDE, AIRWAY, ID["trachea"]]
 
@@ -53,16 +56,12 @@ class Wanted:
     shape: Shape
     spacing_mm: Spacing
     anatomy: Labels | None = None
-    lesions: Bool[np.ndarray, "x y z"] | None = None
 
     def part(self, part: Part) -> Wanted:
         """The same of one region's slices."""
-        ids, lesions = (
-            None if each is None else np.ascontiguousarray(each[..., part.z])
-            for each in (self.anatomy, self.lesions)
-        )
+        ids = None if self.anatomy is None else np.ascontiguousarray(self.anatomy[..., part.z])
         shape = (*self.shape[:2], part.stop - part.start)
-        return Wanted(part.span.region, shape, self.spacing_mm, ids, lesions)
+        return Wanted(part.span.region, shape, self.spacing_mm, ids)
 
 
 @dataclass(frozen=True)
@@ -83,16 +82,18 @@ def synthesize(engine: Engine, wanted: Wanted, how: Sampling, options: RunOption
     parts = blend_parts(_spans(wanted, options.say), wanted.spacing_mm[2])
     each = [wanted.part(part) for part in parts]
     plans = [_levels(engine, one, how.levels, steps, guidance, options.tile) for one in each]
+    require_memory("drawing", wanted.shape, BYTES, options)
     for one, levels in zip(each, plans, strict=True):
         options.say(_forecast(one.region or "", levels, guidance))
     guide = None if how.guide is None else how.guide.denoiser
     drawing = replace(engine, denoiser=guided(engine.denoiser, guidance, guide))
+    engines = {False: engine, True: drawing}
     noise = field(options.seed, wanted.shape, engine.device)
     drawn = []
     for number, (part, one, levels) in enumerate(zip(parts, each, plans, strict=True)):
         own = partial(_cut, noise, part.z)  # neighbours share the noise where they overlap
         share = share_of(options, number, parts)
-        drawn.append(_drawn(drawing, one, levels, solver, own, share))
+        drawn.append(_drawn(engines, one, levels, solver, own, share))
     decided("regions", [part.span for part in parts])
     decided("tile borders", [_borders(engine, parts, plans, options)])
     hu = handed_over(parts, drawn)
@@ -112,14 +113,15 @@ def _check(engine: Engine, wanted: Wanted, steps: int) -> None:
     whole = isinstance(steps, int) and not isinstance(steps, bool)
     ensure(whole and steps > 0, f"steps is {steps!r}; pass a whole number from 1")
     low, high = engine.config.spacing_mm
-    if not all(low <= mm <= high for mm in wanted.spacing_mm):
-        raise InputError(f"the model supports spacings from {low:g} to {high:g} mm")
-    for name, mask in (("anatomy", wanted.anatomy), ("lesion mask", wanted.lesions)):
-        if mask is not None and mask.shape != wanted.shape:
-            raise InputError(
-                f"the {name}'s grid is {mask.shape}, the requested shape {wanted.shape}"
-            )
+    given = " x ".join(f"{mm:g}" for mm in wanted.spacing_mm)
+    ensure(
+        all(low <= mm <= high for mm in wanted.spacing_mm),
+        f"voxels of {given} mm are outside the {low:g} to {high:g} mm that the model supports;"
+        " resample the label map, or choose another spacing",
+    )
     if wanted.anatomy is not None:
+        grid = f"the anatomy's grid is {wanted.anatomy.shape}, the requested shape {wanted.shape}"
+        ensure(wanted.anatomy.shape == wanted.shape, grid)
         require_one_body(wanted.anatomy, wanted.spacing_mm)
 
 
@@ -144,7 +146,7 @@ def _spans(wanted: Wanted, say: Say) -> tuple[RegionSpan, ...]:
         extent = [n * mm for n, mm in zip(size, wanted.spacing_mm, strict=True)]
         ensure(
             max(extent) <= LARGEST_MM,
-            f"a {span.region} of {' x '.join(f'{mm:.0f}' for mm in extent)} mm is larger than any"
+            f"{span.region}: {' x '.join(f'{mm:.0f}' for mm in extent)} mm is larger than any scan"
             f" that the model was trained on ({LARGEST_MM:.0f} mm at most); reduce the shape or the"
             " spacing",
         )
@@ -157,6 +159,11 @@ def resolved(engine: Engine, how: Sampling) -> tuple[int, Solver, Guidance]:
     if isinstance(wanted, float | int):
         wanted = Guidance(wanted)
     unguided = how.guide is None and (wanted is None or wanted.weight == 1)
+    ensure(
+        how.guide is None or not how.guide.config.distilled_steps,
+        "distilled weights cannot guide: they know the noise levels of their own steps alone; give"
+        " weaker weights that are not distilled",
+    )
     if steps := engine.config.distilled_steps:
         ensure(
             how.steps in (None, steps) and unguided,
@@ -196,7 +203,10 @@ def _levels(
     one = planned([wanted.shape])
     if count is None and wanted.anatomy is not None and one[0].tiles <= TILES:
         return one
-    return planned(pyramid(wanted.shape, engine.config.patch, count))
+    # Labels fix the whole, so a larger one than in training shows more of them; without any, the
+    # network has to see all of the body as it has seen it.
+    whole = engine.config.patch if wanted.anatomy is None else round(WHOLE * engine.config.patch)
+    return planned(pyramid(wanted.shape, whole, count))
 
 
 def _borders(
@@ -229,14 +239,16 @@ def _forecast(region: str, levels: list[Level], guidance: Guidance) -> str:
 
 
 def _drawn(
-    engine: Engine,
+    engines: dict[bool, Engine],
     wanted: Wanted,
     levels: list[Level],
     solver: Solver,
     noise: Noise,
     options: RunOptions,
 ) -> Float[np.ndarray, "x y z"]:
-    """HU of a part, in the window of its region. noise: of the finest level."""
+    """HU of a part, in the window of its region. engines: without and with guidance. noise: of the
+    finest level."""
+    engine = engines[False]
     region = region_named(wanted.region or "")
     total, done = sum(one.tiles for one in levels), 0
     x = torch.zeros(0)
@@ -247,30 +259,21 @@ def _drawn(
             task = synthesis(own, engine.config.noise_schedule, level.steps, solver)
         else:
             operator = CellAverage(_shape(x), level.grid)
-            up = tensor(resize(x[0, 0].cpu().numpy(), level.grid)).to(x)
+            up = tensor(resize(x[0, 0].cpu().numpy(), level.grid), x.device)
             up = operator.prox(up, x, 0.0)
             task = refinement(x, operator, up, own, level.sigmas, solver, HELD)
             task = replace(task, blend=level.blend)
         share = options.between(done / total, (done + level.tiles) / total)
         done += level.tiles
-        noted = _noted(share, f"level {number + 1} of {len(levels)}", level.steps)
-        x = engine.run(task, _condition(engine, wanted, region, level.grid), own, noted)
+        noted = share.counting(f"level {number + 1} of {len(levels)}", level.steps)
+        conditioning = _condition(wanted, region, level.grid)
+        x = engines[level.guided].run(task, conditioning, own, noted)
     hu = region.window.hu(x[0, 0].cpu().numpy())
     if wanted.anatomy is not None:
         cut_off = hu < region.window.low_hu + ENDS * region.window.width_hu
         air = np.isin(wanted.anatomy, GAS) & cut_off
         hu = np.where(air, np.minimum(hu, AIR_HU), hu)
     return hu.astype(np.float32)
-
-
-def _noted(options: RunOptions, level: str, steps: int) -> RunOptions:
-    """The options of a level, whose progress names the step."""
-
-    def progress(share: float) -> None:
-        options.note(f"{level}, step {min(int(share * steps) + 1, steps)} of {steps}")
-        options.progress(share)
-
-    return replace(options, progress=progress)
 
 
 def _shape(x: Vol) -> Shape:
@@ -283,15 +286,9 @@ def _stream(seed: int, grid: Shape, below: int, device: str) -> Noise:
     return lambda stream: whole(stream + STREAMS * below)
 
 
-def _condition(engine: Engine, wanted: Wanted, region: Region, grid: Shape) -> Condition:
+def _condition(wanted: Wanted, region: Region, grid: Shape) -> Condition:
     """The conditions on a grid of the pyramid, as training resizes them."""
     x, y, z = (n * mm / m for n, mm, m in zip(wanted.shape, wanted.spacing_mm, grid, strict=True))
-    ids, lesions = wanted.anatomy, wanted.lesions
-    if ids is not None and lesions is not None:
-        ids = with_lesion(ids, lesions)
+    ids = wanted.anatomy
     known = None if ids is None else torch.from_numpy(nearest(ids, grid))
-    conditioning = condition(grid, (x, y, z), region.id, known)
-    if lesions is None:
-        return conditioning
-    mask = torch.from_numpy(nearest(lesions, grid).astype(np.float32))
-    return engine.with_lesion(conditioning, mask)
+    return condition(grid, (x, y, z), region.id, known)

@@ -60,13 +60,13 @@ def licence_of(path: Path, given: str | None) -> str:
     if given is None:
         ensure(
             weights.is_bundled(path),
-            "these weights did not come with denovox; state under which licence they may be used"
-            " with --license, such as apache-2.0 or cc-by-nc-4.0",
+            "these weights are not bundled with denovox; state their licence with --license, such"
+            " as apache-2.0 or cc-by-nc-4.0",
         )
         return "apache-2.0"
     ensure(
         re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", given),
-        f"'{given}' is not an abbreviation of a licence; write apache-2.0, cc-by-4.0, other, ...",
+        f"'{given}' is not the Hub's name of a licence; write apache-2.0, cc-by-4.0, other, ...",
     )
     return given
 

@@ -106,7 +106,7 @@ def bound(given: str, root: Path) -> Path:
     for each, target in targets.items():
         what = f"{given} leads" if each == path else f"{given} refers to {each}, which is"
         inside = target.is_relative_to(root)
-        ensure(inside, f"{what} outside {root}; the tools see nothing but that folder")
+        ensure(inside, f"{what} outside {root}; the tools can access that folder only")
     return path
 
 

@@ -106,7 +106,7 @@ def nrrd(path: Path, start: bytes) -> Head:
     )
     order = {"little": "<", "big": ">"}.get(fields.get("endian", "").lower(), "")
     fine = order or dtype.endswith("1") or packing == "text"
-    ensure(fine, f"{path} does not say its byte order (endian); {AGAIN}")
+    ensure(fine, f"{path} does not state its byte order (endian); {AGAIN}")
     data = path
     if name := fields.get("datafile", ""):
         data, offset = beside(path, name), 0

@@ -85,7 +85,7 @@ def meta(path: Path, start: bytes) -> Head:
     packed, text = true("compresseddata"), not true("binarydata") and "binarydata" in fields
     packing = "gzip" if packed else "text" if text else "raw"
     name = first("elementdatafile")
-    ensure(name, f"{path} does not say where its voxels are (ElementDataFile); {AGAIN}")
+    ensure(name, f"{path} does not state where its voxels are (ElementDataFile); {AGAIN}")
     data = path
     if name.upper() != "LOCAL":
         data, offset = beside(path, name), 0

@@ -17,13 +17,7 @@ from ..core.errors import ensure
 from ..core.volume import Volume
 from .nifti_bytes import NiftiSource, check_writable, decoded, each_slice, load, save, save_new
 
-__all__ = [
-    "check_writable",
-    "read",
-    "write",
-    "write_labels",
-    "write_mask",
-]
+__all__ = ["check_writable", "read", "write", "write_labels", "write_mask"]
 
 
 def read(path: str | Path, padding: float | None = None) -> Volume:

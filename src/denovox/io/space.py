@@ -1,4 +1,4 @@
-"""Whether what a command will write fits on the disk, asked before the computation.
+"""Whether what a command will write fits on the disk, and whether another writes there already.
 
 Imports nothing that a kit (`denovox pack`) lacks.
 """
@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from ..core.errors import ensure
+from filelock import FileLock, Timeout
+
+from ..core.errors import InputError, ensure
 
 TIGHTEST = 10  # gzip packs no CT more tightly; most come to a third
 
@@ -39,6 +42,26 @@ def check_space(sizes: Mapping[Path, int]) -> None:
 def _folder(path: Path) -> Path:
     """The folder that a path is in, or the first above it that exists already."""
     return next(one for one in Path(os.path.realpath(path)).parents if one.is_dir())
+
+
+@contextmanager
+def locked(folder: Path, busy: str) -> Iterator[None]:
+    """Within the block no other process writes to a folder, which is created if it is missing.
+
+    `InputError` with the sentence `busy` if one does. Not checked on a file system without locks.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(busy) from None
+    except (NotImplementedError, OSError):
+        pass  # no locks here: filelock before 4 raises the first, a file system the second
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def size_of(path: Path) -> int:

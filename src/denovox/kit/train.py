@@ -27,22 +27,17 @@ LOOK_S = 0.2  # interval for checking whether the first step is done
 FILE = click.Path(path_type=Path)
 
 
-@click.group()
-def main() -> None:
-    """Internal: called by `run.sh` of a kit."""
-
-
-@main.command()
+@click.command()
 @click.argument("kit", type=FILE)
 @click.argument("work", type=FILE)
 @click.argument("out", type=FILE)
 @click.option("--began", type=float, required=True, help="When run.sh was started (Unix time).")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True))
 @click.option("--state", is_flag=True)
-def train(
+def main(
     kit: Path, work: Path, out: Path, began: float, minutes: float | None, state: bool
 ) -> None:
-    """Train the kit's recipe in `work`/run, and deliver the results to `out`."""
+    """Internal, called by `run.sh` of a kit: train its recipe in WORK/run, deliver to OUT."""
     try:
         _train(kit, work, out, began, minutes, state)
     except InputError as error:
@@ -199,4 +194,4 @@ def parts(path: Path, out: Path, name: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(["train", *sys.argv[1:]], prog_name="run.sh")
+    main(prog_name="run.sh")

@@ -34,16 +34,8 @@ NEEDED = ("torch", "numpy", "scipy", "pillow", "zarr", "pydantic", "click", "jax
 THERE = ("torch", "numpy", "scipy", "pillow")  # unless a list is given
 NEVER = ("torch", "numpy", "scipy")  # too large to include, and torch depends on the machine's CUDA
 LEFT_OUT = ("weights", "calibrations")  # not needed for training
-GLIBC = (
-    5,
-    12,
-    17,
-    24,
-    27,
-    28,
-    31,
-    34,
-)  # minor versions whose wheels a target is assumed to support
+# Minor versions whose wheels a target is assumed to support.
+GLIBC = (5, 12, 17, 24, 27, 28, 31, 34)
 Has = dict[str, Version | None]
 
 

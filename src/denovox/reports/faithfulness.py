@@ -86,7 +86,7 @@ def require_body(labels: Integer[np.ndarray, "x y z"]) -> None:
     count = np.count_nonzero(labels != OUTSIDE)
     if count < LEAST:
         raise InputError(
-            f"a report needs {LEAST} voxels within the body, and the scan has {count}; leave out"
+            f"a report needs {LEAST} voxels within the body, but the scan has {count}; leave out"
             " the report"
         )
 

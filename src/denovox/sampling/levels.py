@@ -1,8 +1,8 @@
 """Coarse to fine: the grids of a pyramid, and the steps that a number of tiles allows (Method 6).
 
 The model was trained on whole volumes resized to its patch, on crops of twice the patch at half
-the resolution, and on crops. A volume is therefore drawn as a whole first, at the patch's size,
-and refined at twice the resolution until it has its own.
+the resolution, and on crops. A volume is therefore drawn as a whole first, and refined at twice
+the resolution until it has its own.
 """
 
 from __future__ import annotations
@@ -19,20 +19,22 @@ from ..core.schedule import Schedule
 from .guidance import Guidance
 
 TILES = 2000  # evaluations of tiles that the levels of a volume share
-START, STOP = 3.0, 0.02  # sigmas between which a level is refined
+START, STOP = 3.0, 0.02  # sigmas between which a level is refined, ...
+FEW, FEW_START, FEW_STOP = 4, 1.0, 0.15  # ... and with fewer evaluations than FEW
 
 
 @dataclass(frozen=True)
 class Level:
     """A grid of the pyramid and its sigmas. tiles: evaluations of tiles, where guidance counts.
 
-    blend: whether tiles overlap.
+    blend: whether tiles overlap; guided: whether guidance is applied.
     """
 
     grid: Shape
     sigmas: list[float]
     tiles: int
     blend: bool = True
+    guided: bool = True
 
     @property
     def steps(self) -> int:
@@ -50,11 +52,12 @@ def plan(
 ) -> list[Level]:
     """Levels of at most `steps` evaluations each; several of them share `TILES`.
 
-    tiles: of one evaluation of a grid, whose tiles overlap or not. They overlap, because borders
-    show otherwise, unless that would leave the finest level a single evaluation; the coarsest
-    level's always do. distilled: the weights know the sigmas of `steps` evaluations alone. A finer
-    level takes the last of these, from the one nearest to `START`; none can be saved, so tiles
-    overlap unless the levels together would need more than `TILES`.
+    tiles: of one evaluation of a grid, whose tiles overlap or not. Where the finest level would be
+    left a single evaluation, it is not guided; where even that does not help, tiles do not overlap,
+    and borders show (the coarsest level's always do). distilled: the weights know the sigmas of
+    `steps` evaluations alone. A finer level takes the last of these, from the one nearest to
+    `START`; none can be saved, so tiles overlap unless the levels together would need more than
+    `TILES`.
     """
 
     def sigmas(number: int, count: int) -> list[float]:
@@ -62,15 +65,16 @@ def plan(
             path = schedule.descend(count)
             first = min(range(count), key=lambda i: abs(math.log(path[i] / START)))
             return path[first if number else 0 :]
-        return schedule.descend(count, start=START, stop=STOP)
+        start, stop = (START, STOP) if count >= FEW else (FEW_START, FEW_STOP)
+        return schedule.descend(count, start=start, stop=stop)
 
     last = len(grids) - 1
-    for overlap in (True, False):
-        blends = [True] + [overlap] * last
+    for overlap, guides in ((True, True), (True, False), (False, False)):
 
-        def cost(number: int, count: int, blends: list[bool] = blends) -> int:
-            evaluated = sum(1 + guidance.covers(sigma) for sigma in sigmas(number, count)[:-1])
-            return tiles(grids[number], blends[number]) * evaluated
+        def cost(number: int, count: int, overlap: bool = overlap, guides: bool = guides) -> int:
+            guided = guides or number < last
+            evaluated = sum(1 + (guided and guidance.covers(s)) for s in sigmas(number, count)[:-1])
+            return tiles(grids[number], overlap or number == 0) * evaluated
 
         costs = [partial(cost, number) for number in range(len(grids))]
         if last and not distilled:
@@ -82,20 +86,26 @@ def plan(
         if enough:
             break
     return [
-        Level(grid, sigmas(number, count), cost(number, count), blends[number])
+        Level(
+            grid,
+            sigmas(number, count),
+            cost(number, count),
+            blend=overlap or number == 0,
+            guided=guides or number < last,
+        )
         for number, (grid, count) in enumerate(zip(grids, counts, strict=True))
     ]
 
 
-def pyramid(shape: Shape, patch: int, levels: int | None = None) -> list[Shape]:
+def pyramid(shape: Shape, whole: int, levels: int | None = None) -> list[Shape]:
     """The grids from the coarsest to `shape` itself, each with the same extent.
 
-    The coarsest has `patch` voxels along each axis, fewer along a shorter axis; the others are the
+    The coarsest has `whole` voxels along each axis, fewer along a shorter axis; the others are the
     volume at 1/2, 1/4, ... of its resolution. An axis is never coarser than the coarsest grid, as
     in training, where an axis shorter than a crop is taken whole. levels: how many (None: all): the
     coarsest and the finest remain. `InputError` where the volume does not have as many.
     """
-    least = [min(patch, n) for n in shape]
+    least = [min(whole, n) for n in shape]
     grids = [shape]
     for octave in range(1, 64):
         grid = tuple(max(math.ceil(n / 2**octave), m) for n, m in zip(shape, least, strict=True))
@@ -112,7 +122,7 @@ def pyramid(shape: Shape, patch: int, levels: int | None = None) -> list[Shape]:
         size = " x ".join(map(str, shape))
         raise InputError(
             f"a volume of {size} voxels has {len(grids)} level{'s' if len(grids) > 1 else ''} at"
-            f" most, since the model's patch has {patch} voxels; leave --levels out or reduce it"
+            f" most, since the coarsest has {whole} along an axis; leave --levels out or reduce it"
         )
     return [grids[-1], *grids[: levels - 1][::-1]] if levels > 1 else [shape]
 

@@ -220,5 +220,5 @@ def _blend(out: Vol, tiles: Tiles, result: Tensor) -> None:
     for axis, tile in enumerate(tiles, start=1):
         shape = [1, 1, 1, 1]
         shape[axis] = -1
-        result = result * torch.from_numpy(tile.weight).to(result).view(shape)
+        result = result * torch.from_numpy(tile.weight).to(result, non_blocking=True).view(shape)
     target += result[(slice(None), *(slice(0, n) for n in target.shape[1:]))]

@@ -12,7 +12,7 @@ from ..core.config import Settings
 from ..core.labels import OUTSIDE
 from ..core.volume import Volume
 from ..io.nifti_bytes import NiftiSource
-from .hu_checks import Finding
+from .hu_checks import Finding, Severity
 
 THICK_MM, SHORT_MM, UNEVEN = 3.0, 40.0, 4.0
 TURNED_DEGREES, SHEARED_DEGREES = 0.5, 0.5
@@ -113,13 +113,11 @@ def _size(volume: Volume) -> Iterator[Finding]:
     at_origin = straight and not np.abs(volume.grid.corners).max(axis=1).min()
     if mm == (1, 1, 1) and (whole or (at_origin and min(x, y) >= MATRIX)):
         where = ", the first at the origin (an identity affine)" if at_origin else ""
-        yield Finding(
-            code="identity",
-            severity="doubt" if whole else "note",
-            sentence=f"{x} x {y} voxels of exactly 1 x 1 x 1 mm{where}, as is written by tools"
-            " that lost the geometry",
-            advice="convert the original CT again if these are not its voxel sizes",
-        )
+        voxels = f"{x} x {y} voxels of exactly 1 x 1 x 1 mm{where}"
+        text = f"{voxels}, typical of tools that lose the geometry"
+        again = "convert the original CT again if these are not its voxel sizes"
+        severity: Severity = "doubt" if whole else "note"
+        yield Finding(code="identity", severity=severity, sentence=text, advice=again)
 
 
 def file_axes(volume: Volume) -> str | None:

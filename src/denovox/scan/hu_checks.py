@@ -274,14 +274,9 @@ def _ends(hu: Float[np.ndarray, "x y z"], low: float, high: float) -> tuple[Find
     if high > 3071:
         dense = _share(hu, lambda plane: plane > 3071)
         text = f"beyond 12 bits: {dense:.2%} of the voxels lie above 3071 HU, up to {high:g}"
-        found.append(
-            Finding(
-                code="metal",
-                severity="doubt" if high > 20000 else "note",
-                sentence=text,
-                advice="metal, or values that wrapped around; check these voxels",
-            )
-        )
+        severity: Severity = "doubt" if high > 20000 else "note"
+        wraps = "metal, or values that wrapped around; check these voxels"
+        found.append(Finding(code="metal", severity=severity, sentence=text, advice=wraps))
     elif high in (3071, 3070, 3072) and at_top > 1e-6:
         count = round(at_top * hu.size)
         text = f"{count} voxels are at {high:g} HU, the 12-bit limit: metal, or dense bone"

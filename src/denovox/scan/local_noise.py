@@ -6,7 +6,7 @@ A slice of a `Volume` is scattered over all of its memory, so a few are copied a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +14,21 @@ from jaxtyping import Bool, Float, Integer, Shaped
 from scipy import ndimage
 
 from ..core.labels import BODY
+from .noise_map import (
+    NoiseMap,
+    block_mean,
+    block_of,
+    diagonal,
+    differences,
+    neighbours,
+    slabs,
+    typical_difference,
+)
 
 SMOOTH_MM = 3.0  # what remains after this blur counts as anatomy
 SOFT_HU = (-150.0, 250.0)
 LOCAL_MM, WORK_MM = 25.0, 6.0  # blur of the local SD, and voxel size of the grid for it
 LEAST_SHARE = 0.5  # lower bound of the local SD, relative to the SD in the squares
-CHUNK = 16  # slices: a multiple of what fits in a line of the cache
 
 Corners = Integer[np.ndarray, "n 3"]
 
@@ -58,17 +67,12 @@ class SoftTissue:
         ends = [np.flatnonzero(flat.any(1 - axis))[[0, -1]] for axis in (0, 1)]
         (x, u), (y, v) = ((int(first), int(last) + 1) for first, last in ends)
         tissue = cls(hu, mm, (x, y), (u, v), np.empty((hu.shape[2], u - x, v - y), bool))
-        for planes in tissue.chunks():
+        for planes in slabs(hu.shape[2]):
             blur = tissue.blur(planes)
             soft = (blur > SOFT_HU[0]) & (blur < SOFT_HU[1])
             tissue.soft[planes] = soft & np.moveaxis(coarse[x:u, y:v, planes] == BODY, 2, 0)
             watch(tissue, planes, blur)
         return tissue
-
-    def chunks(self) -> Iterator[slice]:
-        """All slices, a few at a time."""
-        count = self.hu.shape[2]
-        return (slice(k, min(k + CHUNK, count)) for k in range(0, count, CHUNK))
 
     def planes(self, z: slice, margin: tuple[int, int] = (0, 0)) -> Float[np.ndarray, "z u v"]:
         """A copy of slices in the part with the body and, as far as it reaches, a margin."""
@@ -103,128 +107,38 @@ def body_share(tissue: SoftTissue, corners: Corners, size: int) -> float:
     or more slices, differences of slices are used; because of edges, each voxel counts as 4 medians
     at most. Where there is no soft tissue nearby, the local SD is the mean.
     """
-    local = _LocalSd(tissue)
-    corners = corners - [*tissue.start, 0]
-    in_squares = np.empty((len(corners), size, size), np.float32)
-    shares, done = np.empty(np.count_nonzero(tissue.soft), np.float32), 0
-    for k, soft in enumerate(tissue.soft):
-        if not soft.any():
-            continue
-        plane = local.plane(k)
-        values = plane[soft]
-        shares[done : done + len(values)] = values
-        done += len(values)
-        for number in np.flatnonzero(corners[:, 2] == k):
-            a, b, _ = corners[number]
-            in_squares[number] = plane[a : a + size, b : b + size]
-    rms = np.sqrt(np.square(in_squares.ravel()).mean())
+    local, soft = _local_sd(tissue)
+    squares = [
+        local.on((size, size, 1), corner, (size, size, 1))
+        for corner in (corners - [*tissue.start, 0]).tolist()
+    ]
+    rms = float(np.sqrt(np.square(squares).mean()))
     if not rms:
         return 1.0
-    shares /= rms
-    np.maximum(shares, LEAST_SHARE, out=shares)
-    return min(1.0, float(np.median(shares, overwrite_input=True)))
+    order = np.argsort(local.values, axis=None)
+    below = soft.ravel()[order].cumsum()
+    median = local.values.ravel()[order[np.searchsorted(below, below[-1] / 2)]]
+    return min(1.0, max(LEAST_SHARE, float(median) / rms))
 
 
-class _LocalSd:
-    """The local SD of the noise, up to a factor, plane by plane."""
+def _local_sd(tissue: SoftTissue) -> tuple[NoiseMap, Float[np.ndarray, "a b c"]]:
+    """The local SD of the noise, up to a factor, and the share of soft tissue in each block."""
+    (x, y), (u, v) = tissue.start, tissue.stop
+    hu, soft = tissue.hu[x:u, y:v], np.moveaxis(tissue.soft, 0, 2)
 
-    def __init__(self, tissue: SoftTissue) -> None:
-        self.tissue = tissue
-        shape, mm = tissue.hu.shape, tissue.mm
-        factor = [min(max(1, round(WORK_MM / a)), n) for a, n in zip(mm, shape, strict=True)]
-        weight, sums = _sums_of_details(tissue, factor)
-        wide = [LOCAL_MM / (step * f) for step, f in zip(mm, factor, strict=True)]
-        weight, sums = (ndimage.gaussian_filter(v, wide, mode="reflect") for v in (weight, sums))
-        mean = sums.sum() / max(weight.sum(), 1e-9)
-        little = 0.02 * np.prod(factor)
-        self.values = ((sums + little * mean) / (weight + little)).astype(np.float32)
-        self.at = [(np.arange(n) + 0.5) / f - 0.5 for n, f in zip(shape, factor, strict=True)]
-        self.fine: dict[int, Float[np.ndarray, "u v"]] = {}
+    def both(z: slice) -> Bool[np.ndarray, "x y k"]:
+        """Soft tissue in the two slices of a difference."""
+        return soft[..., z] & soft[..., neighbours(hu.shape[2], z)]
 
-    def plane(self, k: int) -> Float[np.ndarray, "u v"]:
-        """Slice k, interpolated in the part with the body."""
-        low, high, share = _between(self.at[2][[k]], self.values.shape[2])
-        below, above = self._fine(int(low[0])), self._fine(int(high[0]))
-        plane: np.ndarray = below + share * (above - below)
-        return plane
-
-    def _fine(self, number: int) -> Float[np.ndarray, "u v"]:
-        """A plane of the coarse grid, interpolated within itself; the last two are kept."""
-        if number not in self.fine:
-            self.fine = {k: v for k, v in self.fine.items() if k == number - 1}
-            plane = self.values[..., number]
-            for axis in (0, 1):
-                inside = slice(self.tissue.start[axis], self.tissue.stop[axis])
-                low, high, share = _between(self.at[axis][inside], plane.shape[axis])
-                share = share if axis else share[:, None]
-                below, above = plane.take(low, axis), plane.take(high, axis)
-                plane = below + share * (above - below)
-            self.fine[number] = plane
-        return self.fine[number]
-
-
-def _between(
-    where: Float[np.ndarray, " n"], count: int
-) -> tuple[Integer[np.ndarray, " n"], Integer[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """For linear interpolation among `count` values, constant beyond: indices and second share."""
-    where = np.clip(where, 0, count - 1)
-    low = np.minimum(where.astype(int), max(count - 2, 0))
-    return low, np.minimum(low + 1, count - 1), (where - low).astype(np.float32)
-
-
-def _sums_of_details(
-    tissue: SoftTissue, factor: list[int]
-) -> tuple[Float[np.ndarray, "a b c"], Float[np.ndarray, "a b c"]]:
-    """In blocks of `factor` voxels of the scan: number of differences, and sum of their sizes."""
-    hu, (x, y) = tissue.hu, tissue.start
-    count = hu.shape[2]
-    some = range(0, count, max(1, count // 8))
-    sizes = [size[inside] for size, inside in (_details(tissue, slice(k, k + 1)) for k in some)]
-    most = 4 * float(np.median(np.concatenate(sizes))) if any(map(len, sizes)) else np.inf
-    shape = [-(-n // f) for n, f in zip(hu.shape, factor, strict=True)]
-    weight, sums = np.zeros(shape), np.zeros(shape)
-    a, b = x // factor[0], y // factor[1]  # the first block
-    before = (x - a * factor[0], y - b * factor[1])
-    for planes in tissue.chunks():
-        size, inside = _details(tissue, planes)
-        np.minimum(size, most, out=size)
-        size[~inside] = 0
-        for total, values in ((weight, inside), (sums, size)):
-            for k, blocks in enumerate(_blocks(values, factor, before), planes.start):
-                u, v = blocks.shape
-                total[a : a + u, b : b + v, k // factor[2]] += blocks
-    return weight, sums
-
-
-def _details(
-    tissue: SoftTissue, z: slice
-) -> tuple[Float[np.ndarray, "k u v"], Bool[np.ndarray, "k u v"]]:
-    """Absolute diagonal differences of slices z minus their neighbours, and where they lie in soft
-    tissue."""
-    count = tissue.hu.shape[2]
-    last = z.stop == count  # the last slice's neighbour is the one before it
-    first = max(0, z.start - 1) if last else z.start
-    planes, soft = tissue.planes(slice(first, z.stop + 1)), tissue.soft[first : z.stop + 1]
-    at = np.arange(z.start, z.stop) - first
-    near = at + 1
-    if last:
-        near[-1] = max(at[-1] - 1, 0)
-    plane = planes[at] - planes[near] if count > 1 else planes
-    both = soft[at] & soft[near]
-    detail = plane[:, :-1, :-1] - plane[:, 1:, :-1]
-    detail -= plane[:, :-1, 1:]
-    detail += plane[:, 1:, 1:]
-    rows = both[:, :-1] & both[:, 1:]
-    return np.abs(detail, out=detail), rows[..., :-1] & rows[..., 1:]
-
-
-def _blocks(
-    planes: Shaped[np.ndarray, "z x y"], factor: list[int], before: tuple[int, int]
-) -> Float[np.ndarray, "z u v"]:
-    """Sums over blocks of `factor` voxels; missing voxels at the ends count as 0."""
-    a, b = factor[:2]
-    count, x, y = planes.shape
-    u, v = (-(-(n + more) // f) for n, more, f in zip((x, y), before, (a, b), strict=True))
-    padded = np.zeros((count, u * a, v * b))
-    padded[:, before[0] : before[0] + x, before[1] : before[1] + y] = planes
-    return padded.reshape(count, u, a, v, b).sum((2, 4))
+    most = 4 * typical_difference(hu, both)
+    block = block_of(WORK_MM, tissue.mm, hu.shape)
+    parts = []
+    for planes in slabs(hu.shape[2], block[2]):
+        size, inside = diagonal(differences(hu, planes)[1], both(planes))
+        size = np.where(inside, np.minimum(size, most), 0)
+        parts.append([block_mean(each, block) for each in (inside, size, soft[..., planes])])
+    weight, sums, share = (np.concatenate(each, axis=2) for each in zip(*parts, strict=True))
+    wide = [LOCAL_MM / (step * edge) for step, edge in zip(tissue.mm, block, strict=True)]
+    weight, sums = (ndimage.gaussian_filter(each, wide) for each in (weight, sums))
+    mean, little = sums.sum() / max(weight.sum(), 1e-9), 0.02
+    return NoiseMap((sums + little * mean) / (weight + little), block), share

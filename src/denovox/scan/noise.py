@@ -28,6 +28,7 @@ from ..core.operators.coloured_noise import WHITE, Spectrum
 from ..core.volume import Volume
 from .local_noise import SoftTissue, body_share
 from .noise_level import estimate_noise_hu
+from .noise_map import slabs
 
 THICK_MM = 3.0
 SIZES = (32, 24, 16, 12)  # edge of a square in voxels; the largest with enough squares is used
@@ -155,7 +156,7 @@ def _flattest(tissue: SoftTissue, largest: _Squares) -> tuple[int, Integer[np.nd
     for size in SIZES:
         squares = largest if size == largest.size else _Squares(size)
         if squares is not largest:
-            for planes in tissue.chunks():
+            for planes in slabs(len(tissue.soft)):
                 if squares.found(tissue, planes):
                     squares.measure(tissue, planes, tissue.blur(planes))
         found = np.argwhere(squares.whole)

@@ -38,15 +38,12 @@ def check_slices(volume: Volume) -> tuple[Finding, ...]:
     for axis in dict.fromkeys((2, int(np.argmax(volume.spacing_mm)))):
         why = alternating(np.moveaxis(volume.hu, axis, 2))
         if why:
-            return (
-                Finding(
-                    code="alternating",
-                    severity="refuse",
-                    sentence=f"slices along {'xyz'[axis]} alternate: {why}; two or more phases,"
-                    " energies or reconstructions seem to be stacked into one volume",
-                    advice="export each of them as a series of its own",
-                ),
+            text = (
+                f"slices along {'xyz'[axis]} alternate: {why}; two or more phases, energies or"
+                " reconstructions seem to be stacked into one volume"
             )
+            own = "export each of them as a series of its own"
+            return (Finding(code="alternating", severity="refuse", sentence=text, advice=own),)
     return ()
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .slabs import simulate_thick_slices as thick_slices
+
 if TYPE_CHECKING:
-    from ..core.operators.slice_profile import Profile
     from ..core.volume import Volume
     from .projection import Kernel
 
@@ -41,19 +42,3 @@ def low_dose(
         config = config.model_copy(update={"electronic": 0.0})
         config = config.model_copy(update={"photons": photons_of(volume, noise_hu, config)})
     return simulate_low_dose(volume, config)
-
-
-def thick_slices(
-    volume: Volume,
-    thickness_mm: float,
-    spacing_mm: float | None = None,
-    profile: Profile = "box",
-) -> Volume:
-    """The scan in slices `thickness_mm` thick, `spacing_mm` apart along z (default: the thickness).
-
-    profile: sensitivity along z: box, triangle or gaussian. `InputError` if the slices would be
-    thinner than the scan's or thicker than the whole scan.
-    """
-    from .slabs import simulate_thick_slices
-
-    return simulate_thick_slices(volume, thickness_mm, spacing_mm, profile)

@@ -42,9 +42,7 @@ class LowDoseConfig(Settings):
 
 
 def simulate_low_dose(
-    volume: Volume,
-    config: LowDoseConfig,
-    done: Callable[[float], None] = lambda share: None,
+    volume: Volume, config: LowDoseConfig, done: Callable[[float], None] = lambda share: None
 ) -> Volume:
     """The scan with the noise that a lower dose would have added, on the same grid.
 
@@ -97,7 +95,7 @@ def photons_of(volume: Volume, noise_hu: float, config: LowDoseConfig) -> float:
     """
     ensure(
         noise_hu > 0,
-        f"a noise of {noise_hu:g} HU says nothing about the dose; give a value above 0",
+        f"a noise of {noise_hu:g} HU does not determine the dose; give a value above 0",
     )
     k = volume.shape[2] // 2
     hu = volume.hu[:, :, k]

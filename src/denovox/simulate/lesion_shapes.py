@@ -142,9 +142,7 @@ def cluster(rng: np.random.Generator, size: float = 1.0) -> Balls:
 
 
 def depth(
-    axes: Sequence[Float[np.ndarray, " _"]],
-    balls: Balls,
-    blend: float = 0.0,
+    axes: Sequence[Float[np.ndarray, " _"]], balls: Balls, blend: float = 0.0
 ) -> Float[np.ndarray, "u v w"]:
     """Signed distance of a grid's points to a union of balls, negative inside, in the axes' unit.
 

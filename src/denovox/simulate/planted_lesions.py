@@ -16,9 +16,10 @@ from jaxtyping import Float, UInt8
 from pydantic import Field
 from scipy import ndimage
 
+from ..core.box import bounding_box
 from ..core.config import Settings
 from ..core.errors import InputError
-from ..core.morphology import Mask, depth_mm
+from ..core.morphology import Mask, depth_mm, dilate_mm
 from ..core.volume import Volume
 from ..scan.tissue import (
     Tissue,  # also imported from here where lesions are planted
@@ -100,7 +101,7 @@ def plant(
         if not inside.any():  # thinner than a slice
             inside = alpha == alpha.max()
         numbers[box][inside] = number
-        free &= ndimage.distance_transform_edt(numbers != number, volume.spacing_mm) > GAP_MM
+        free &= ~dilate_mm(numbers == number, GAP_MM, volume.spacing_mm)
         facts.append(_fact(tissue, shape, diameter_mm, contrast_hu, numbers == number, volume))
     return volume.with_hu(hu), numbers, tuple(facts)
 
@@ -113,14 +114,15 @@ def _site(
     rng: np.random.Generator,
 ) -> tuple[tuple[int, ...], float]:
     """A voxel with space around it for a ball, and the ball's diameter; 0 if there is none."""
-    depth = depth_mm(space, spacing, ends=True)  # there is no tissue past the end of the scan
+    box = bounding_box(space)
+    depth = depth_mm(space[box.slices], spacing, ends=True)  # nor is there tissue past the scan
     most_mm = 2 * float(depth.max())
     if most_mm < least_mm:
         return (0, 0, 0), 0.0
     diameter_mm = min(wanted_mm, most_mm)
     fits = np.flatnonzero(depth >= diameter_mm / 2)
-    index = np.unravel_index(fits[rng.integers(fits.size)], space.shape)
-    return tuple(int(i) for i in index), diameter_mm
+    index = np.unravel_index(fits[rng.integers(fits.size)], depth.shape)
+    return tuple(int(i) + first for i, first in zip(index, box.start, strict=True)), diameter_mm
 
 
 def _balls(shape: Shape, radius_mm: float, rng: np.random.Generator) -> Balls:
@@ -137,10 +139,7 @@ def _balls(shape: Shape, radius_mm: float, rng: np.random.Generator) -> Balls:
 
 
 def _share(
-    at: tuple[int, ...],
-    balls: Balls,
-    volume: Volume,
-    edge_mm: float,
+    at: tuple[int, ...], balls: Balls, volume: Volume, edge_mm: float
 ) -> tuple[Float[np.ndarray, "u v w"], tuple[slice, ...]]:
     """The lesion's share of each voxel, 0 to 1, in its box of the scan.
 

@@ -7,10 +7,7 @@ from ..core.volume import Volume
 
 
 def simulate_thick_slices(
-    volume: Volume,
-    thickness_mm: float,
-    spacing_mm: float | None = None,
-    profile: Profile = "box",
+    volume: Volume, thickness_mm: float, spacing_mm: float | None = None, profile: Profile = "box"
 ) -> Volume:
     """The scan in slices of that thickness, `spacing_mm` (default: the thickness) apart along z.
 

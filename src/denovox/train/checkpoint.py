@@ -5,42 +5,27 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from ..core.errors import InputError
 from ..io.atomic import open_file, sweep
+from ..io.space import locked
 
 NAME, BEFORE = "checkpoint.pt", "checkpoint-before.pt"
 
 
-@contextmanager
-def only_run(folder: Path) -> Iterator[None]:
-    """Within the block no other run trains in the folder: two would mix up their states.
-
-    Raises `InputError` if one does. On a file system without locks this is not checked.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            f"another run is training in {folder}; use a different folder, or start processes"
-            " that should train together with torchrun (docs/how-to/train.md); if there is no"
-            f" other run, remove {folder / '.lock'}"
-        ) from None
-    except (NotImplementedError, OSError):
-        pass  # no locks here: filelock before 4 raises the first, a file system the second
-    try:
-        yield
-    finally:
-        lock.release()
+def only_run(folder: Path) -> AbstractContextManager[None]:
+    """Within the block no other run trains in the folder: two would mix up their states."""
+    return locked(
+        folder,
+        f"another run is training in {folder}; use a different folder, or start processes that"
+        " should train together with torchrun (docs/how-to/train.md); if there is no other run,"
+        f" remove {folder / '.lock'}",
+    )
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:

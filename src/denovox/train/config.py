@@ -140,7 +140,9 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _control_has_a_base(self) -> Recipe:
         if self.data.sample.control is not None and self.start is None:
-            raise ValueError("a control is trained for a base model; give its weights as start")
+            raise ValueError(
+                "a control is trained for a base; give the weights of that base as start"
+            )
         return self
 
     @model_validator(mode="after")

@@ -146,7 +146,7 @@ def train(
                     f"{problem}; once that is fixed, run the same command to resume from the"
                     " last one"
                 ) from None
-            say(f"{problem}; the last one is kept, and the next attempt is in a while")
+            say(f"{problem}; the last one is kept, and writing is tried again later")
 
     try:
         while not ended():

@@ -91,9 +91,10 @@ def predictor(
             output = answer(net, schedule, x, sigma, condition)
         error = output.float() - (x0 - c_skip * x) / c_out
         size = error.abs() if config.loss == "l1" else error**2
-        if samples.weight is not None:
-            size = size * samples.weight.to(device, non_blocking=True)
         loss = size.mean((1, 2, 3, 4))
+        if samples.weight is not None:  # a weighted mean: a crop within a lesion is one crop
+            weight = samples.weight.to(device, non_blocking=True)
+            loss = (size * weight).mean((1, 2, 3, 4)) / weight.mean((1, 2, 3, 4))
         if config.min_snr:
             loss = loss * min_snr_weight(model.prediction, sigma, config.min_snr)
         return loss

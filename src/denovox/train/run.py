@@ -15,6 +15,7 @@ from ..datasets import store
 from ..datasets.samples.batch import Draw, batches, collate
 from ..datasets.samples.multilevel import sampler
 from ..datasets.samples.resident import Resident, bytes_of
+from ..io.atomic import user_output
 from ..io.space import check_space, size_of
 from ..model import devices, weights
 from ..model.activation_checkpointing import recompute
@@ -47,10 +48,9 @@ def run(recipe: Recipe, folder: Path, session: Session | None = None) -> Iterato
         model = recipe.model.model_copy(update={"distilled_steps": len(teacher.sigmas) - 1})
         recipe = recipe.model_copy(update={"model": model})
     if data.source is not None:
+        # These import all readers, which an existing store does not need.
         from ..datasets.executors import processes
-        from ..datasets.prepare import (
-            prepare,
-        )  # which imports all readers; an existing store needs none
+        from ..datasets.prepare import prepare
 
         with group.first() as here:
             if here:
@@ -68,9 +68,7 @@ def run(recipe: Recipe, folder: Path, session: Session | None = None) -> Iterato
         require_space(recipe.train, folder, learner.part)
     if recipe.train.checkpointing:
         recompute(learner.net)
-    if (
-        recipe.train.compile and group.count > 1
-    ):  # a single process tries it first (train/compiling.py)
+    if recipe.train.compile and group.count > 1:  # one process tries it first (compiling.py)
         learner.net.compile()
     net = distributed(learner.net, group, recipe.train.shard)
     count = sum(p.numel() for p in learner.part.parameters()) / 1e6
@@ -125,7 +123,8 @@ def _train(
         for last in steps:
             if log is not None:
                 log.step(last)
-            if last.validation is not None and _is_kept(last, recipe):
+            best = not recipe.train.patience or last.best[1] == last.step
+            if last.validation is not None and best:
                 writer.validated(last)
                 try:
                     writer.write(last)
@@ -194,16 +193,9 @@ class _WeightsWriter:
     def write(self, progress: Progress) -> None:
         """Write the averaged weights; `InputError` if that fails."""
         average = progress.average
-        if not self.group.main:
-            return
-        try:
-            weights.save(self.path, average, self.config, self.card | {"steps": progress.step})
-        except OSError as error:
-            raise InputError(f"{self.path} could not be written ({line(error)})") from None
-
-
-def _is_kept(progress: Progress, recipe: Recipe) -> bool:
-    return not recipe.train.patience or progress.best[1] == progress.step
+        if self.group.main:
+            with user_output(self.path):
+                weights.save(self.path, average, self.config, self.card | {"steps": progress.step})
 
 
 def _lacks_lesions(recipe: Recipe, training: list[store.Case]) -> bool:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import mahalanobis
 
-from denovox.core.box import Box, whole
+from denovox.core.box import Box
 from denovox.core.errors import InputError
 from denovox.core.labels import BODY, BONE, LUNG, OUTSIDE
 from denovox.core.volume import Volume
@@ -221,7 +221,7 @@ def test_classes_are_tissues_and_their_rims():
 def test_places_are_parts_of_the_bodys_box():
     coarse = np.full((20, 20, 10), OUTSIDE, np.uint8)
     coarse[4:16, 8:12] = BODY
-    places = places_of(body_box(coarse), whole(coarse.shape), (2, 2, 2))
+    places = places_of(body_box(coarse), Box((0, 0, 0), coarse.shape), (2, 2, 2))
     part = places_of(body_box(coarse), Box((5, 3, 2), (9, 8, 4)), (2, 2, 2))
     assert np.array_equal(part, places[5:14, 3:11, 2:6])
     assert places[4, 8, 0] == 0

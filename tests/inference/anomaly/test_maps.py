@@ -9,7 +9,7 @@ from water import CONFIG, METHOD, body, water
 from denovox.core.box import Box
 from denovox.core.labels import AIRWAY, BODY, BONE, LUNG, OUTSIDE
 from denovox.core.random_field import field
-from denovox.inference.anomaly.contrast import Surroundings, contrast
+from denovox.inference.anomaly.contrast import LocalMeans, Surroundings
 from denovox.inference.anomaly.estimate import Wanted
 from denovox.inference.anomaly.maps import PartMaps, anomaly_maps
 from denovox.inference.memory import Room
@@ -90,7 +90,10 @@ def test_contrast_is_within_a_group_and_clipped():
     hu[:, :, :4] = 5000
     hu[4, 10, 10] += 900
     hu[14, 10, 10] -= 60
-    got = contrast(hu.astype(np.float32), groups, (2, 2, 2), METHOD)
+    hu = hu.astype(np.float32)
+    parts = (lambda z: hu[..., z]), (lambda z: groups[..., z])
+    means = LocalMeans.of(*parts, groups.shape, (2, 2, 2), METHOD.reach_mm)
+    got = means.contrast(hu, groups, slice(0, 20), METHOD.clip_hu)
     assert not got[groups == 0].any()
     assert got[4, 10, 10] == METHOD.clip_hu
     assert got[14, 10, 10] == pytest.approx(-60, abs=2)

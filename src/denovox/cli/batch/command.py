@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...core.errors import listed
 from ..commands import Command, Group, Option
 from ..options import FILE, engine
 from ..progress import say
@@ -212,8 +213,7 @@ class Run:
             if row.status == "refused":
                 say(f"{row.id}: refused: {row.message}")
         for why, names in reasons.items():
-            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            say(f"{len(names)} skipped, {why}: {', '.join(names[:NAMED])}{more}")
+            say(f"{len(names)} skipped, {why}: {listed(names, NAMED)}")
 
     def finished(self, row: Row) -> None:
         """Note what became of a scan."""

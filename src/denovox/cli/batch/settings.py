@@ -90,7 +90,7 @@ class Scans:
         self._columns: dict[str, click.Parameter] = {}
         for param in single.params:
             output = getattr(param, "group", "") == "Output" and param.name != "like"
-            if isinstance(param, click.Option) and param.expose_value and not output:
+            if isinstance(param, click.Option) and not output:
                 for name in (str(param.name), *param.opts):
                     self._columns[_column(name)] = param
         self._noted: set[str] = set()
@@ -154,8 +154,6 @@ class Scans:
         params: dict[str, Any] = {}
         for param in self.single.params:
             name = str(param.name)
-            if not param.expose_value:
-                continue
             if name in BESIDE:
                 place = output.with_name(f"{stem}{BESIDE[name][0]}")
                 params[name] = place if self.given[name] else None

@@ -12,7 +12,14 @@ from ..options import FILE, REGION_NAMES, force_option, loaded, running_options,
 from ..progress import say
 from ..results.command import Cases, Result
 from ..results.run import check_extras, note
-from .sampling import grid, sampling_options, shape_option, spacing_of_phantoms, weaker
+from .sampling import (
+    grid,
+    sampling,
+    sampling_options,
+    shape_option,
+    spacing_of_phantoms,
+    weaker,
+)
 
 if TYPE_CHECKING:
     from ...core.volume import Volume
@@ -45,10 +52,6 @@ def pairs(
     region: str,
     shape: str | None,
     spacing: str,
-    steps: int | None,
-    levels: int | None,
-    guidance: float | None,
-    guide: str | None,
     out: Path,
     layout: str,
     **run: Any,
@@ -79,8 +82,9 @@ def pairs(
         low, high = model.config.spacing_mm
         allowed = f"the model supports spacings from {low:g} to {high:g} mm; change --spacing"
         ensure(all(low <= one <= high for one in mm), allowed)
-        weak = weaker(guide, run)
-        steps = resolved(model, Sampling(steps, guidance=guidance, guide=weak))[0]
+        how, weak = sampling(run), weaker(run)
+        asked = Sampling(how["steps"], guidance=how["guidance"], guide=weak)
+        how["steps"] = resolved(model, asked)[0]
 
         def make(pair: work.Pair, phantom: Phantom, number: int, count: int) -> Volume:
             return model.synthesize(
@@ -88,16 +92,13 @@ def pairs(
                 phantom.ct.shape,
                 mm,
                 phantom.labels,
-                steps=steps,
                 options=replace(options.part(number, count), seed=pair.seed),
-                guidance=guidance,
                 guide=weak,
-                levels=levels,
+                **how,
             )
 
         settings = {
-            **{"shape": shape, "spacing": spacing, "region": region, "steps": steps},
-            **{"levels": levels, "guidance": guidance, "seed": first},
+            **{"shape": shape, "spacing": spacing, "region": region, "seed": first, **how},
             "weights": describe(model.path)[2],
             "guide": None if weak is None else describe(weak.path)[2],
         }

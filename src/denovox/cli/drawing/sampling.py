@@ -23,7 +23,7 @@ sampling_options = all_of(
         "--steps",
         type=click.IntRange(2),
         help="Evaluations of the model at each level (DPM-Solver++(2M))."
-        "  [default: 10, or as many as distilled weights take]",
+        "  [default: 10, or the number that distilled weights were trained for]",
     ),
     option(
         "--levels",
@@ -47,12 +47,17 @@ sampling_options = all_of(
 )
 
 
-def weaker(guide: str | None, run: dict[str, Any]) -> Model | None:
+def sampling(run: dict[str, Any]) -> dict[str, Any]:
+    """The `sampling_options` among the options of a command, but for --guide."""
+    return {name: run[name] for name in ("steps", "levels", "guidance")}
+
+
+def weaker(run: dict[str, Any]) -> Model | None:
     """The model of --guide."""
     from ...core.errors import ensure
     from ...inference.model import load
 
-    if guide is None:
+    if (guide := run["guide"]) is None:
         return None
     model = load(guide, run["device"], run["precision"])
     fine = f"{guide} is a control; --guide takes the weights of a base"

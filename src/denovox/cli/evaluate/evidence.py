@@ -23,8 +23,16 @@ from .protocols import evaluate, out_option
     metavar="PART",
     help="Run this part alone; repeat the option for more.  [default: all]",
 )
-@option("--slices", type=click.IntRange(8), help="Central slices of each scan.  [default: all]")
-@option("--most", type=click.IntRange(1), help="Scans at most.  [default: all]")
+@option(
+    "--slices",
+    type=click.IntRange(8),
+    help="Central slices of each scan; lesions are measured on whole scans.  [default: all]",
+)
+@option(
+    "--most",
+    type=click.IntRange(1),
+    help="Most scans to use; for lesions, patients.  [default: all; 3 patients with lesions]",
+)
 @option(
     "--rivals",
     help="Denoisers to compare with, separated by commas: nlm, tv, bm4d, bm4d-coloured, red-cnn; or"
@@ -47,17 +55,18 @@ from .protocols import evaluate, out_option
 @seed_option
 @model_options
 def every(store: Path, out: Path, only: tuple[str, ...], **given: Any) -> None:
-    """Run every protocol that the data allow on the held-out scans, with rivals.
+    """Run every protocol that the data allow on the held-out scans, and rivals.
 
     STORE is written by `denovox prepare`. --out receives a folder with figures for each part, and
-    evidence.md, a page with all of them. A run that was stopped, or has other parts to add,
-    continues; on whole scans it takes a night.
+    evidence.md, a page with all of them. The same command continues a run that was
+    stopped, or adds parts; on whole scans it takes a night.
     """
     from ...evaluation.evidence import page, parts, rivals
     from ...evaluation.evidence.red_cnn import NAME
     from ...evaluation.evidence.study import EvidenceConfig, study_of
     from ...inference.model import load
     from ...io.atomic import check_folder
+    from ...model.weights import locate, sha256
 
     known = rivals.available()
     listed = given["rivals"]
@@ -80,6 +89,6 @@ def every(store: Path, out: Path, only: tuple[str, ...], **given: Any) -> None:
                 given["weights"], given["device"], given["precision"], given["lesion_control"]
             )
 
-        models = model, lesion_model
+        models = model, lesion_model, sha256(locate(given["lesion_control"]))
         study = study_of(store, Path(folder), models, config, options, out)
         click.echo(page.run(study, out, only or parts.PARTS).read_text("utf-8"), nl=False)

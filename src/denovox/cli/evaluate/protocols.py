@@ -51,30 +51,19 @@ class Listing(Command):
 
 
 class Evaluate(Group):
-    """The group; `evaluate PROTOCOL DATA`, as version 0.1 had it, still works."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put the kind before the arguments of an old command line."""
-        by_name = {row.name: row for row in PROTOCOLS}
-        first = args[0] if args else ""
-        if first.startswith("-"):  # old options may come before the name
-            first = next((word for word in args if word in by_name or word in self.commands), "")
-        if first in by_name:
-            row = by_name[first]
-            new = f"{row.kind} {row.short or row.name}"
-            say(f"`denovox evaluate {row.name}` is deprecated; use `denovox evaluate {new}`")
-            at = args.index(first)
-            args = [row.kind, row.name, *args[:at], *args[at + 1 :]]
-        return super().parse_args(ctx, args)
+    """The group, whose help ends with all protocols."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click's, with an `InputError` for a word that names neither kind nor protocol."""
-        if args[0] not in self.commands and not args[0].startswith("-"):
-            hint = did_you_mean(args[0], [*KINDS, *(row.name for row in PROTOCOLS)])
-            kinds = ", ".join(KINDS)
-            raise InputError(f"'{args[0]}' is not known{hint}; choose one of {kinds}")
+        """As click's, with an `InputError` for a word that is not a kind."""
+        word = args[0]
+        for row in PROTOCOLS:
+            full = f"{row.kind} {row.short or row.name}"
+            ensure(word not in (row.name, row.short), f"use `denovox evaluate {full}`")
+        if word not in self.commands and not word.startswith("-"):
+            hint, kinds = did_you_mean(word, list(self.commands)), ", ".join(self.commands)
+            raise InputError(f"'{word}' is not known{hint}; choose one of {kinds}")
         return super().resolve_command(ctx, args)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -86,7 +75,7 @@ class Evaluate(Group):
 
 @click.group(cls=Evaluate)
 def evaluate() -> None:
-    """Measure restored scans, a model or synthetic scans by a named protocol.
+    """Measure restored scans, a model or synthetic scans with a named protocol.
 
     Each protocol has its own published or stated convention. Every figure is reported with N and a
     bootstrap interval over patients, with settings and the hashes of weights and files, as JSON and
@@ -98,10 +87,7 @@ out_option = option(
     "--out", type=FILE, required=True, group="Output", help="A new folder for the figures."
 )
 method_option = option(
-    "--method",
-    group="Output",
-    default="denovox",
-    help="The method's name in the table.",
+    "--method", group="Output", default="denovox", help="The method's name in the table."
 )
 region_option = option(
     "--region",
@@ -229,7 +215,7 @@ def realism(protocol: Protocol, data: Path, out: Path, force: bool, **given: Any
 @option("--weights", group="Model", default="lesion", help="A control for lesions.")
 @model_options
 def lesions(protocol: Protocol, data: Path, out: Path, force: bool, **given: Any) -> None:
-    """Measure a control for lesions with segmenters trained on real ones.
+    """Measure a control for lesions with segmenters trained on real lesions.
 
     STORE is written by `denovox prepare`. The segmenters are trained during the run, each without
     the patient whose scans it segments.

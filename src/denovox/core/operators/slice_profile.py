@@ -36,11 +36,7 @@ def slab_centres_mm(
 
 
 def slab_matrix(
-    n_in: int,
-    dz_mm: float,
-    thickness_mm: float,
-    spacing_mm: float,
-    profile: Profile = "box",
+    n_in: int, dz_mm: float, thickness_mm: float, spacing_mm: float, profile: Profile = "box"
 ) -> Float[np.ndarray, "n_out n_in"]:
     """M, float64, rows sum to one: thick = M @ thin, with slabs placed as in `slab_centres_mm`.
 

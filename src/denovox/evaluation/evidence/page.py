@@ -37,7 +37,8 @@ def run(study: Study, out: Path, names: Iterable[str]) -> Path:
     names = list(names)
     texts, absent = [_command(study, names)], []
     for name in names:
-        if not _is_done(study, out / name):
+        chosen = study.settings(name)
+        if not _is_done(chosen, out / name):
             study.options.say(f"{name}:")
             started = time.monotonic()
             try:
@@ -46,7 +47,7 @@ def run(study: Study, out: Path, names: Iterable[str]) -> Path:
                 absent.append(f"- {name}: {error}")
                 continue
             seconds = {"seconds": round(time.monotonic() - started, 1)}
-            settings = {**results.settings, "evidence": study.settings, **seconds}
+            settings = {**results.settings, "evidence": chosen, **seconds}
             results = replace(results, data=str(study.store), settings=settings)
             write(results, out / name, force=True)
         texts.append(section(name, json.loads((out / name / JSON_NAME).read_text("utf-8"))))
@@ -110,10 +111,10 @@ def _command(study: Study, names: Sequence[str]) -> str:
     return f"    {' '.join(words)}\n"
 
 
-def _is_done(study: Study, folder: Path) -> bool:
-    """Whether a part was measured with these settings, weights among them."""
+def _is_done(chosen: dict[str, Any], folder: Path) -> bool:
+    """Whether a part was measured with these settings, weights and control among them."""
     try:
         known = json.loads((folder / JSON_NAME).read_text("utf-8"))
     except (OSError, ValueError):
         return False
-    return bool(known["settings"].get("evidence") == finite(study.settings))
+    return bool(known["settings"].get("evidence") == finite(chosen))

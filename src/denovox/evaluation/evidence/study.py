@@ -43,8 +43,8 @@ class Study:
 
     store: of the cases. training, held: its cases by their split, without those that are coarse in
     plane. scans: the held-out ones, as files in `folder`. lesion_model: loads the model with a
-    control for lesions. used: how often each setting of a rival was its best. red_cnn: if it is
-    a rival.
+    control for lesions, whose sha256 is lesion_control. used: how often each setting of a rival was
+    its best. red_cnn: if it is a rival.
     """
 
     store: Path
@@ -55,16 +55,17 @@ class Study:
     folder: Path
     model: Model
     lesion_model: Callable[[], Model]
+    lesion_control: str
     options: RunOptions
     used: Counter[str] = field(default_factory=Counter)
     red_cnn: Trained | None = None
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Everything that was chosen, ready for JSON."""
+    def settings(self, part: str) -> dict[str, Any]:
+        """Everything that was chosen for a part, ready for JSON."""
         chosen = self.config.model_dump(mode="json", exclude={"most", "red_cnn_minutes"})
         about = {"weights": describe(self.model.path)[2], "version": __version__}
         about |= {NAME: self.red_cnn.sha256} if self.red_cnn else {}
+        about |= {"control": self.lesion_control} if part.startswith("lesion-") else {}
         return {**about, "seed": self.options.seed, **chosen, "scans": len(self.scans)}
 
     @property
@@ -88,15 +89,15 @@ class Study:
 def study_of(
     store: Path,
     folder: Path,
-    models: tuple[Model, Callable[[], Model]],
+    models: tuple[Model, Callable[[], Model], str],
     config: EvidenceConfig,
     options: RunOptions,
     out: Path,
 ) -> Study:
     """A study of the held-out cases of a store, which are written to `folder`.
 
-    models: the base, and what loads it with a control for lesions. out: where RED-CNN is kept, if
-    it is a rival. `InputError` where no held-out case is fine enough in plane.
+    models: the base, what loads it with a control for lesions, and that one's sha256. out: where
+    RED-CNN is kept, if it is a rival. `InputError` where no held-out case is fine enough in plane.
     """
     fine = [[case for case in part if not is_coarse(case)] for part in split(cases(store), ())]
     training, held = fine[0], fine[1][: config.most]

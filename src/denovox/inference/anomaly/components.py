@@ -10,6 +10,7 @@ from jaxtyping import Float, Integer, UInt8, UInt16
 
 from ...core.labels import AIRWAY, BODY, BONE, LUNG, NAMES, OUTSIDE
 from ...core.morphology import Links, joined, labelled
+from ...core.on_disk import release
 from ...core.volume import Volume
 from ...scan.body_regions import RegionSpan
 from ..memory import slabs
@@ -49,6 +50,7 @@ def scan_score(
     for some in slabs(z.shape[2]):
         top = np.concatenate([top, np.abs(z[..., some]).ravel()])
         top = np.partition(top, max(0, top.size - count))[-count:]
+        release(z)
     return float(top.mean())
 
 
@@ -73,6 +75,7 @@ def components(
         weights = [None, at[2], at[1], at[0] + slab.start, *values, *(ids == one for one in COARSE)]
         for total, weight in zip(totals, weights, strict=True):
             total += np.bincount(number, weight, len(peaks))
+        release(contrast_hu)
     found = []
     for (count, *sums), tissues, peak_z in zip(totals[:7].T, totals[7:].T, peaks, strict=True):
         i, j, k, mean_z, mean_hu, mean_contrast = np.divide(sums, count).tolist()
@@ -148,9 +151,10 @@ def _numbered(
 def _labelled(
     z: Volume, threshold: float, sign: int, links: list[Links]
 ) -> Iterator[tuple[slice, Integer[np.ndarray, "z y x"]]]:
-    """`labelled`, slice by slice, in which the array may be on disk."""
-    every = labelled(z.hu.T, links, SLICES, threshold, sign, corners=True)
-    return ((slice(first, first + len(parts)), parts) for first, _, parts in every)
+    """`labelled`, slice by slice, since the array may be on disk."""
+    for first, _, parts in labelled(z.hu.T, links, SLICES, threshold, sign, corners=True):
+        yield slice(first, first + len(parts)), parts
+        release(z.hu)
 
 
 def _voxel_ml(z: Volume) -> float:

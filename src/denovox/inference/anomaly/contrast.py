@@ -16,7 +16,6 @@ from ...core.labels import AIRWAY, BONE, LUNG, OUTSIDE
 from ...core.morphology import dilate_mm, erode_mm
 from ...core.resample import resize
 from ..memory import slabs
-from .calibration import AnomalyMethod
 
 LUNG_MM = 12.0  # the surroundings of what the lung encloses, up to twice as wide, are the lung
 AIRY_MM = 3.0  # of the grid on which that is decided
@@ -125,14 +124,3 @@ class LocalMeans:
                 mean = resize(some, (*self.shape[:2], count))
                 difference[inside] = np.clip(hu - mean, -clip_hu, clip_hu)[inside]
         return difference
-
-
-def contrast(
-    hu: Float[np.ndarray, "x y z"], groups: Labels, spacing_mm: Spacing, method: AnomalyMethod
-) -> Float[np.ndarray, "x y z"]:
-    """HU minus the local mean of the same group, clipped, for a whole volume."""
-    x, y, z = hu.shape
-    means = LocalMeans.of(
-        lambda at: hu[..., at], lambda at: groups[..., at], (x, y, z), spacing_mm, method.reach_mm
-    )
-    return means.contrast(hu, groups, slice(0, z), method.clip_hu)

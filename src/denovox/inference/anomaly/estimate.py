@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, UInt8
 
 from ...core.box import Box
@@ -85,7 +84,7 @@ class Seen:
 
     def task(self, method: AnomalyMethod, z: slice, noise: Noise, device: str) -> Task:
         """The task on slices z."""
-        y, known = tensor(self.scan(z)).to(device), tensor(~self.roi(z)).to(device)
+        y, known = tensor(self.scan(z), device), tensor(~self.roi(z), device)
         return anomaly(y, method.sigma_star, method.steps, known, noise)
 
     def noise(self, number: int, seed: int, z: slice, device: str) -> Noise:
@@ -125,7 +124,7 @@ def _estimate(
             Evaluation(method.sigma_star),
             condition,
             share,
-            lambda z: torch.from_numpy(seen.roi(z)).to(device),
+            lambda z: tensor(seen.roi(z), device)[0, 0],
         )
         for z, x0 in found:
             task = seen.task(method, z, no_noise, device)

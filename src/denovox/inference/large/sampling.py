@@ -48,21 +48,21 @@ def sampled(
         if following and task.fresh(sigma, following) != 1:
             raise ValueError("what a step keeps of its start is overwritten")
         of, share = Evaluation(sigma, number, task.blend), options.part(number, task.evaluations)
-        current: Slices = lambda at: tensor(values[..., at]).to(device)  # noqa: E731
+        current: Slices = lambda at: tensor(values[..., at], device)  # noqa: E731
         # Finished slices are not looked at again in this step.
         for at, x0 in engine.stream(current, of, condition, share, control=control):
             values[..., at] = x0[0, 0].cpu().numpy()
             room.release()
         for some in rows:
-            denoised = tensor(values[:, some]).to(device)
+            denoised = tensor(values[:, some], device)
             values[:, some] = _step(denoised, task_of, some, noise_of(some), number, task.sigmas)
             room.release()
     return values
 
 
-def no_noise(stream: int) -> Vol:
-    """In place of noise, where the start of a task is not needed."""
-    return torch.zeros(1, 1, 1, 1, 1)
+def no_noise(stream: int) -> Float[torch.Tensor, ""]:
+    """In place of noise, where the start of a task is not needed; a number fits any device."""
+    return torch.zeros(())
 
 
 def _step(

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float
 
-from ...core.errors import InputError
+from ...core.errors import InputError, listed
 
 SAME_MM = 0.01  # slices closer than this share a position
 EVEN = 0.01  # how far a slice may be from its place on an even grid, as a fraction of the step ...
@@ -161,8 +161,7 @@ def stack(
 
 def words(gaps: Sequence[tuple[float, int]]) -> str:
     """Gaps in words, for a message."""
-    shown = ", ".join(f"{mm:g} mm x {count}" for mm, count in gaps[:8])
-    return shown + (f" and {len(gaps) - 8} more" if len(gaps) > 8 else "")
+    return listed((f"{mm:g} mm x {count}" for mm, count in gaps), 8)
 
 
 def fault(stack: Stack) -> str:
@@ -176,9 +175,8 @@ def fault(stack: Stack) -> str:
         found.append(f"unevenly spaced (gaps of {words(stack.distinct_gaps())})")
         if lost := stack.missing():
             axis = int(np.argmax(np.abs(stack.normal)))
-            where = ", ".join(f"{place[axis]:.2f}" for place in lost[:5])
-            more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
-            found[-1] += f", as if slices were missing at {'xyz'[axis]} = {where}{more} mm"
+            where = listed((f"{place[axis]:.2f}" for place in lost), 5)
+            found[-1] += f", as if slices were missing at {'xyz'[axis]} = {where} mm"
     return " and ".join(found)
 
 
@@ -237,9 +235,7 @@ def _moved(
         whole = int(np.floor(by[axis] + PIXEL))
         part = max(0.0, float(by[axis]) - whole)
         values = np.moveaxis(plane, axis, 0)
-        if (
-            part > PIXEL
-        ):  # between two pixels: the larger the shift, the more weight on the previous one
+        if part > PIXEL:  # the larger the shift, the more weight has the pixel before
             values = values[1:] * np.float32(1 - part) + values[:-1] * np.float32(part)
             whole += 1
         moved = np.full((size[axis], values.shape[1]), np.nan, np.float32)

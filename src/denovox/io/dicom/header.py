@@ -99,9 +99,7 @@ def header(part: Part) -> Header | None:
             ("SOPClassUID", "0008,0016", kind or modality),
             ("Modality", "0008,0060", kind or modality),
         ):
-            what = (
-                "what belongs to one series" if name == "SeriesInstanceUID" else "whether it is CT"
-            )
+            what = "its series" if name == "SeriesInstanceUID" else "whether it is CT"
             ensure(
                 value,
                 f"{part.name}: its {name} is missing ({tag}), so it does not state {what}; export"
@@ -135,18 +133,13 @@ def _aside(found: Dataset, kind: str, modality: str) -> str:
     if modality != "CT":
         return f"{modality[:16]}, not CT"
     if not image:
-        return f"not a CT image ({line(kind_name(kind))})"
+        return f"not a CT image ({line(UID(kind, validation_mode=0).name)})"
     image_type = [value.upper() for value in texts(found, "ImageType")]
     if "LOCALIZER" in image_type or "SCOUT" in image_type:
         return "a localiser"
     colours = text(found, "PhotometricInterpretation")
     ensure(colours, "has no PhotometricInterpretation")  # or a slice would be lost
     return "" if colours.startswith("MONOCHROME") else f"not greyscale ({colours})"
-
-
-def kind_name(kind: str) -> str:
-    """A SOP class in words, where pydicom knows it."""
-    return str(UID(kind, validation_mode=0).name)
 
 
 def _facts(found: Dataset, modality: str) -> Facts:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 
-from ...core.errors import InputError, line, shown, silent
+from ...core.errors import InputError, line, listed, shown, silent
 from ...core.volume import Volume, spacing_of
 from .files import Part, parts
 from .geometry import ASIDE_MM, Stack, straightened
@@ -136,7 +136,7 @@ def choose(path: Path, found: Sequence[Series], wanted: str | None) -> Series:
             raise InputError(_interleaved(path, named))
         raise InputError(
             f"{path} holds {len(named) or 'no'} series matching {line(wanted)}: there are"
-            f" {_listed(usable or found)}; give the whole UID of one"
+            f" {_words(usable or found)}; give the whole UID of one"
         )
     if len(usable) == 1 and joined:
         raise InputError(
@@ -149,7 +149,7 @@ def choose(path: Path, found: Sequence[Series], wanted: str | None) -> Series:
         raise InputError(_interleaved(path, usable))
     if usable:
         raise InputError(
-            f"{path} holds {len(usable)} CT series; choose one with --series: {_listed(usable)}"
+            f"{path} holds {len(usable)} CT series; choose one with --series: {_words(usable)}"
         )
     if not found:
         raise InputError(f"{path} holds only a DICOMDIR; give the folder with its images")
@@ -157,8 +157,7 @@ def choose(path: Path, found: Sequence[Series], wanted: str | None) -> Series:
         what = found[0].aside
         single = f"{path} is one file of a series ({what}); give the folder of the whole series"
         raise InputError(single)
-    held = "; ".join(f"{one.words()}: {one.aside}" for one in found[:LISTED])
-    held += f"; and {len(found) - LISTED} more" if len(found) > LISTED else ""
+    held = listed((f"{one.words()}: {one.aside}" for one in found), LISTED, "; ")
     raise InputError(f"{path} holds no CT volume, only {held}; give the folder of a CT series")
 
 
@@ -173,15 +172,13 @@ def _no_dicom(path: Path, others: Sequence[Part]) -> str:
     return f"{path} holds no DICOM ({len(others)} other files); give the folder of a CT series"
 
 
-def _listed(found: Sequence[Series]) -> str:
-    listed = ", ".join(one.words() for one in found[:LISTED])
-    return listed + (f" and {len(found) - LISTED} more" if len(found) > LISTED else "")
+def _words(found: Sequence[Series]) -> str:
+    return listed((one.words() for one in found), LISTED)
 
 
 def _interleaved(path: Path, found: Sequence[Series]) -> str:
     """A message for passes of one series, with the figures of each."""
-    spans = ", ".join(one.span() for one in found[:LISTED])
-    spans += f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
+    spans = listed((one.span() for one in found), LISTED)
     choice = " or ".join(f"--series {one.uid}" for one in found[:2])
     what = f"{found[0].base} holds {len(found)} stacks of slices that interleave: {spans}"
     return f"{path}: series {what}; read one of them with {choice}"

@@ -80,7 +80,7 @@ def work(recipe: Recipe, gpu: bool, gpus: int = 1) -> Work:
     train, patch = recipe.train, recipe.data.sample.patch
     if gpus > train.samples:
         raise InputError(
-            f"{gpus} GPUs cannot share {train.samples} samples a step: take fewer, or raise"
+            f"{gpus} GPUs cannot share {train.samples} samples per step: use fewer, or increase"
             " train.samples"
         )
     multiple = recipe.model.net.multiple
@@ -99,7 +99,7 @@ def cost(
     clock: as `time_step` has it. `InputError` as `work` has it, and for several CPUs.
     """
     if gpus > 1 and name == "cpu":
-        raise InputError("--gpus is of GPUs; on a CPU a run is one process")
+        raise InputError("--gpus is for GPUs only; on a CPU, a run is a single process")
     one = work(recipe, name != "cpu", gpus)
     if name != "cpu":
         float32, bfloat16, memory = GPUS[name]
@@ -189,7 +189,7 @@ def table(of: Cost) -> list[str]:
     }
     if memory > of.available:
         ways = "; or ".join(advice(of)) or "a smaller network; nothing else is small enough"
-        rows["too little"] = f"memory does not suffice. Set {ways}"
+        rows["too little"] = f"memory is not enough. Set {ways}"
     return [f"{label:<16}{text}" for label, text in rows.items()]
 
 

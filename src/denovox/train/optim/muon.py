@@ -87,9 +87,8 @@ class Muon(torch.optim.Optimizer):
             if "momentum" not in state:
                 state["momentum"] = torch.zeros_like(kernel)
             average = state["momentum"]
-            if (
-                self.found_inf is not None
-            ):  # interpolating towards itself leaves the average unchanged
+            # Interpolating towards itself leaves the average unchanged.
+            if self.found_inf is not None:
                 gradient = torch.where(self.found_inf > 0, average, gradient)
             average.lerp_(gradient, 1 - group["momentum"])
             updates.append(_flat(whole(gradient.lerp(average, group["momentum"]))))

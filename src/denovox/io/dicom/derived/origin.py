@@ -159,10 +159,10 @@ class Origin:
         return inherited.inherited(plane.part, self._last[plane.part], plane.frame)
 
 
-def like_series(path: str | Path, series: str | None = None) -> DicomSource:
+def like_series(path: str | Path) -> DicomSource:
     """A DICOM series to inherit from, for `--like`; its pixels are not decoded.
 
-    series: as for `dicom.read`. `InputError` if there is not exactly one CT series.
+    `InputError` if there is not exactly one CT series.
     """
     path = Path(path)
     with parts(path) as (dicom, others):
@@ -171,7 +171,7 @@ def like_series(path: str | Path, series: str | None = None) -> DicomSource:
                 f"{path} holds no DICOM ({len(others)} other files); give the folder of a CT series"
             )
         found = found_in(dicom)
-        chosen = choose(path, found, series)
+        chosen = choose(path, found, None)
     tilt, gaps, notes = chosen.tilt_degrees, chosen.gaps_mm, left(found, chosen, others)
     notes += chosen.notes
     return DicomSource(

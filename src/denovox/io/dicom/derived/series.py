@@ -103,7 +103,7 @@ def write_series(
                     image.update(study)
                     add(f"{series[-8:]}-{k + 1:04d}.dcm", image)
         except ValueError as error:
-            what = f"its header makes no valid CT image ({line(error)})"
+            what = f"its header does not give a valid CT image ({line(error)})"
             raise InputError(f"{path} was not written: {what}; {_INSTEAD}") from error
     return series
 
@@ -118,8 +118,8 @@ def _source(
         return volume.source
     ensure(
         volume.source is None and processing.derivation.synthetic,
-        f"{path} was not written: a DICOM series needs the patient and the study of another, and"
-        f" this scan is not DICOM; give that series with --like, or {_INSTEAD}",
+        f"{path} was not written: a DICOM series takes patient and study from another series, and"
+        f" this scan is not DICOM; give a series with --like, or {_INSTEAD}",
     )
     return None
 
@@ -139,7 +139,7 @@ def _aligned(path: Path, volume: Volume, origin: Origin | None, grid_is_new: boo
     if origin is None or volume.source == origin.source or origin.source.straightened:
         return slices
     name, fault = origin.source.path, origin.series.fault
-    ensure(not fault, f"{path} was not written: {name} {fault}, so no volume is on its grid")
+    ensure(not fault, f"{path} was not written: {name} {fault}, so it does not define a grid")
     prefix = f"{path} was not written: the scan"
     if grid_is_new:
         ensure(origin.covers(slices), slices.grid.unlike(origin.grid, prefix, name))
@@ -176,7 +176,7 @@ def _study(series: str, origin: Origin | None, say: Callable[[str], None]) -> Da
     for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
         known = origin.shared[keyword] if origin is not None else ""
         if origin is not None and not known:
-            say(f"{origin.source.path}: there is no valid {keyword}; the new series has another")
+            say(f"{origin.source.path}: there is no valid {keyword}; the new series gets a new one")
         entropy = [origin.series.uid if origin is not None else series, keyword]  # as in `seg.py`
         setattr(found, keyword, known or generate_uid(entropy_srcs=entropy))
     return found

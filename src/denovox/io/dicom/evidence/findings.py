@@ -73,9 +73,7 @@ def check(
     """
     path = Path(path)
     output.check(path, force)
-    source = referred(volume, path, like)
-    for note in source.notes:
-        say(f"{source.path}: {note}")
+    source = referred(volume, path, like, say)
     few = Volume(np.zeros((*volume.shape[:2], 1), np.float32), volume.affine)
     one = Finding(0.0, 0.0, 0.0, 0.0, "", "")
     results = Findings(few, np.ones(few.shape, np.uint8), [one], [], 0.0)

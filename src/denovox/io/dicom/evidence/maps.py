@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from io import BufferedIOBase
+from io import BufferedReader, RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from jaxtyping import Float
 from pydicom import Dataset
 from pydicom.sr.coding import Code
 
-from ....core.errors import InputError, ensure, line
+from ....core.errors import ensure
 from ....core.volume import Volume
 from ... import atomic
 from .. import output
@@ -27,7 +27,7 @@ from ..reader import DicomSource
 from ..references import code
 from ..values import quiet
 from .frames import Frames, Identity, frames_of, identity, refer, settle, stand_in
-from .source import Referred, referred
+from .source import Referred, objects_of, referred
 
 SERIES_NUMBER = 9001
 _CALCULATED = Code("113097", "DCM", "Unspecified method of calculation")  # CID 7203
@@ -103,23 +103,17 @@ def parametric_map(
     ensure(finite, f"{path} was not written: some of its voxels are NaN or infinite")
     frames = frames_of(values.hu, values, source)
     named = identity("map", source, repr(quantity), repr(processing), frames.digest())
-    try:
-        with quiet():
-            found = _header(frames, quantity, source, processing, named, (low, high))
-            _sort(found, frames)
-            refer(found, frames, source, _CALCULATED, processing)
-            settle(found, named, processing)
-    except (AttributeError, ValueError) as error:
-        raise InputError(
-            f"{path} cannot be written: the headers of {source.path} make no valid DICOM"
-            f" Parametric Map ({line(error)}); choose an output ending in .nii.gz"
-        ) from error
+    with objects_of(path, source, "Parametric Map"):
+        found = _header(frames, quantity, source, processing, named, (low, high))
+        _sort(found, frames)
+        refer(found, frames, source, _CALCULATED, processing)
+        settle(found, named, processing)
     found.ContentCreatorName = None  # type 2
     anatomy = Dataset()  # dcmqi, and so 3D Slicer, reads no map without it
     anatomy.FrameLaterality, anatomy.AnatomicRegionSequence = "U", [code(_BODY)]
     found.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [anatomy]
     found.Columns, found.Rows, _ = frames.values.shape
-    found.FloatPixelData = Stream(frames.values)
+    found.FloatPixelData = BufferedReader(Stream(frames.values), 2**20)
     return found
 
 
@@ -185,14 +179,12 @@ def _header(
     )
 
 
-class Stream(BufferedIOBase):
+class Stream(RawIOBase):
     """An array as float32 in the order of DICOM; a few slices are converted at a time."""
 
     def __init__(self, values: Float[np.ndarray, "columns rows slices"]) -> None:
-        super().__init__()
         self._values, self._at = values, 0
-        self._size = 4 * values.size
-        self._block, self._first, self._end = memoryview(b""), 0, 0
+        self._block, self._first = np.zeros(0, np.uint8), -1
 
     def readable(self) -> bool:
         """It is."""
@@ -202,35 +194,20 @@ class Stream(BufferedIOBase):
         """It is."""
         return True
 
-    def tell(self) -> int:
-        """The position in bytes."""
-        return self._at
-
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Set the position, as files do."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        self._at = max(0, base + offset)
+        ends = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: 4 * self._values.size}
+        self._at = max(0, ends[whence] + offset)
         return self._at
 
-    def read(self, size: int | None = -1) -> bytes:
-        """The next bytes, up to `size` (all if negative)."""
-        rest = max(0, self._size - self._at)
-        wanted = rest if size is None or size < 0 else min(size, rest)
-        pieces = []
-        while wanted:
-            if not self._first <= self._at < self._end:
-                self._load()
-            start = self._at - self._first
-            piece = bytes(self._block[start : start + wanted])
-            pieces.append(piece)
-            self._at += len(piece)
-            wanted -= len(piece)
-        return b"".join(pieces)
-
-    def _load(self) -> None:
-        """Convert the slices at the position."""
+    def readinto(self, buffer: Any) -> int:
+        """Fill the beginning of a buffer; 0 at the end."""
         each = 4 * self._values.shape[0] * self._values.shape[1]
         k = self._at // each // TOGETHER * TOGETHER
-        block = np.ascontiguousarray(self._values[..., k : k + TOGETHER].T, "<f4")
-        self._block, self._first = block.data.cast("B"), k * each
-        self._end = self._first + block.nbytes
+        if k != self._first:
+            block = np.ascontiguousarray(self._values[..., k : k + TOGETHER].T, "<f4")
+            self._block, self._first = block.reshape(-1).view(np.uint8), k
+        piece = self._block[self._at - k * each :][: len(buffer)]
+        buffer[: len(piece)] = piece.data
+        self._at += len(piece)
+        return len(piece)

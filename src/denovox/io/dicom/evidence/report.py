@@ -14,13 +14,13 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.sr.coding import Code
 
-from ....core.errors import InputError, ensure, line
+from ....core.errors import ensure
 from ....core.version import __version__
 from ..derived.attributes import Processing
 from .frames import identity, settle
 from .maps import Z_SCORE
 from .seg import ABNORMAL, COMPONENTS, tracking_id
-from .source import Referred
+from .source import Referred, objects_of
 
 SERIES_NUMBER = 9002
 _MEAN, _MAXIMUM = Code("373098007", "SCT", "Mean"), Code("56851009", "SCT", "Maximum")
@@ -78,7 +78,7 @@ def report(
         f"{path} cannot be written: {source.path} has no valid SeriesInstanceUID, which a report of"
         " findings refers to; choose an output ending in .nii.gz",
     )
-    try:
+    with objects_of(path, source, "SR"):
         denovox = hd.sr.DeviceObserverIdentifyingAttributes(
             uid=named.of("device"),
             name="denovox",
@@ -109,11 +109,6 @@ def report(
             specific_character_set="ISO_IR 192",
         )
         settle(made, named, processing)
-    except (AttributeError, ValueError) as error:
-        raise InputError(
-            f"{path} cannot be written: the headers of {source.path} make no valid DICOM SR"
-            f" ({line(error)}); choose an output ending in .nii.gz"
-        ) from error
     return made
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, UInt8, UInt16
 from pydicom import Dataset
 from pydicom.sr.coding import Code
 
-from ....core.errors import InputError, ensure, line, silent
+from ....core.errors import ensure, silent
 from ....core.version import __version__
 from ....core.volume import Volume
 from ... import atomic
@@ -25,7 +25,7 @@ from ..derived.attributes import Processing
 from ..reader import DicomSource
 from ..values import quiet
 from .frames import Frames, Identity, frames_of, identity, refer, settle, stand_in
-from .source import Referred, referred
+from .source import Referred, objects_of, referred
 
 Numbers = UInt8[np.ndarray, "x y z"] | UInt16[np.ndarray, "x y z"]
 ABNORMAL = Code("49755003", "SCT", "Morphologically Abnormal Structure")
@@ -89,9 +89,7 @@ def check(
     say: called with a note on each UID that is generated, and on images that are not referenced.
     """
     atomic.check_writable(path, force, (".dcm",))
-    source = referred(volume, path, like)
-    for note in source.notes:
-        say(f"{source.path}: {note}")
+    source = referred(volume, path, like, say)
     one = np.zeros(volume.shape, np.uint8)
     one[0, 0, 0] = 1
     with quiet():
@@ -142,15 +140,10 @@ def segmentation(
     frames = whole.between(int(marked[0]), int(marked[-1]) + 1)
     facts = (*names, repr(content), repr(how.processing))
     named = identity("seg", source, *facts, frames.digest())
-    try:
+    with objects_of(path, source, "SEG", "convert the series to NIfTI and give that"):
         found = _segmentation(frames, source, names, content, named)
         refer(found, frames, source, codes.cid7203.SegmentationImageDerivation, how.processing)
         settle(found, named, how.processing)
-    except (AttributeError, ValueError) as error:
-        raise InputError(
-            f"{path} cannot be written: the headers of {source.path} make no valid DICOM SEG"
-            f" ({line(error)}); convert the series to NIfTI and give that"
-        ) from error
     return found
 
 

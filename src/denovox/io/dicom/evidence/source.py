@@ -7,6 +7,8 @@ so that they are the same in every run; images without a valid UID of their own 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, generate_uid
 from pydicom.valuerep import DA, TM, validate_value
 
-from ....core.errors import InputError, ensure, line
+from ....core.errors import InputError, ensure, line, silent
 from ....core.volume import Volume
 from ..derived.slices import grid_of, on_axes
 from ..files import DAMAGE, Part, parts
@@ -41,12 +43,11 @@ _PARSED = {"DA": DA, "TM": TM}
 @dataclass(frozen=True, eq=False)
 class Referred:
     """The series of a volume. own: tags of each file, cleaned and completed; SOPInstanceUID is
-    empty where a file cannot be referenced. notes: what was generated or left out."""
+    empty where a file cannot be referenced."""
 
     path: Path
     series: Series
     own: dict[Part, Dataset]
-    notes: tuple[str, ...]
     straightened: bool
 
     @property
@@ -55,11 +56,17 @@ class Referred:
         return {part: tags for part, tags in self.own.items() if tags.SOPInstanceUID}
 
 
-def referred(volume: Volume, path: str | Path, like: DicomSource | None = None) -> Referred:
+def referred(
+    volume: Volume,
+    path: str | Path,
+    like: DicomSource | None = None,
+    say: Callable[[str], None] = silent,
+) -> Referred:
     """The series that `volume` was read from, or `like`; `InputError` if there is none, it has
     changed, or the volume is on another grid.
 
-    path: of the object, for messages.
+    path: of the object, for messages. say: called with a note on each UID that is generated, and on
+    images that are not referenced.
     """
     source = volume.source if like is None else like
     if not isinstance(source, DicomSource):
@@ -89,14 +96,35 @@ def referred(volume: Volume, path: str | Path, like: DicomSource | None = None) 
             f"{len(lost)} of {len(own)} files have no valid UID of their own (SOPInstanceUID,"
             " SeriesInstanceUID), so results in DICOM do not reference them"
         )
-    return Referred(source.path, series, own, tuple(filter(None, notes)), source.straightened)
+    for note in filter(None, notes):
+        say(f"{source.path}: {note}")
+    return Referred(source.path, series, own, source.straightened)
+
+
+@contextmanager
+def objects_of(
+    path: str | Path,
+    source: Referred,
+    kind: str,
+    advice: str = "choose an output ending in .nii.gz",
+) -> Iterator[None]:
+    """Within the block an object is made: `InputError` if the headers of the series make no valid
+    one of its kind. path: of the object."""
+    try:
+        with quiet():
+            yield
+    except (AttributeError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be written: the headers of {source.path} do not allow a valid DICOM"
+            f" {kind} ({line(error)}); {advice}"
+        ) from error
 
 
 def _require_grid(path: str | Path, volume: Volume, source: DicomSource, series: Series) -> None:
     """`InputError`, with both geometries, unless a volume is on the grid of a series."""
     stack, prefix = series.stack, f"{path} cannot be written:"
     fits = stack is not None and not series.fault
-    ensure(fits, f"{prefix} {source.path} {series.fault}, so no volume is on its grid")
+    ensure(fits, f"{prefix} {source.path} {series.fault}, so it does not define a grid")
     assert stack is not None
     theirs = grid_of((*stack.size, len(stack.members)), stack.affine_lps())
     own = on_axes(volume.hu, volume.affine, np.stack([stack.row, stack.column, stack.normal]))
@@ -111,11 +139,11 @@ def _complete(own: dict[Part, Dataset], keyword: str, series_uid: str) -> str:
         setattr(tags, keyword, uid)
     if not stated:
         return (
-            f"there is no valid {keyword}, so results in DICOM have one derived from the"
+            f"there is no valid {keyword}, so results in DICOM use one derived from the"
             f" SeriesInstanceUID, {uid}"
         )
     if len(stated) > 1:
-        return f"there are {len(stated)} values of {keyword}; results have the first, {uid}"
+        return f"there are {len(stated)} values of {keyword}; results use the first, {uid}"
     return ""
 
 
