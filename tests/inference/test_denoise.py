@@ -91,3 +91,21 @@ def test_steady_noise_takes_one_evaluation() -> None:
     model = Model(watched, CONFIG, Path("none"), "cpu")
     model.denoise(scan, region="abdomen", options=RunOptions(tile=32))
     assert len(set(asked)) == 1
+
+
+def test_the_bias_of_a_network_is_restored_from_the_scan() -> None:
+    def biased(x, sigma, condition):
+        return shrunk(x, sigma, condition) + 0.004 * condition.position_x[0, :, None, None]
+
+    hu = 60 + 20 * np.random.default_rng(1).normal(size=SHAPE)
+    scan = Volume(hu.astype(np.float32), np.diag([1.5, 1.5, 3.0, 1.0]))
+    options = RunOptions(tile=32)
+
+    def slope(denoiser) -> float:
+        """Of the result along x, HU from one end to the other."""
+        model = Model(denoiser, CONFIG, Path("none"), "cpu")
+        found = model.denoise(scan, region="abdomen", noise_hu=20.0, options=options)
+        return float(np.polyfit(np.linspace(0, 1, SHAPE[0]), found.hu.mean((1, 2)), 1)[0])
+
+    pure = slope(shrunk)
+    assert abs(slope(biased) - pure) < 0.004 * region("abdomen").window.width_hu / 4
