@@ -39,6 +39,7 @@ Method = Literal["mean", "diffpir", "sample"]
 
 Vol = Float[torch.Tensor, "1 1 x y z"]
 Restored = Iterator[tuple[slice, Vol]]
+Changes = Iterator[tuple[slice, Float[np.ndarray, "x y _"]]]
 
 LEVEL_RATIO = 1.7  # of two noise levels, at most: the network is evaluated at each, and between
 STEADY = 1.25  # noise that varies by less has one level
@@ -197,12 +198,13 @@ class _Work:
         size = *self.frame.box.size[:2], z.stop - z.start
         return torch.empty(1, 1, *size, device=self.engine.device)
 
-    def added_hu(
-        self, restored: Restored, faithful: bool
-    ) -> Iterator[tuple[slice, Float[np.ndarray, "x y z"]]]:
+    def added_hu(self, restored: Restored, faithful: bool) -> Changes:
         """The change to add to slices z of the part, HU. faithful: noise alone is removed."""
         half = self.frame.region.window.width_hu / 2
-        changes = ((z, self._changed(z, x0, faithful)) for z, x0 in restored)
+        changes: Changes = ((z, self._changed(z, x0)) for z, x0 in restored)
+        if faithful:
+            along_z = self.region_noise.spectrum.along_z
+            changes = noise_in(changes, self.frame.spacing_mm, along_z)
         if self.frame.own_grid:
             yield from ((z, changed * half) for z, changed in changes)
             return
@@ -215,11 +217,10 @@ class _Work:
         added = np.where(far, 0, self.frame.from_grid(whole, z))
         yield slice(0, z.stop - z.start), added * half
 
-    def _changed(self, z: slice, x0: Vol, faithful: bool) -> Float[np.ndarray, "x y z"]:
+    def _changed(self, z: slice, x0: Vol) -> Float[np.ndarray, "x y z"]:
         """The change of slices z, model units."""
         changed = np.empty(x0.shape[2:], np.float32)
         for x in self._planes:
             part = change(self.measured(x, z), x0[:, :, x], self.sigma)
             changed[x] = part[0, 0].cpu().numpy()
-        along_z = self.region_noise.spectrum.along_z
-        return noise_in(changed, self.frame.spacing_mm, along_z) if faithful else changed
+        return changed

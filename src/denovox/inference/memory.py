@@ -23,7 +23,7 @@ COPIES = 3  # of a volume in float32: no run keeps more of them in memory, ...
 LEAST_MB = 1000.0  # ... unless they are as small as this
 # Of a layer of tiles, where a volume passes through as a stream: its input, its sum, its result,
 # the steps of elementwise functions, and the change with its transform (sampling/residual.py).
-LAYER_BYTES = 32
+LAYER_BYTES = 36
 # Of the largest part, on the working grid, besides what a `Room` keeps.
 GRID_BYTES = {"stream": 0, "resampled": 16, "diffpir": 40, "sample": 48}
 TILE_BYTES = 75  # of a tile, for each channel of a network's first level (float32)

@@ -7,6 +7,8 @@ In the change that denoising makes, such structure stands out: noise differs fro
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 from jaxtyping import Float
 from scipy.fft import dctn, idctn
@@ -15,22 +17,52 @@ RINGS = 24  # of in-plane frequencies, up to the Nyquist frequency
 SLICES = 8  # with fewer, noise and structure cannot be told apart
 CERTAIN = 1.25  # times the power of the noise: less than that counts as noise
 LIMITS = (0.07, 0.09)  # RMS of structure to that of the change: less and less is restored
+OVERLAP = 8  # slices over which the structure of two layers blends
+
+Change = Float[np.ndarray, "x y _"]
 
 
 def noise_in(
-    change: Float[np.ndarray, "x y z"], spacing_mm: tuple[float, ...], along_z: float
-) -> Float[np.ndarray, "x y z"]:
-    """The change that denoising makes, in any unit, without the structure in it.
+    layers: Iterable[tuple[slice, Change]], spacing_mm: tuple[float, ...], along_z: float
+) -> Iterator[tuple[slice, Change]]:
+    """The change that denoising makes to a volume, without the structure in it.
+
+    layers: consecutive slices, and the change to them, in any unit; so is the result, in other
+    portions. along_z: as in `structure_in`.
+    """
+    start, held, known = 0, None, None
+    for z, change in layers:
+        if held is None:
+            start = z.start
+        else:
+            change = np.concatenate([held, change], axis=2)
+        structure = structure_in(change, spacing_mm, along_z)
+        if known is not None:
+            count = known.shape[2]
+            share = ((np.arange(count) + 0.5) / count).astype(np.float32)
+            structure[..., :count] = (1 - share) * known + share * structure[..., :count]
+        finished = max(change.shape[2] - OVERLAP, 0)
+        if finished:
+            done = slice(start, start + finished)
+            yield done, change[..., :finished] - structure[..., :finished]
+        start += finished
+        held, known = change[..., finished:].copy(), structure[..., finished:].copy()
+    if held is not None and known is not None:
+        yield slice(start, start + held.shape[2]), held - known
+
+
+def structure_in(change: Change, spacing_mm: tuple[float, ...], along_z: float) -> Change:
+    """What is not noise in the change that denoising makes.
 
     A Wiener filter whose noise has, at each in-plane frequency, the power found in the upper half
     of the frequencies along z. along_z: correlation of the noise in neighbouring slices, -0.5 to
     0.5. More structure than the bias of a network explains is a bias of the scan (photon
-    starvation), which the network was right to remove: the change is then returned as it is.
-    Zeros remain zeros, and fewer than `SLICES` slices are returned unchanged.
+    starvation), which the network was right to remove: none is returned then, nor for fewer than
+    `SLICES` slices. Where the change is 0, so is the result.
     """
     count = change.shape[2]
     if count < SLICES or not change.any():
-        return change
+        return np.zeros_like(change)
     x, y = (np.arange(n) / (n * mm) for n, mm in zip(change.shape[:2], spacing_mm, strict=False))
     rings = np.hypot(x[:, None], y) * (RINGS * min(spacing_mm[:2]))
     ring = rings.astype(np.intp).ravel()
@@ -51,8 +83,9 @@ def noise_in(
     low, high = LIMITS
     share *= np.clip((high - ratio) / (high - low), 0, 1)
     if not share.any():
-        return change
+        return np.zeros_like(change)
     for k in range(count):
         found[..., k] *= share[k][ring].reshape(change.shape[:2])
-    structure = idctn(found, norm="ortho", overwrite_x=True)
-    return np.where(change == 0, 0, change - structure)
+    structure = np.asarray(idctn(found, norm="ortho", overwrite_x=True))
+    structure[change == 0] = 0
+    return structure
