@@ -115,7 +115,10 @@ def test_a_context_is_found_once_for_all_tasks(chest, tiny, monkeypatch):
         (lambda m, ct: m.denoise(ct, "chets"), "chest"),
         (lambda m, ct: m.posterior(ct, 1), "at least 2 samples"),
         (lambda m, ct: m.superres(ct), "either a factor or"),
-        (lambda m, ct: m.synthesize("chest", (8, 8, 8), (90.0, 1.0, 1.0)), "spacings from"),
+        (
+            lambda m, ct: m.synthesize("chest", (8, 8, 8), (90.0, 1.0, 1.0)),
+            "mm that the model supports",
+        ),
         (
             lambda m, ct: m.add_lesions(ct, np.ones(ct.shape), region="chest"),
             r"load\('lesion'\)|outside the body",

@@ -87,7 +87,7 @@ def test_synthesize_on_the_anatomys_own_grid(tmp_path, tiny):
 @pytest.mark.parametrize(
     ("shape", "spacing", "says"),
     [("8x8", "2", "--shape"), ("8x8x0", "2", "--shape"), ("8x8x8", "two", "--spacing"),
-     ("8x8x8", "inf", "--spacing"), ("8x8x8", "0.01", "spacings from")],
+     ("8x8x8", "inf", "--spacing"), ("8x8x8", "0.01", "mm that the model supports")],
 )  # fmt: skip
 def test_synthesize_refuses_bad_grids(tmp_path, tiny, shape, spacing, says):
     arguments = ("--region", "chest", "--shape", shape, "--spacing", spacing, "--weights", tiny)
@@ -198,7 +198,7 @@ def test_a_disk_that_is_full_for_a_while_costs_no_run(tmp_path, monkeypatch):
     failing = {0}  # at the first validation
     result = run("pretrain", recipe, "--out", out)
     assert result.exit_code == 0, result.output
-    assert "no space left on device); the run continues" in result.stderr
+    assert "no space left on device); check the disk; the run continues" in result.stderr
     assert weights.describe(out / "mine.safetensors")[1]["steps"] == 4
     asked, failing = itertools.count(), set(range(9))
     recipe.write_text((RECIPE + MORE).format(store=tmp_path / "store", steps=5))

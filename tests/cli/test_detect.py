@@ -182,7 +182,7 @@ def test_calibrating_tells_what_it_made_and_keeps_what_is_there(ready):
         *("--lesions", "a.nii.gz", "b.nii.gz"),
     )
     assert strange.exit_code == 2
-    assert "a.nii.gz, which is not one of SCANS" in strange.stderr
+    assert "a.nii.gz, which is not among SCANS" in strange.stderr
     assert not (folder / "other").exists()
 
 

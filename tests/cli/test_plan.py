@@ -55,7 +55,10 @@ def test_every_device_can_be_named():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(("--gpus", "2"), "a run is one process"), (("--gpu", "h200", "--gpus", "5"), "cannot share")],
+    [
+        (("--gpus", "2"), "a run is a single process"),
+        (("--gpu", "h200", "--gpus", "5"), "cannot share"),
+    ],
 )
 def test_an_error_is_one_sentence(tmp_path, options, message):
     result = plan(tmp_path, *options)

@@ -65,7 +65,7 @@ def test_the_same_run_gives_the_same_files(scan, tiny):
 
 @pytest.mark.slow
 def test_nifti_becomes_dicom_like_a_series(scan, tiny, idle, monkeypatch):
-    refuses(denoise(scan, "scan.nii.gz", "out", tiny), "give that series with --like")
+    refuses(denoise(scan, "scan.nii.gz", "out", tiny), "give a series with --like")
     refuses(denoise(scan, "ct", "out.nii.gz", tiny, "--like", scan / "ct"), "a folder or a .zip")
     refuses(denoise(scan, "ct", "ct", tiny), "OUTPUT is INPUT itself")
     assert sorted(p.name for p in scan.iterdir()) == ["ct", "mask.nii.gz", "scan.nii.gz", "weights"]

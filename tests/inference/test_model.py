@@ -190,7 +190,7 @@ def test_noise_must_be_positive(noise):
 
 
 def test_synthesis_refuses_what_it_cannot_do():
-    with pytest.raises(InputError, match=r"spacings from 0\.7 to 6 mm"):
+    with pytest.raises(InputError, match=r"outside the 0\.7 to 6 mm that the model supports"):
         model().synthesize("chest", (8, 8, 8), (0.1, 1, 1))
     with pytest.raises(InputError, match="the anatomy's grid"):
         model().synthesize("chest", (8, 8, 8), (1, 1, 1), np.zeros((8, 8, 9), np.uint8))

@@ -299,7 +299,7 @@ def test_bad_scans_are_named(volume, sentence):
 def test_photons_of_nothing_are_refused():
     with pytest.raises(InputError, match="too little soft tissue in slice 1"):
         photons_of(air(20, 2), 10.0, LowDoseConfig(views=30))
-    with pytest.raises(InputError, match="a noise of 0 HU says nothing"):
+    with pytest.raises(InputError, match="a noise of 0 HU does not determine the dose"):
         photons_of(water(20, 4, 60, 2), 0.0, LowDoseConfig(views=30))
 
 

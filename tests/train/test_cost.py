@@ -217,7 +217,7 @@ def test_errors():
         estimate.cost(recipe(), "h200", gpus=5)
     with pytest.raises(InputError, match="multiple of 2"):
         estimate.cost(recipe(patch=15), "h200")
-    with pytest.raises(InputError, match="one process"):
+    with pytest.raises(InputError, match="a single process"):
         estimate.cost(recipe(), "cpu", gpus=2)
 
 
