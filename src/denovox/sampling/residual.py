@@ -14,7 +14,7 @@ from jaxtyping import Float
 from scipy.fft import dctn, idctn
 
 RINGS = 24  # of in-plane frequencies, up to the Nyquist frequency
-SLICES = 8  # with fewer, noise and structure cannot be told apart
+SLICES = 8  # with fewer, noise cannot be separated from structure
 CERTAIN = 1.25  # times the power of the noise: less than that counts as noise
 LIMITS = (0.07, 0.09)  # RMS of structure to that of the change: less and less is restored
 OVERLAP = 8  # slices over which the structure of two layers blends
