@@ -32,7 +32,7 @@ from denovox.datasets.samples.batch import Sample
 from denovox.datasets.samples.choice import SampleConfig, in_turn, is_coarse
 from denovox.datasets.samples.multilevel import sample
 from denovox.metrics.bootstrap import bootstrap
-from denovox.model import weights
+from denovox.model import loading, weights
 from denovox.model.denoiser import Denoiser
 from denovox.scan import anatomy
 from denovox.scan.noise import estimate
@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--no-denoising", action="store_true")
     given = parser.parse_args()
     _, held = store.split(store.cases(given.store), ())
-    asked = [weights.load(weights.locate(name), precision="auto")[0] for name in given.weights]
+    asked = [loading.load(weights.locate(name), precision="auto")[0] for name in given.weights]
     some, whose = boxes(held, given.boxes, given.patch)
     columns = [
         Column(f"x0 RMSE, sigma {sigma:g}", whose, [x0_errors(ask, some, sigma) for ask in asked])

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from denovox.datasets import store
 from denovox.evaluation.ablation.measure import Measures, bench_of, measure
-from denovox.model import weights
+from denovox.model import loading, weights
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     print("|---|" + "---|" * (len(columns) + 1 + len(bench.real.dice)))
     for name in told.weights:
         path = weights.locate(name)
-        found = measure(weights.load(path), bench)
+        found = measure(loading.load(path), bench)
         psnr = [20 * math.log10(2 / rmse) for level in found.l2.values() for rmse in level.values()]
         shown = [f"{db:.2f}" for db in psnr] + [f"{found.realism:.1f}"]
         shown += [f"{dice:.3f}" for dice in found.dice.values()]

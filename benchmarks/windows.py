@@ -54,13 +54,13 @@ def side(name: str, options: argparse.Namespace) -> dict[str, float]:
     from denovox.core.condition import condition
     from denovox.core.random_field import field
     from denovox.core.regions import region
-    from denovox.model import weights
+    from denovox.model import loading, weights
     from denovox.model.denoiser import denoiser
     from denovox.sampling.windowed import windowed
     from denovox.tasks import denoising_diffpir
 
     path = weights.locate(options.weights)
-    ours, config = weights.load(path)
+    ours, config = loading.load(path)
     schedule = config.noise_schedule
     chosen = region("abdomen")
     clean = volume(options.data, options.shape)

@@ -45,11 +45,11 @@ def data_dir() -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def in_float32() -> Iterator[None]:
     """ "auto" is float32 on every machine, so that expected values are the same on all."""
-    from denovox.model import weights
+    from denovox.model import loading
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DENOVOX_PRECISION", "float32")
-        patch.setattr(weights, "use_bfloat16", lambda precision, _: precision == "bfloat16")
+        patch.setattr(loading, "use_bfloat16", lambda precision, _: precision == "bfloat16")
         yield
 
 

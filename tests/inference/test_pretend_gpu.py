@@ -25,7 +25,7 @@ from denovox.inference.anomaly.calibration import AnomalyMethod
 from denovox.inference.model import Model
 from denovox.inference.options import RunOptions
 from denovox.inference.scan_context import ScanContext
-from denovox.model import weights
+from denovox.model import loading, weights
 from denovox.model.presets import PRESETS
 from denovox.sampling.windowed import windowed
 
@@ -140,8 +140,8 @@ def test_a_task_on_cuda_agrees_with_the_cpu(task, tiny):
 
 def test_a_network_is_where_its_input_is(tiny, gpu):
     x, told = torch.randn(2, 1, 16, 12, 16), batch([condition((16, 12, 16), MM, k) for k in (1, 2)])
-    want = weights.load(tiny, "cpu", "float32")[0](x, 0.5, told)
-    got = weights.load(tiny, GPU, "float32")[0](x.to(GPU), 0.5, told.to(GPU))
+    want = loading.load(tiny, "cpu", "float32")[0](x, 0.5, told)
+    got = loading.load(tiny, GPU, "float32")[0](x.to(GPU), 0.5, told.to(GPU))
     torch.testing.assert_close(got.cpu(), want)
 
 

@@ -20,7 +20,7 @@ import denovox
 from denovox.core.errors import InputError
 from denovox.core.volume import Volume
 from denovox.inference.options import RunOptions
-from denovox.model import devices, weights
+from denovox.model import devices, loading, weights
 
 OPTIONS = RunOptions(tile=32)
 
@@ -120,7 +120,7 @@ def test_a_denoiser_of_ones_own_is_not_lost(tiny: Path) -> None:
 
 
 def test_bundled_weights_are_sent_by_name() -> None:
-    sent = weights.Loaded(weights.locate("base").absolute(), "cpu", "float32", None)
+    sent = loading.Loaded(weights.locate("base").absolute(), "cpu", "float32", None)
     (((name, _),), *_) = sent.__reduce__()[1]
     assert name == "base"
 

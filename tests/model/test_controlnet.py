@@ -7,7 +7,7 @@ import torch
 
 from denovox.core.condition import condition
 from denovox.core.errors import InputError
-from denovox.model import weights
+from denovox.model import loading, weights
 from denovox.model.controlnet import Control, ControlConfig, Controlled
 from denovox.model.denoiser import denoiser
 from denovox.model.presets import PRESETS
@@ -87,7 +87,7 @@ def files(tmp_path):
 
 def test_a_control_on_disk_computes_with_its_numbers(files):
     path, control = files
-    denoise, config = weights.load(path, control=control)
+    denoise, config = loading.load(path, control=control)
     net = weights.ModelConfig.build(config)
     net.load_state_dict(weights.state_for(path, config))
     steer = Control(net, weights.describe_control(control)[0])
@@ -99,7 +99,7 @@ def test_a_control_on_disk_computes_with_its_numbers(files):
         whole = Controlled(net, steer).eval()
         expected = denoiser(whole, config.noise_schedule, "v")(x, 0.7, told(mask()))
         got = denoise(x, 0.7, told(mask()))
-        plain = weights.load(path)[0](x, 0.7, told(None))
+        plain = loading.load(path)[0](x, 0.7, told(None))
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
     assert (got - plain).abs().max() > 1e-2
 
@@ -112,7 +112,7 @@ def test_another_base_is_refused_by_its_hash(files, tmp_path):
     with pytest.raises(
         InputError, match=r"belongs to a base with sha256 .* \(mine\), not to other"
     ):
-        weights.load(other, control=control)
+        loading.load(other, control=control)
 
 
 def test_what_is_what_is_told_from_the_file(files):

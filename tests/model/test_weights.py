@@ -8,7 +8,9 @@ import torch
 
 from denovox.core.condition import condition
 from denovox.core.errors import InputError
-from denovox.model import weights
+from denovox.model import loading, weights
+from denovox.model.controlnet import Control, ControlConfig
+from denovox.model.expert import joined
 from denovox.model.presets import PRESETS
 
 CONFIG = weights.ModelConfig(net=PRESETS["tiny"], prediction="v")
@@ -34,7 +36,7 @@ def test_config_and_card_travel_inside(saved):
 
 def test_a_loaded_denoiser_computes_with_the_saved_numbers(saved):
     path, state = saved
-    denoise, config = weights.load(path)
+    denoise, config = loading.load(path)
     net = CONFIG.build()
     net.load_state_dict({name: value.half().float() for name, value in state.items()})
     from denovox.model.denoiser import denoiser
@@ -47,6 +49,43 @@ def test_a_loaded_denoiser_computes_with_the_saved_numbers(saved):
     # Another memory layout sums in another order; the answers are of size 1.
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
     assert (got - x).abs().max() > 1e-2
+
+
+def test_an_expert_answers_below_its_noise_level_alone(saved, tmp_path):
+    path, state = saved
+    torch.manual_seed(4)
+    low = {name: torch.randn_like(p) * 0.1 for name, p in state.items()}
+    config = CONFIG.model_copy(update={"expert_below": 0.4})
+    both, alone = tmp_path / "both" / "both.safetensors", tmp_path / "low" / "low.safetensors"
+    weights.save(both, joined(state, low), config, {})
+    weights.save(alone, low, CONFIG, {})
+    x, told = torch.randn(1, 1, 8, 8, 8), condition((8, 8, 8), (1.0, 1.0, 1.0), 2)
+    answers = [loading.load(each)[0] for each in (both, path, alone)]
+    for sigma, same in ((0.3999, 2), (0.4, 1), (7.0, 1)):
+        got, *others = (answer(x, sigma, told) for answer in answers)
+        assert torch.equal(got, others[same - 1])
+        assert not torch.allclose(got, others[2 - same])
+    assert weights.state_for(both, config).keys() == state.keys()
+    for expert, want in ((False, path), (True, alone)):
+        found = weights.state_for(both, config, expert)
+        assert all(torch.equal(found[n], v) for n, v in weights.state_for(want, CONFIG).items())
+
+
+def test_a_control_is_of_the_network_for_high_noise(saved, tmp_path):
+    path, state = saved
+    low = {name: torch.zeros_like(p) for name, p in state.items()}
+    both = tmp_path / "both" / "both.safetensors"
+    config = CONFIG.model_copy(update={"expert_below": 0.4})
+    weights.save(both, joined(state, low), config, {})
+    made = ControlConfig(kind="lesion", base=weights.sha256(both), width=8)
+    control = tmp_path / "control" / "control.safetensors"
+    base = CONFIG.build()
+    base.load_state_dict(weights.state_for(both, config))
+    weights.save(control, dict(Control(base, made).named_parameters()), made, {})
+    x, told = torch.randn(1, 1, 8, 8, 8), condition((8, 8, 8), (1.0, 1.0, 1.0), 2)
+    # A new control changes nothing: its outputs are zero until it is trained.
+    steered, plain = loading.load(both, control=control)[0], loading.load(path)[0]
+    torch.testing.assert_close(steered(x, 0.1, told), plain(x, 0.1, told), rtol=1e-4, atol=1e-4)
 
 
 def test_half_precision_on_disk(saved):
@@ -93,7 +132,7 @@ def test_what_is_not_weights_is_named(tmp_path):
         (newer, "this version cannot read its configuration"),
     ):
         with pytest.raises(InputError, match=says) as caught:
-            weights.load(path)
+            loading.load(path)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="neither a file nor bundled"):

@@ -12,6 +12,7 @@ from command_line import refuses
 import denovox
 from denovox.datasets import store
 from denovox.model import weights
+from denovox.model.expert import joined
 from denovox.simulate import phantom
 from denovox.train import adapt as adapting
 from denovox.train.loop import Session
@@ -87,6 +88,26 @@ def test_a_single_patient_gets_half_and_a_stopped_run_is_not_mixed(
     assert result.exit_code == 0, result.output
     assert "half base, half adapted" in result.stderr
     assert weights.describe(path)[1]["share_of_adapted"] == 0.5
+
+
+@pytest.mark.slow
+def test_of_weights_with_an_expert_it_alone_is_adapted(scans, tiny, tmp_path, six_steps):
+    both, out = tmp_path / "both" / "both.safetensors", tmp_path / "out"
+    config = weights.describe(tiny)[0]
+    high = weights.state_for(tiny, config)
+    low = {name: 1.1 * value for name, value in high.items()}
+    config = config.model_copy(update={"expert_below": 0.3})
+    weights.save(both, joined(high, low), config, {})
+    result = run(scans, "--out", out, "--weights", both)
+    assert result.exit_code == 0, result.output
+    path = out / "adapted.safetensors"
+    found, card, _ = weights.describe(path)
+    assert found.expert_below == 0.3
+    assert "share_of_adapted" in card, result.output
+    assert card["share_of_adapted"] > 0  # from weights that mean nothing, any step is better
+    for expert, same in ((False, True), (True, False)):
+        states = [weights.state_for(each, config, expert) for each in (both, path)]
+        assert all(torch.equal(a, states[1][n]) for n, a in states[0].items()) == same
 
 
 def test_the_mixture_is_linear_and_its_ends_are_exact():

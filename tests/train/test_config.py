@@ -52,6 +52,8 @@ def test_a_preset_by_name_and_the_papers_defaults(tmp_path):
         ),
         ("[train]", "[distill]\n[train]", "distill.teacher: field required"),
         ('net = "tiny"', 'net = "tiny"\ndistilled_steps = 4', "only learn from their teacher"),
+        ("[train]", "[expert]\n[train]", "an expert serves given weights; name them as start"),
+        ("[train]", "[expert]\nbelow = 0\n[train]", "expert.below: input should be greater than 0"),
         (
             "[model]",
             '[data.sample.control]\nkind = "lesion"\n[distill]\nteacher = "base"\n[model]',

@@ -142,6 +142,32 @@ def test_what_makes_no_sense_is_one_sentence(recipe, tmp_path, tiny):
     refuses(run("finetune", healthy, "--out", tmp_path / "none"), "has a lesion; add masks")
 
 
+@pytest.mark.slow
+def test_an_expert_is_written_beside_the_network_that_it_serves(recipe, tmp_path, tiny):
+    kept = [x for x in recipe().read_text().splitlines() if not x.startswith(("control", "width"))]
+    path = tmp_path / "expert.toml"
+    path.write_text("\n".join([*kept, "[expert]", "below = 0.3"]))
+    result = run("pretrain", path, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    both = tmp_path / "run" / "steer.safetensors"
+    config, card, _ = weights.describe(both)
+    assert config.expert_below == 0.3
+    assert card["history"][0]["sha256"] == weights.sha256(tiny)
+    before, high = (weights.state_for(each, config) for each in (tiny, both))
+    assert all(torch.equal(before[name], high[name]) for name in before)
+    low = weights.state_for(both, config, expert=True)
+    assert any(not torch.equal(before[name], low[name]) for name in before)
+    again = tmp_path / "again.toml"  # without [expert]: the network for high noise goes on alone
+    again.write_text("\n".join(kept).replace(str(tiny), str(both)))
+    run_of = read_recipe(again)
+    list(pretrain.run(run_of, tmp_path / "next"))
+    config = weights.describe(tmp_path / "next" / "steer.safetensors")[0]
+    assert config.expert_below == 0
+    own = recipe_for(Wanted(tmp_path, str(both), 1), tmp_path, ())
+    assert own.expert is not None
+    assert own.expert.below == 0.3
+
+
 @pytest.fixture
 def distilling(recipe, tmp_path, tiny):
     """[distill] and its values -> the path of a recipe."""

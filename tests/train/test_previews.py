@@ -7,6 +7,7 @@ from skimage.io import imread
 
 from denovox.datasets import store
 from denovox.datasets.samples.choice import SampleConfig
+from denovox.model.denoiser import denoiser
 from denovox.model.presets import PRESETS
 from denovox.model.unet import Net
 from denovox.model.weights import ModelConfig
@@ -41,13 +42,14 @@ def test_fixed_samples_are_the_same_every_time_and_even_in_noise(fixed):
 def test_a_sheet_is_drawn_from_the_weights_alone(fixed, tmp_path):
     torch.manual_seed(0)
     net, config = Net(PRESETS["tiny"]), ModelConfig(net=PRESETS["tiny"])
+    ask = denoiser(net, config.noise_schedule, config.prediction)
     for name in ("a", "b"):
         chosen, sheet = previews.preview_samples(fixed), tmp_path / f"{name}.png"
-        previews.draw(net, config, chosen, sheet, "a", "cpu")
+        previews.draw(ask, config, chosen, sheet, "a", "cpu")
         torch.randn(7)  # what else was drawn meanwhile changes nothing
     with torch.no_grad():
         net.unet.out[-1].conv.bias += 0.1
-    previews.draw(net, config, previews.preview_samples(fixed), tmp_path / "c.png", "a", "cpu")
+    previews.draw(ask, config, previews.preview_samples(fixed), tmp_path / "c.png", "a", "cpu")
     a, b, c = (imread(tmp_path / f"{name}.png") for name in "abc")
     assert np.array_equal(a, b)
     assert not np.array_equal(a, c)

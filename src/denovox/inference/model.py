@@ -15,7 +15,7 @@ from ..core.box import Shape
 from ..core.errors import ensure, one_of
 from ..core.operators.slice_profile import Profile
 from ..core.volume import Volume
-from ..model import weights
+from ..model import loading, weights
 from ..model.denoiser import Denoiser, Precision
 from ..model.devices import devices_named
 from ..sampling.guidance import Guidance
@@ -83,7 +83,7 @@ class Model(Engine):
     ) -> posterior.Posterior:
         """Mean and SD (n - 1 degrees of freedom), HU, of n samples of the denoised scan.
 
-        Sample k uses the seed options.seed + k. The SD is scaled as `posterior.Spread` says.
+        Sample k uses the seed options.seed + k. The SD is scaled as `posterior.Spread` describes.
         `InputError` for fewer than two samples.
         """
         posterior.check_count(n)
@@ -281,7 +281,7 @@ def load(
     name: of a base, or of a control, which finds its base by itself. control: from `denovox
     finetune` for this base; `InputError` where it belongs to another. device: "cpu", "cuda", ...,
     or several that share the tiles of a scan, such as "cuda:0,cuda:1"; None: the best available;
-    `InputError` for one that is not there. precision: "auto" computes in bfloat16 where the
+    `InputError` for one that is not available. precision: "auto" computes in bfloat16 where the
     hardware supports it natively, which takes about half the time and changes a denoised scan by
     less than 0.1 HU (SD); elsewhere, and with "float32", in float32.
     """
@@ -289,7 +289,7 @@ def load(
     one_of(precision, get_args(Precision), "precision")
     base, control_file = weights.resolve([name] if control is None else [name, control])
     kind = None if control_file is None else weights.describe_control(control_file)[0].kind
-    loaded = {each: weights.load(base, each, precision, control_file) for each in devices}
+    loaded = {each: loading.load(base, each, precision, control_file) for each in devices}
     config = loaded[devices[0]][1]
     fitting: list[Denoiser] = [
         Fitting(loaded[each][0]) if each.startswith("cuda") else loaded[each][0] for each in devices

@@ -167,10 +167,10 @@ def _recipe(config: weights.ModelConfig, card: Mapping[str, Any]) -> Recipe:
     """How to train these weights further: as they were trained, on other data."""
     try:
         known = Recipe.model_validate(card.get("recipe"))
-        data, train = DataConfig(sample=known.data.sample), known.train
+        data, train, expert = DataConfig(sample=known.data.sample), known.train, known.expert
     except ValueError:  # of an earlier version, or none
-        data, train = DataConfig(), TrainConfig(steps=1000)
-    return Recipe(name="model", data=data, model=config, train=train, start=_MODEL)
+        data, train, expert = DataConfig(), TrainConfig(steps=1000), None
+    return Recipe(name="model", data=data, model=config, train=train, start=_MODEL, expert=expert)
 
 
 def _large_files(source: str | None, digest: str) -> str:
@@ -199,7 +199,7 @@ _README = """# CT denoising by a diffusion prior
 
 SCANS is a folder of CT scans in HU: NIfTI, DICOM, NRRD or MetaImage. Each result is in eval/, as
 `denovox denoise` writes it, bit for bit. `--output_dir`, `--device`, `--region` (auto, headneck,
-chest, abdomen) and `--tile` change what they say.
+chest, abdomen) and `--tile` override the settings.
 
     python -m monai.bundle run --config_file configs/train.json --dataset_dir SCANS
 

@@ -5,26 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
-from ..core.condition import Condition
 from ..core.config import Settings
 from ..core.errors import InputError
-from ..core.process import use_one_thread, was_forked
 from ..core.schedule import Schedule
 from ..io.atomic import write_file
 from . import hub
-from .controlnet import Control, ControlConfig, Controlled
-from .cpu_inference import prepare
-from .denoiser import Denoiser, Precision, Prediction, denoiser, use_bfloat16
-from .devices import device_named, place
+from .controlnet import ControlConfig
+from .denoiser import Prediction
+from .expert import parted
 from .unet import Net, NetConfig
 
 BUNDLED = "base"
@@ -38,6 +33,7 @@ class ModelConfig(Settings):
         range are resampled first. patch: edge of the training patch, in voxels.
     zero_snr: as in core/schedule.py. distilled_steps: evaluations in which the weights draw a
         sample, at the only noise levels that they know (train/distill.py); 0: any number.
+    expert_below: sigma below which an expert answers (model/expert.py); 0: there is none.
     """
 
     net: NetConfig
@@ -47,6 +43,7 @@ class ModelConfig(Settings):
     spacing_mm: tuple[float, float] = (0.7, 6.0)
     patch: int = 32
     distilled_steps: int = Field(0, ge=0)
+    expert_below: float = Field(0, ge=0)
 
     def build(self) -> Net:
         """A newly initialised network of this shape, from torch's global seed."""
@@ -190,108 +187,16 @@ def _metadata(path: Path) -> dict[str, str]:
         raise InputError(f"{path}: not a readable safetensors file ({error})") from None
 
 
-def state_for(path: Path, config: ModelConfig) -> dict[str, torch.Tensor]:
-    """Float32 weights of a file, to continue from; `InputError` if its network differs."""
+def state_for(path: Path, config: ModelConfig, expert: bool = False) -> dict[str, torch.Tensor]:
+    """Float32 weights of a file, to continue from; `InputError` if its network differs.
+
+    expert: those of its expert in low noise, or the same ones if it has none.
+    """
     from safetensors.torch import load_file
 
     if describe(path)[0].net != config.net:
         raise InputError(
             f"{path}: these weights are for a different network from the one requested"
         )
-    return {name: value.float() for name, value in load_file(path).items()}
-
-
-def with_control(base: Net, base_path: Path, path: Path) -> Controlled:
-    """A base with the control in a file; `InputError` if the control belongs to another base."""
-    from safetensors.torch import load_file
-
-    config, card, _ = describe_control(path)
-    digest = sha256(base_path)
-    if config.base != digest:
-        raise InputError(
-            f"{path}: this control belongs to a base with sha256 {config.base[:12]}"
-            f" ({card.get('base', 'unnamed')}), not to {base_path.name} ({digest[:12]});"
-            " give that base with --weights, or tune a control for this one (`denovox finetune`)"
-        )
-    control = Control(base, config)
-    control.load_state_dict({name: value.float() for name, value in load_file(path).items()})
-    return Controlled(base, control)
-
-
-def load(
-    path: Path, device: str = "cpu", precision: Precision = "float32", control: Path | None = None
-) -> tuple[Loaded, ModelConfig]:
-    """A denoiser, ready to use. precision "auto": bfloat16 if the hardware supports it natively.
-
-    control: weights of a control that was tuned from these.
-    """
-    if was_forked():  # perhaps by a process that did not import denovox before
-        use_one_thread()
-    return Loaded(path.absolute(), device, precision, control and control.absolute()).ready()
-
-
-@dataclass(frozen=True, eq=False)
-class Loaded:
-    """A `Denoiser` of files. Pickled, it is their paths, and the receiver loads them again.
-
-    Bundled weights are sent by name, those of the Hub by commit, so that other machines find their
-    own. `InputError` where a receiver's files are not there or differ, or it lacks the device.
-    """
-
-    path: Path
-    device: str
-    precision: Precision
-    control: Path | None
-    denoiser: Denoiser | None = None
-
-    def __call__(self, x: Tensor, sigma: float, condition: Condition) -> Tensor:
-        """x0."""
-        assert self.denoiser is not None
-        return self.denoiser(x, sigma, condition)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Loaded:
-        return self  # weights never change
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        sources = [(_name(path), sha256(path)) for path in (self.path, self.control) if path]
-        return _sent, (sources, self.device, self.precision)
-
-    def ready(self) -> tuple[Loaded, ModelConfig]:
-        """The same with its network, and the network's configuration."""
-        denoise, config = _load(self.path, self.device, self.precision, self.control)
-        return replace(self, denoiser=denoise), config
-
-
-def _name(path: Path) -> str:
-    """The name of bundled weights, where others were downloaded from, or their path."""
-    return path.stem if is_bundled(path) else hub.source_of(path) or str(path)
-
-
-def _sent(sources: list[tuple[str, str]], device: str, precision: Precision) -> Loaded:
-    """What another process pickled; sources: names as in `locate`, with their sha256."""
-    paths = [locate(name) for name, _ in sources]
-    for path, (_, digest) in zip(paths, sources, strict=True):
-        if sha256(path) != digest:
-            raise InputError(
-                f"{path}: these are not the weights that the model was sent with (sha256"
-                f" {sha256(path)[:12]}, not {digest[:12]}); copy that file here"
-            )
-    return load(paths[0], device_named(device), precision, *paths[1:])[0]
-
-
-def _load(
-    path: Path, device: str, precision: Precision, control: Path | None
-) -> tuple[Denoiser, ModelConfig]:
-    config, _, _ = describe(path)
-    base = config.build()
-    base.load_state_dict(state_for(path, config))
-    net: Net | Controlled = base
-    if control is not None:
-        net = with_control(base, path, control)
-    bfloat16 = use_bfloat16(precision, device)
-    net.eval().requires_grad_(False)
-    if device == "cpu":
-        prepare(net, bfloat16)
-    autocast = bfloat16 and device != "cpu"
-    net = place(net, device)
-    return denoiser(net, config.noise_schedule, config.prediction, autocast), config
+    base, low = parted({name: value.float() for name, value in load_file(path).items()})
+    return low if expert and low else base

@@ -19,7 +19,8 @@ from ..datasets import manifest, store
 from ..datasets.samples.batch import collate
 from ..datasets.samples.choice import SampleConfig
 from ..model import devices, weights
-from .config import DataConfig, NoiseConfig, Recipe, TrainConfig
+from ..model.expert import joined
+from .config import DataConfig, ExpertConfig, NoiseConfig, Recipe, TrainConfig
 from .loop import Progress, Session
 from .loss import predictor
 from .run import run
@@ -29,6 +30,7 @@ NAME = "adapted"
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the adapted weights, in the mixture
 ALONE_SHARE = 0.5  # where no patient is held out
 PATCH, SAMPLES = 32, 8
+LOW = NoiseConfig(law="lognormal", mean=-2.1, deviation=1.1)  # for an expert in low noise
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,17 @@ def _prepared(scans: Path, root: Path) -> Iterator[str]:
 
 
 def recipe_for(wanted: Wanted, root: Path, held: tuple[str, ...]) -> Recipe:
-    """The run: few minutes, at a tenth of the rate of a base, falling to zero."""
+    """The run: few minutes, at a tenth of the rate of a base, falling to zero.
+
+    Of weights with an expert in low noise, which restores, that expert alone is adapted.
+    """
     path = weights.locate(wanted.start)
     config, card, _ = weights.describe(path)
     ensure(
         not config.distilled_steps,
         f"{path.name}: distilled weights cannot be adapted; adapt their teacher",
     )
+    expert = ExpertConfig(below=config.expert_below) if config.expert_below else None
     train = TrainConfig(
         minutes=wanted.minutes,
         samples=SAMPLES,
@@ -101,7 +107,7 @@ def recipe_for(wanted: Wanted, root: Path, held: tuple[str, ...]) -> Recipe:
         weight_decay=0.01,
         ema=50,
         loss="l2",
-        noise=NoiseConfig(law="lognormal", mean=-1.3, deviation=1.9),
+        noise=NoiseConfig(law="lognormal", mean=-1.3, deviation=1.9) if expert is None else LOW,
         validate_every=50,
     )
     sample = SampleConfig(
@@ -117,7 +123,13 @@ def recipe_for(wanted: Wanted, root: Path, held: tuple[str, ...]) -> Recipe:
     data = DataConfig(store=str(root), validation_patients=held, sample=sample)
     text = f"{card.get('text', '')} Adapted to scans of its user's for {wanted.minutes:g} minutes."
     return Recipe(
-        name=NAME, data=data, model=config, train=train, start=wanted.start, card=text.strip()
+        name=NAME,
+        data=data,
+        model=config,
+        train=train,
+        start=wanted.start,
+        expert=expert,
+        card=text.strip(),
     )
 
 
@@ -126,7 +138,8 @@ def _mixed(path: Path, start: Path, held: Sequence[store.Case], recipe: Recipe) 
     config, card, _ = weights.describe(path)
     if "share_of_adapted" in card:
         return f"{path}: complete"
-    before, after = (weights.state_for(each, config) for each in (start, path))
+    part = config.expert_below > 0
+    before, after = (weights.state_for(each, config, part) for each in (start, path))
     net = devices.place(config.build(), "cpu").eval().requires_grad_(False)
     losses: dict[float, float] = {}
     if held:
@@ -138,7 +151,10 @@ def _mixed(path: Path, start: Path, held: Sequence[store.Case], recipe: Recipe) 
     best = min(losses, key=losses.__getitem__) if losses else ALONE_SHARE
     figures = {f"{share:g}": round(loss, 5) for share, loss in losses.items()}
     card = {**card, "share_of_adapted": best, "loss_by_share": figures}
-    weights.save(path, mixture(before, after, best), config, card)
+    mixed = mixture(before, after, best)
+    if part:
+        mixed = joined(weights.state_for(start, config), mixed)
+    weights.save(path, mixed, config, card)
     if not held:
         return f"{path}: half base, half adapted; give a second patient, and the share is chosen"
     gain = 100 * (1 - losses[best] / losses[0.0])

@@ -119,13 +119,25 @@ class DistillConfig(Settings):
     guidance: float = Field(2.0, ge=0)
 
 
+class ExpertConfig(Settings):
+    """A run that trains an expert in low noise (model/expert.py) for the weights of `start`.
+
+    below: sigma, in model units, below which the expert answers instead of `start`'s own network,
+    from which it is trained, unless `start` has an expert already. train.noise should be a law of
+    such noise levels. The file that the run writes holds both networks.
+    """
+
+    below: float = Field(0.6, gt=0)
+
+
 class Recipe(Settings):
     """Everything that defines a run. In TOML, model.net may be the name of a preset.
 
     start: weights to start from, a bundled name or a path; their network must match `model`, which
     may be omitted. With data.sample.control, these weights are frozen, and a control of `width`
     (model/controlnet.py) that steers them is trained. distill: learn from a teacher, which is also
-    the start if none is given; train.noise then plays no part.
+    the start if none is given; train.noise then plays no part. expert: train an expert in low
+    noise for `start`.
     """
 
     name: str = Field(pattern=r"^[^/\x00-\x1f]{1,200}$")  # of files
@@ -134,6 +146,7 @@ class Recipe(Settings):
     train: TrainConfig
     start: str | None = None
     distill: DistillConfig | None = None
+    expert: ExpertConfig | None = None
     width: int = Field(16, gt=0)
     card: str = ""
 
@@ -143,6 +156,16 @@ class Recipe(Settings):
             raise ValueError(
                 "a control is trained for a base; give the weights of that base as start"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _expert_has_a_start(self) -> Recipe:
+        if self.expert is None:
+            return self
+        if self.start is None:
+            raise ValueError("an expert serves given weights; name them as start")
+        if self.distill is not None or self.data.sample.control is not None:
+            raise ValueError("a run trains an expert, a control or a student; choose one")
         return self
 
     @model_validator(mode="after")

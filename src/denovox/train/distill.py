@@ -18,7 +18,7 @@ from torch import Tensor
 from ..core.condition import Condition
 from ..core.errors import ensure
 from ..core.schedule import Schedule
-from ..model import weights
+from ..model import loading, weights
 from ..sampling.guidance import Guidance, guided
 from ..sampling.windowed import PatchDenoise
 from ..tasks import Task
@@ -87,6 +87,6 @@ def teacher_of(recipe: Recipe, device: str) -> Teacher | None:
         f"the teacher {path.name} was not trained with dropped conditions, which guidance needs;"
         " set distill.guidance = 1",
     )
-    denoise = weights.load(path, device, recipe.train.precision)[0]
+    denoise = loading.load(path, device, recipe.train.precision)[0]
     sigmas = config.noise_schedule.descend(wanted.steps)
     return Teacher(guided(denoise, Guidance(wanted.guidance)), sigmas, wanted.substeps)

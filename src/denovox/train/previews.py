@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core.condition import Condition
 from ..core.random_field import field
 from ..core.regions import REGIONS
 from ..core.volume import Volume
 from ..datasets.samples.batch import Sample
-from ..model.denoiser import Denoiser, denoiser
+from ..model.denoiser import Denoiser
 from ..model.weights import ModelConfig
 from ..reports.figure_sheet import Row, sheet
 from ..tasks import Solver, synthesis
@@ -41,7 +41,7 @@ def preview_samples(every: Sequence[PreviewSample]) -> list[PreviewSample]:
 
 
 def draw(
-    net: nn.Module,
+    ask: Denoiser,
     model: ModelConfig,
     of: Sequence[PreviewSample],
     path: Path,
@@ -54,7 +54,7 @@ def draw(
     """
     steps: tuple[int, Solver] = (model.distilled_steps, "ddim")
     steps = steps if model.distilled_steps else (STEPS, "dpm++")
-    ask, rows = denoiser(net, model.noise_schedule, model.prediction), []
+    rows = []
     with torch.inference_mode():
         for one in of:
             sample, region = one.sample, REGIONS[one.region]

@@ -17,9 +17,11 @@ from ..datasets.samples.multilevel import sampler
 from ..datasets.samples.resident import Resident, bytes_of
 from ..io.atomic import user_output
 from ..io.space import check_space, size_of
-from ..model import devices, weights
+from ..model import devices, loading, weights
 from ..model.activation_checkpointing import recompute
 from ..model.controlnet import Control, ControlConfig, Controlled
+from ..model.denoiser import denoiser
+from ..model.expert import by_noise, joined
 from ..model.unet import Net
 from . import checkpoint, previews
 from .config import Recipe, TrainConfig
@@ -44,9 +46,11 @@ def run(recipe: Recipe, folder: Path, session: Session | None = None) -> Iterato
     session = session or Session()
     data, group = recipe.data, session.group
     teacher = teacher_of(recipe, group.device)
+    # The weights to start from may have an expert; those written do if the run trains one.
+    of_run: dict[str, float] = {"expert_below": recipe.expert.below if recipe.expert else 0}
     if teacher is not None:
-        model = recipe.model.model_copy(update={"distilled_steps": len(teacher.sigmas) - 1})
-        recipe = recipe.model_copy(update={"model": model})
+        of_run["distilled_steps"] = len(teacher.sigmas) - 1
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=of_run)})
     if data.source is not None:
         # These import all readers, which an existing store does not need.
         from ..datasets.executors import processes
@@ -192,8 +196,11 @@ class _WeightsWriter:
 
     def write(self, progress: Progress) -> None:
         """Write the averaged weights; `InputError` if that fails."""
-        average = progress.average
+        average, recipe = progress.average, self.recipe
         if self.group.main:
+            if recipe.expert is not None and recipe.start is not None:
+                base = weights.state_for(weights.locate(recipe.start), recipe.model)
+                average = joined(base, average)
             with user_output(self.path):
                 weights.save(self.path, average, self.config, self.card | {"steps": progress.step})
 
@@ -217,7 +224,8 @@ def _learner(recipe: Recipe, device: str) -> Learner:
     torch.manual_seed(recipe.train.seed)
     base = recipe.model.build()
     if recipe.start is not None:  # overridden by a checkpoint of the run, if any
-        base.load_state_dict(weights.state_for(weights.locate(recipe.start), recipe.model))
+        start = weights.locate(recipe.start)
+        base.load_state_dict(weights.state_for(start, recipe.model, recipe.expert is not None))
     control = recipe.data.sample.control
     if control is None or recipe.start is None:
         net = devices.place(base, device)
@@ -241,11 +249,15 @@ def _preview(
         return
     own = _learner(recipe, session.group.device)
     own.part.load_state_dict(average)
+    ask = denoiser(own.net.eval(), recipe.model.noise_schedule, recipe.model.prediction)
+    if recipe.expert is not None and recipe.start is not None:
+        start = loading.load(weights.locate(recipe.start), session.group.device)[0]
+        ask = by_noise(recipe.expert.below, ask, start)
     path = folder / "samples" / f"{progress.step:07d}.png"
     title = f"{recipe.name}, step {progress.step}"
     chosen = previews.preview_samples(fixed)
     try:
-        previews.draw(own.net.eval(), recipe.model, chosen, path, title, session.group.device)
+        previews.draw(ask, recipe.model, chosen, path, title, session.group.device)
     except OSError as error:
         session.say(f"{path} could not be written ({line(error)}); the run continues")
 

@@ -28,7 +28,7 @@ from ...datasets.prepare import prepare
 from ...datasets.samples.batch import batches
 from ...datasets.samples.multilevel import sampler
 from ...io.atomic import write_file
-from ...model import devices, weights
+from ...model import devices, loading, weights
 from ...model.unet import NetConfig
 from ...train.config import Recipe
 from ...train.cost.counting import count
@@ -161,7 +161,7 @@ def run(
         if bench is None:
             yield "training the segmenters that judge samples"
             bench = _bench(training, held, recipe, config.measures, device)
-        figures = measure(weights.load(place / WEIGHTS, device), bench)
+        figures = measure(loading.load(place / WEIGHTS, device), bench)
         write_file(place / "figures.json", figures.model_dump_json(indent=1))  # marks it done
         yield f"{own.name}: {figures.line()}"
         _write(folder, plan, bench.real)
