@@ -84,10 +84,10 @@ def labels_page() -> str:
     """reference/labels.md, from the vocabulary."""
     head = (
         "# Label values\n\n"
-        "`--anatomy` takes a NIfTI of these values. 1 to 117 are those of TotalSegmentator v2,\n"
-        "whose multi-label output can be used as it is. 0 is unknown: nothing is stated about the\n"
-        "voxel. Coarse classes can be used as well as fine ones; the path shows what each is\n"
-        "part of.\n\n"
+        "`--anatomy` takes a label map (NIfTI, NRRD or MetaImage) with these values. 1 to 117 are\n"
+        "those of TotalSegmentator v2, whose multi-label output can be used as it is. 0 is\n"
+        "unknown: nothing is stated about the voxel. Coarse classes can be used as well as fine\n"
+        "ones; the path shows what each is part of.\n\n"
         "| value | name | path |\n|---|---|---|\n"
     )
     rows = (

@@ -274,7 +274,7 @@ def test_an_archive_becomes_one(batch, tmp_path):
     root = archive(tmp_path / "archive")
     result = batch(root, "--format", "dicom")
     assert result.exit_code == 0, result.output
-    assert "1 skipped, MR, not CT: study1/mr" in result.stderr
+    assert "1 skipped (MR, not CT): study1/mr" in result.stderr
     book = rows(tmp_path / "out")
     done = {name: row["output"] for name, row in book.items() if row["status"] == "done"}
     assert sorted(done) == ["study1/s11", "study1/s12", "study2/s21"]
@@ -320,7 +320,7 @@ def test_where_results_cannot_be(scans, batch, tmp_path):
     (tmp_path / "mine/thesis.txt").write_text("")
     refuses(batch(scans, out="mine"), "already contains files")
     (tmp_path / "empty").mkdir()
-    refuses(batch(tmp_path / "empty"), "SCANS hold no CT scan", "check the path")
+    refuses(batch(tmp_path / "empty"), "no CT scan was found in SCANS; check the path")
     refuses(batch(tmp_path / "nowhere"), "nowhere does not exist")
 
 

@@ -345,7 +345,7 @@ def test_a_data_set_for_nnunet_from_a_store(tmp_path, chest, tiny_lesion):
     assert "already exist" in run("augment", shelf, "--out", outs[0], *asked).stderr
     for more, says in (
         (("--organ", "lungs"), "did you mean 'lung'"),
-        (("--seed", 1), "made with a different"),
+        (("--seed", 1), "generated with a different"),
         (("--diameter", "far"), "is not a length"),
     ):
         result = run("augment", shelf, "--out", outs[0], *asked, *more)

@@ -244,12 +244,12 @@ def test_what_is_there_is_not_overwritten_and_refused_before_the_work(scan, monk
         refuses(run(*thick(scan, out, "--force", "--png", jpeg)), "must end in .png")
         inside = scan.with_name("series") / "a.png"
         words = thick(scan, inside.parent, "--png", inside)
-        refuses(run(*words), "--png", "is in the way of OUTPUT")
+        refuses(run(*words), "--png", "conflicts with OUTPUT")
         png.touch()
         refuses(run(*thick(scan, out, "--no-manifest", "--png", png)), "out.png already exists")
         report = scan.with_name("map.json")
         result = run("detect", scan, scan.with_name("map"), "--report", report)
-        refuses(result, "its manifest", "is in the way of --report")
+        refuses(result, "its manifest", "conflicts with --report")
     assert kept.read_text() == "mine"
     assert left(scan.parent) == {"scan.nii.gz", "out.nii.gz.json", "out.png"}
     assert run(*thick(scan, out, "--force", "--png", png)).exit_code == 0

@@ -115,6 +115,14 @@ def test_wrong_variables_are_one_sentence(fake, asked, name, value, says):
     assert fake.options is None
 
 
+@pytest.mark.parametrize("command", ["pretrain", "finetune", "adapt", "ablate"])
+def test_training_takes_one_device(tmp_path, command):
+    """Several are for tiles of a scan; several GPUs of a run need a launcher."""
+    out = tmp_path / "out"
+    refuses(run(command, "recipe", "--device", "cpu,cpu", "--out", out), "'cpu,cpu'", "torchrun")
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("name", ["gpu", "cuda:7", "CPU", ""])
 def test_a_device_that_is_absent_or_misspelt(fake, asked, monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

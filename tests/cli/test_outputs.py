@@ -85,7 +85,7 @@ def test_names_of_the_files_that_go_with_the_output_have_to_fit_too(command, sca
 WAYS = {
     "denoise scan.nii.gz scan.nii.gz": "OUTPUT is INPUT itself (scan.nii.gz)",
     "denoise scan.nii.gz ct/../scan.nii.gz": "OUTPUT is INPUT itself (scan.nii.gz)",
-    "denoise scan.nii.gz new/out.nii.gz --report new": "OUTPUT (new/out.nii.gz) is in the way of",
+    "denoise scan.nii.gz new/out.nii.gz --report new": "OUTPUT (new/out.nii.gz) conflicts with",
     "denoise ct out.nii.gz --report ct": "--report is INPUT itself (ct)",
     "superres scan.nii.gz scan.nii.gz --factor 2": "OUTPUT is INPUT itself",
     "detect scan.nii.gz mask.nii.gz --roi mask.nii.gz": "OUTPUT is --roi itself (mask.nii.gz)",
@@ -95,7 +95,7 @@ WAYS = {
     "synthesize mask.nii.gz --region chest --anatomy mask.nii.gz": "OUTPUT is --anatomy itself",
     "simulate low-dose scan.nii.gz scan.nii.gz": "OUTPUT is INPUT itself",
     "simulate thick-slices scan.nii.gz scan.nii.gz --thickness 10": "OUTPUT is INPUT itself",
-    "evaluate simulated dose ct --out new --save new": "(new) is in the way of",
+    "evaluate simulated dose ct --out new --save new": "(new) conflicts with",
     "evaluate simulated dose ct --out ct": "--out is the data itself (ct)",
 }
 

@@ -131,8 +131,8 @@ def test_superres_gives_slices_that_average_to_the_scans(scan, tmp_path, tiny):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ((), "either a factor or"),
-        (("--factor", 5, "--spacing-z", 1), "either a factor or"),
+        ((), "either --factor or --spacing-z"),
+        (("--factor", 5, "--spacing-z", 1), "either --factor or --spacing-z"),
         (("--factor", 0.5), "0.5"),
         (("--spacing-z", 0.1), "0.7 to 6 mm"),
         (("--factor", 2, "--thickness", 1), "1 mm thick"),

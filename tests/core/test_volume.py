@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from denovox.core.errors import InputError
-from denovox.core.volume import Grid, Volume, Window, spacing_of
+from denovox.core.volume import Grid, Volume, Window, spacing_of, within
 
 ABDOMEN = Window(360, 60)
 widths, levels, values = st.floats(1, 4000), st.floats(-1000, 1000), st.floats(-2000, 4000)
@@ -62,6 +62,25 @@ def test_spacing_is_the_length_of_the_affines_columns():
     affine[:3, :3] = rotation @ np.diag([0.7, -0.8, 5])
     affine[:3, 3] = [10, -20, 300]
     assert spacing_of(affine) == pytest.approx((0.7, 0.8, 5))
+
+
+@pytest.mark.parametrize("limit", [0.7, 1.1, 3.0, 6.0])
+def test_what_a_file_rounds_is_within_a_limit(limit):
+    turn = np.deg2rad(20)
+    turned = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    for dtype, scale in ((np.float32, 1.0), (np.float64, 1 - 2e-4), (np.float64, 1 + 2e-4)):
+        affine = np.diag([limit, limit, limit, 1.0])
+        affine[:2, :2] = scale * limit * np.array(turned)
+        for mm in spacing_of(affine.astype(dtype)):
+            assert within(mm, limit, limit)
+            assert within(mm, limit)
+            assert within(mm, 0, limit)
+
+
+def test_what_no_file_rounds_is_not():
+    assert not within(0.69, 0.7, 6)
+    assert not within(6.05, 0.7, 6)
+    assert not within(float("nan"), 0.7)
 
 
 def test_a_volume_with_other_values_keeps_the_rest():

@@ -183,7 +183,7 @@ def test_its_own_pair_is_written_even_where_the_organ_is_not_shown(shelf, tmp_pa
 
 
 def test_nothing_at_all_is_an_error_that_says_why(shelf, tmp_path):
-    with pytest.raises(InputError, match=r"nothing could be made from 1 cases: .*liver"):
+    with pytest.raises(InputError, match=r"no pair could be generated from 1 cases: .*liver"):
         run(shelf, tmp_path, "c")
     assert not (tmp_path / "dataset.json").exists()
     for wrong, why in (
@@ -264,11 +264,11 @@ def test_pairs_made_otherwise_are_not_mixed_in(shelf, tmp_path, how, key):
     said = {"per_scan": 1, "seed": 5, "wanted": ask, "make": make, "about": {"weights": "these"}}
     list(augment(cases(shelf, "a"), tmp_path, **said))
     before = tree(tmp_path)
-    with pytest.raises(InputError, match=rf"a_chest_s0 made with a different .*\b{key}\b"):
+    with pytest.raises(InputError, match=rf"a_chest_s0, generated with a different .*\b{key}\b"):
         list(augment(cases(shelf, "a"), tmp_path, **said | how))
     assert tree(tmp_path) == before
     (tmp_path / "lesions" / "a_chest_s0.json").unlink()
-    with pytest.raises(InputError, match="does not record how a_chest_s0 was made"):
+    with pytest.raises(InputError, match="does not record how a_chest_s0 was generated"):
         list(augment(cases(shelf, "a"), tmp_path, **said))
 
 

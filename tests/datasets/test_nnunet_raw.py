@@ -98,7 +98,7 @@ def test_of_several_channels_only_the_ct(tmp_path):
         ({"channel_names": {"0": "CT"}}, "has no 'labels'"),
         ([1], "has no 'labels'"),
         (V2 | {"labels": {"background": 0, "liver": "x"}}, "label 'liver' has the value x"),
-        (V2 | {"channel_names": {"zero": "CT"}}, "'zero' is not a channel's number"),
+        (V2 | {"channel_names": {"zero": "CT"}}, "'zero' is not a channel number"),
     ],
 )
 def test_what_cannot_be_used_is_one_sentence(tmp_path, facts, why):
@@ -157,7 +157,7 @@ def test_what_augment_writes_comes_back(tmp_path):
     nibabel.save(nibabel.Nifti1Image(lesion, shifted), label)
     out = tmp_path / "store"
     words = "\n".join(fill(raw, out, PrepareConfig(), here))
-    assert "s_chest_s2: set aside" in words
+    assert "s_chest_s2: excluded" in words
     assert words.count("40 x 36 x 12 voxels") == 2, "both geometries"
     cases = store.cases(out)
     assert {one.facts.patient for one in cases} == {"Ann"}

@@ -169,8 +169,8 @@ def test_a_doubtful_scan_is_put_aside_with_the_reason(source, tmp_path):
     assert "not in HU" in rows["c"]
     assert "not a NIfTI file" in rows["t"] or "t.nii.gz" in rows["t"]
     assert rows["ok/chest"] == ""
-    assert any(line.startswith("c: set aside") for line in said)
-    assert "3 set aside" in said[-1]
+    assert any(line.startswith("c: excluded") for line in said)
+    assert "3 excluded" in said[-1]
 
 
 def test_a_scan_that_cannot_be_read_is_put_aside_and_does_not_stop_the_run(

@@ -71,7 +71,7 @@ def test_a_good_scan_is_told_in_full(tmp_path: Path, chest: Volume, timing: Tile
         own = slice(one.start, one.stop)
         part = Volume(volume.hu[..., own], volume.affine)
         assert one.noise_hu == estimate_noise_hu(part, anatomy.coarse(volume)[..., own])
-    text = doctor.prose(report)
+    text = str(report)
     for part in (
         "ct.nii.gz",
         "in HU: peaks at air",
@@ -150,7 +150,7 @@ def test_what_cannot_be_used_gets_a_report_and_no_crash(
     assert verdicts(report)[code] == "refuse"
     assert (report.view, report.regions, report.costs) == (None, (), ())
     assert (report.geometry is None) == (code == "read")
-    last = doctor.prose(report).splitlines()[-1]
+    last = str(report).splitlines()[-1]
     assert last.startswith("  REFUSED")
     assert said in last
 

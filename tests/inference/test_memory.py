@@ -181,7 +181,7 @@ def test_a_budget_that_does_not_suffice_is_refused_before_the_network_runs():
 
     volume = body()
     model = Model(never, CONFIG, Path("none"), "cpu")
-    with pytest.raises(InputError, match=r"takes about \d+\.\d GB of memory, and --memory allows"):
+    with pytest.raises(InputError, match=r"takes about \d+\.\d GB of memory, but --memory allows"):
         model.denoise(volume, "abdomen", 20.0, options=RunOptions(memory="1MB"))
 
 
@@ -232,7 +232,7 @@ def test_an_array_on_disk_keeps_its_values_when_its_memory_is_released():
     said = []
     room = memory.Room(0.0, said.append)
     held = room.zeros((300, 200, 100))
-    assert said == ["memory: volumes of 0.0 GB are kept on disk meanwhile"]
+    assert said == ["memory: volumes of 0.0 GB are kept on disk during the run"]
     assert not held.any()
     held[...] = np.arange(100)
     before = process.resident_mb()

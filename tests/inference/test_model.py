@@ -148,6 +148,8 @@ def test_working_grid_leaves_known_spacings_alone():
     volume = body((100, 100, 10), (0.35, 1.0, 9.0))
     assert working_grid(volume, (0.7, 6.0)) == (50, 100, 15)
     assert working_grid(body(), (0.7, 6.0)) == body().shape
+    rounded = body((2000, 8, 1600), (0.6997, 1.0, 6.001))  # as a header gives 0.7 and 6
+    assert working_grid(rounded, (0.7, 6.0)) == rounded.shape
 
 
 def test_a_fine_grid_is_worked_on_coarser_and_only_the_change_comes_back():

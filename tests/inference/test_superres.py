@@ -221,6 +221,8 @@ def thick_scan(folder, thickness, directions=cases.UPRIGHT):
         (3, 3.0, "3 mm (from the DICOM header"),
         (4, None, "4 mm (from the DICOM header"),
         ("4.000001", None, "4 mm (from the DICOM header"),
+        ("1.99999", 1.99999, "1.99999 mm (from the DICOM header"),
+        ("20.0001", 20.0001, "20.0001 mm (from the DICOM header"),
         (None, None, "taken as the slice spacing, 4 mm (the DICOM header has none; --thickness"),
         (0, None, "the 0 mm of the DICOM header are less than 0.5 times that"),
         (1.25, None, "the 1.25 mm of the DICOM header are less than 0.5 times that"),

@@ -343,12 +343,26 @@ def test_neighbouring_regions_start_from_the_same_noise():
     )
 
 
-def test_gas_becomes_air_where_the_window_ends():
+@pytest.mark.parametrize("unit", [-1.0, -0.75])  # samples do not reach the end of the window
+def test_gas_becomes_air_where_the_window_ends(unit):
     ids = whole_body()
-    got = model(lambda x, s, told: -torch.ones_like(x)).synthesize("auto", ids.shape, MM, ids)
+    got = model(lambda x, s, told: torch.full_like(x, unit)).synthesize("auto", ids.shape, MM, ids)
     assert got.hu[0, 0, 0] == -1000
     assert got.hu[9, 7, 50] == -1000  # the trachea, in the window of head and neck
-    assert got.hu[3, 3, 59] == pytest.approx(-150)
+    windows = {name: one.window.hu(np.float32(unit)) for name, one in REGIONS.items()}
+    assert got.hu[3, 3, 59] == pytest.approx(windows["headneck"])
+    assert got.hu[0, 0, 30] == pytest.approx(windows["chest"])  # whose window contains air
+
+
+def test_what_is_bright_stays_where_labels_say_air():
+    ids = whole_body()
+    got = model(lambda x, s, told: torch.zeros_like(x)).synthesize("auto", ids.shape, MM, ids)
+    assert got.hu[0, 0, 0] == pytest.approx(REGIONS["abdomen"].window.hu(np.float32(0)))
+
+
+def test_voxel_sizes_that_a_file_rounded_are_not_refused():
+    mm = (float(np.float32(0.7)), 0.7, 6.0002)
+    assert model().synthesize("chest", (8, 8, 8), mm).spacing_mm == pytest.approx(mm)
 
 
 # Refusals -------------------------------------------------------------------------------------

@@ -133,6 +133,7 @@ def test_the_gradient_is_that_of_finite_differences(model: denovox.Model) -> Non
 def test_bad_input_is_one_sentence(model: denovox.Model) -> None:
     with pytest.raises(InputError, match=r"^voxels of 2 x 2 x 9 mm are outside the 0.7 to 6 mm"):
         Denoiser(model, "chest", (2, 2, 9))
+    Denoiser(model, "chest", (0.69999999, 2, 6.000001))
     with pytest.raises(InputError, match="region 'leg' is not known"):
         Denoiser(model, "leg", MM)
     with pytest.raises(InputError, match="no order of axes 'yxz'"):

@@ -44,6 +44,7 @@ def test_beyond_what_a_ct_can_be_is_refused(
         ((512, 512, 1100), (0.98, 0.98, 1)),  # a whole body
         ((1024, 1024, 200), (0.1, 0.1, 0.2)),  # an ear, photon counting
         ((512, 512, 30), (0.9, 0.9, 10)),
+        ((512, 512, 20), (0.9, 0.9, 20.001)),
         ((512, 512, 900), (0.7, 0.7, 2)),  # 1.8 m
         ((300, 200, 400), (1.5, 1.5, 1.5)),
         ((512, 512, 100), (1.6, 1.6, 3)),  # 0.82 m: an extended field of view
@@ -82,5 +83,5 @@ def test_the_sentence_has_the_figures_and_the_remedy() -> None:
     air = np.broadcast_to(np.float32(-1000), (64, 56, 16))
     found = check_geometry(Volume(air, np.diag([3000.0, 3000, 3000, 1])))[1]
     (one,) = [each for each in found if each.severity == "refuse"]
-    assert one.sentence == "voxels are 3000 x 3000 x 3000 mm, and those of a CT are 0.05 to 20 mm"
+    assert one.sentence == "voxels are 3000 x 3000 x 3000 mm, but those of a CT are 0.05 to 20 mm"
     assert "micrometres" in one.advice

@@ -53,11 +53,11 @@ def test_hu_that_nobody_asked_for_stay_in_the_window():
     [
         (LUNG, {"density": "solid", "contrast_hu": 10.0}, "a density or a contrast, but not both"),
         (LUNG, {"contrast_hu": float("nan")}, "nan HU is not a number"),
-        (LIVER, {"density": "solid"}, "of the lung, and lesion 2 is in the liver; give a contrast"),
+        (LIVER, {"density": "solid"}, "of the lung, but lesion 2 is in the liver; give a contrast"),
         (replace(LIVER, organ=None), {"density": "solid"}, "lesion 2 has 110 HU around it"),
         (LIVER, {"contrast_hu": 200}, r"means 310 HU for lesion 2, outside -120 to 240 HU"),
         (replace(LUNG, region="abdomen"), {"density": "ground-glass"}, "window of the abdomen"),
-        (replace(LUNG, diameter_mm=5), {"density": "part-solid"}, "lesion 1 has 5 mm, and .* 6 mm"),
+        (replace(LUNG, diameter_mm=5), {"density": "part-solid"}, "5 mm, a part-solid one 6 mm"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(site, request_, says):

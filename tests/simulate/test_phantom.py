@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from functools import cache
 
 import numpy as np
@@ -12,7 +13,8 @@ from denovox.core import labels as vocabulary
 from denovox.core.labels import BODY, ID, LUNG, OUTSIDE
 from denovox.core.volume import Volume
 from denovox.scan.anatomy import coarse
-from denovox.simulate.phantom import Phantom, add_noise, chest
+from denovox.simulate import phantom
+from denovox.simulate.phantom import Phantom, add_noise, chest, draw
 
 HU = {  # lower and upper bound of the median well inside
     "lung_upper_lobe_left": (-900, -780),
@@ -147,6 +149,28 @@ def test_thin_and_odd_grids_work() -> None:
 def test_single_slice_is_a_slice_of_the_body() -> None:
     whole, one = chest((60, 50, 41), 5.0), chest((60, 50, 1), 5.0)
     np.testing.assert_array_equal(whole.labels[:, :, 20:21], one.labels)
+
+
+def test_painting_in_slabs_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bodies() -> list[Phantom]:
+        return [draw("abdomen", (30, 26, 20), (15.0, 14.0, 16.0), 3), chest((30, 26, 20), 11.0, 1)]
+
+    whole = bodies()
+    monkeypatch.setattr(phantom, "SLAB", 9 * 30 * 22)
+    for one, of in zip(bodies(), whole, strict=True):
+        np.testing.assert_array_equal(one.labels, of.labels)
+        np.testing.assert_array_equal(one.ct.hu, of.ct.hu)
+
+
+def test_a_body_takes_little_more_memory_than_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(phantom, "SLAB", 2**17)
+    tracemalloc.start()
+    try:
+        draw("chest", (100, 80, 80), 4.0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 12 * 100 * 80 * 80 + 80 * 2**17  # with a slab; all of it at once took 75 a voxel
 
 
 @pytest.mark.slow

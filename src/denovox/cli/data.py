@@ -56,7 +56,7 @@ def doctor(
     for one in path:
         reports.append(of.examine(one, series=series, straighten=straighten, timing=timing))
         if not as_json:
-            click.echo(of.prose(reports[-1]) + "\n")
+            click.echo(f"{reports[-1]}\n")
     if as_json:
         click.echo(json.dumps(finite([one.model_dump(mode="json") for one in reports]), indent=1))
     if any(report.verdict == "refuse" for report in reports):

@@ -34,9 +34,10 @@ def view(
     """Compare a scan with a result in a browser.
 
     SCAN and RESULT are CT scans in HU, in any format that `denovox denoise` reads. The result is a
-    self-contained page with a before/after slider, which is opened. If RESULT is on another grid,
-    SCAN is interpolated onto it. --out writes the page to a file instead, to keep or to share; the
-    page contains the images, without the headers of their files.
+    self-contained page with a before/after slider, which is opened; without RESULT, it shows SCAN
+    alone. If RESULT is on another grid, SCAN is interpolated onto it. --out writes the page to a
+    file instead, to keep or to share; the page contains the images, without the headers of their
+    files.
     """
     import tempfile
     import webbrowser
@@ -123,9 +124,10 @@ def facts() -> dict[str, Any]:
 
 def prose(content: dict[str, Any]) -> str:
     """The facts as text."""
+    threads = f"{content['threads']} CPU thread{'s' * (content['threads'] != 1)}"
     lines = [
         f"denovox {content['version']}  (Python {content['python']}, torch {content['torch']})",
-        f"devices: {', '.join(content['devices'])}; {content['threads']} CPU threads",
+        f"devices: {', '.join(content['devices'])}; {threads}",
     ]
     for one in content["weights"]:
         card = one["card"]

@@ -34,7 +34,7 @@ def main() -> None:
     For research; not a medical device.
 
     Results go to stdout, progress and notes to stderr. Exit code 2 means that
-    the input is at fault.
+    the input is invalid.
     """
 
 

@@ -36,6 +36,15 @@ def _device(ctx: click.Context, param: click.Parameter, name: str | None) -> str
     return ",".join(devices_named(name))
 
 
+def _one_device(ctx: click.Context, param: click.Parameter, name: str | None) -> str | None:
+    ensure(
+        "," not in (name or ""),
+        f"training uses one device per process, not '{name}'; to use several GPUs, start it with"
+        " torchrun (docs/how-to/train.md)",
+    )
+    return _device(ctx, param, name)
+
+
 def _memory(ctx: click.Context, param: click.Parameter, amount: str | None) -> str | None:
     if amount is not None:
         from ..core.process import megabytes
@@ -62,6 +71,13 @@ device_option = option(
     callback=_device,
     help="cpu, cuda, cuda:1, ..., or several to share the work: cuda:0,cuda:1.  [default: a GPU if"
     " there is one]",
+)
+training_device_option = option(
+    "--device",
+    group="Running",
+    envvar="DENOVOX_DEVICE",
+    callback=_one_device,
+    help="Device, such as cpu, cuda or cuda:1.  [default: a GPU if there is one]",
 )
 precision_option = option(
     "--precision",

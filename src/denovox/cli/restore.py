@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..core.errors import ensure
 from .commands import option
 from .options import (
     FILE,
@@ -147,9 +148,10 @@ def superres(
 ) -> None:
     """Reconstruct thin slices from thick ones.
 
-    INPUT is a CT scan in HU, in any format that `denovox denoise` reads. OUTPUT has more slices; it
-    is written as NIfTI, or as a DICOM series if it is a folder or a .zip. Averaged back to the
-    thickness of INPUT, its slices reproduce INPUT; detail beyond that is the model's estimate.
+    INPUT is a CT scan in HU, in any format that `denovox denoise` reads. OUTPUT has more slices, by
+    --factor or --spacing-z; it is written as NIfTI, or as a DICOM series if it is a folder or a
+    .zip. Averaged back to the thickness of INPUT, its slices reproduce INPUT; detail beyond that is
+    the model's estimate.
     --control takes a control trained for this task (recipes/superres.toml). --report writes
     index.html, a page that compares the two scans, and report.json.
     """
@@ -159,6 +161,7 @@ def superres(
     from ..reports.types import Given
     from ..scan.anatomy import coarse
 
+    ensure((factor is None) != (spacing_z is None), "give either --factor or --spacing-z")
     target = Output(output, run["force"], like, report)
     target.check({"INPUT": input})
     volume = read_ct(input, run)

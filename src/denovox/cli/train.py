@@ -11,7 +11,7 @@ import click
 
 from ..core.errors import InputError, ensure
 from .commands import Command, option
-from .options import FILE, all_of, device_option, weights_option
+from .options import FILE, all_of, training_device_option, weights_option
 from .progress import progress, say, stoppable
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _run_options = all_of(
     ),
     option("--out", type=FILE, group="Output", help="Folder of the run.  [default: runs/NAME]"),
     max_minutes_option,
-    device_option,
+    training_device_option,
 )
 
 
@@ -170,7 +170,7 @@ def _note(news: Progress, first: int, samples: int) -> str:
 )
 @weights_option
 @max_minutes_option
-@device_option
+@training_device_option
 def adapt(
     scans: Path,
     out: Path,
@@ -186,7 +186,7 @@ def adapt(
     scans), with two patients or more: one is held out. --out receives adapted.safetensors, which
     --weights accepts: the mixture of base and adapted weights with the lowest loss on the held-out
     patient. Compare its denoising with the base's before you use it. Anomaly maps need a new
-    calibration (`denovox calibrate`); controls still work with their own base only.
+    calibration (`denovox calibrate`); controls work only with the base they were trained for.
     """
     from ..train.adapt import NAME, SAMPLES, Wanted
     from ..train.adapt import adapt as run
@@ -201,7 +201,7 @@ def adapt(
 @option("--seeds", default=3, type=click.IntRange(1), help="Runs per arm.")
 @option("--out", type=FILE, required=True, group="Output", help="Folder of the runs and tables.")
 @max_minutes_option
-@device_option
+@training_device_option
 def ablate(
     recipe: Path, out: Path, seeds: int, max_minutes: float | None, device: str | None
 ) -> None:

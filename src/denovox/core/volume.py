@@ -7,6 +7,7 @@ stores them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
 # Corners of one grid may differ by this much. float32 headers and decimals in text round to less
 # (about 1e-3 mm), and a real misplacement is at least a large part of a voxel (0.1 mm or more).
 GRID_TOLERANCE_MM = 0.01
+# Lengths may differ by this share: voxels of 0.7 mm may come back from a file as 0.69999999
+# (float32 in a NIfTI header) or as 0.6998 (decimals in text).
+LENGTH_TOLERANCE = 1e-3
+
+
+def within(length: float, low: float, high: float = math.inf) -> bool:
+    """Whether a length is from low to high (in its unit), except for what files round."""
+    return bool(low * (1 - LENGTH_TOLERANCE) <= length <= high * (1 + LENGTH_TOLERANCE))
 
 
 def spacing_of(affine: Float[np.ndarray, "4 4"]) -> tuple[float, float, float]:

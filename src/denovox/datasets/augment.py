@@ -52,7 +52,7 @@ def augment(
     `InputError` if nothing at all can be made, if existing pairs were made with other settings, or
     if the folder cannot be written.
     """
-    ensure(per_scan > 0, "ask for at least one copy of each scan")
+    ensure(per_scan > 0, "request at least one copy of each scan")
     names = {nnunet.case_name(case.facts.id): case for case in cases}
     ensure(len(names) == len(cases), "two cases have the same name; give each case once")
     nnunet.start(folder)
@@ -67,7 +67,7 @@ def augment(
         if waiting:
             why = (yield from _fill(folder, name, case, waiting, request, make)) or why
         found += sum(nnunet.is_done(folder, pair) for pair in pairs)
-    ensure(found, f"{folder}: nothing could be made from {len(names)} cases: {why}")
+    ensure(found, f"{folder}: no pair could be generated from {len(names)} cases: {why}")
     _list(folder)
     _split(folder)
     yield f"{folder}: {nnunet.write_dataset_json(folder)} pairs of a CT and a label map"
@@ -155,13 +155,14 @@ def _kept(folder: Path, pair: str, facts: Facts) -> bool:
         before = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path} does not record how {pair} was made ({line(error)}); choose another folder"
+            f"{path} does not record how {pair} was generated ({line(error)}); choose another"
+            " folder"
         ) from None
     other = [key for key, value in facts.items() if before.get(key) != value]
     ensure(
         not other,
-        f"{folder} holds {pair} made with a different {' and '.join(other)}; choose another folder,"
-        " or use the same settings again",
+        f"{folder} holds {pair}, generated with a different {' and '.join(other)}; choose another"
+        " folder, or use the same settings again",
     )
     return True
 

@@ -140,7 +140,9 @@ def _recognised(source: Path, files: list[str], series: dict[str, int]) -> str:
         return nnunet_raw.NAME
     what = f"several layouts match ({', '.join(fits)})" if fits else "no known layout matches"
     looks = "".join(f"\n  {name}: {look}" for name, look in LOOKS.items())
-    raise InputError(f"{source}: {what}; choose one with --layout. Expected:{looks}")
+    raise InputError(
+        f"{source}: {what}; choose one with --layout (folder for your own scans). Expected:{looks}"
+    )
 
 
 def _of_patients(entries: dict[str, Entry], table: Path) -> dict[str, Entry]:

@@ -144,7 +144,7 @@ class _Facts:
 def _numbered(table: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Any]]:
     """The rows of a table of channels, whose keys are numbers."""
     for key, of in table.items():
-        ensure(key.isascii() and key.isdigit(), f"{path}: '{line(key)}' is not a channel's number")
+        ensure(key.isascii() and key.isdigit(), f"{path}: '{line(key)}' is not a channel number")
         yield key, of
 
 

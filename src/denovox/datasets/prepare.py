@@ -19,7 +19,7 @@ from ..core import labels
 from ..core.errors import InputError, printable, shown
 from ..core.regions import REGIONS
 from ..core.resample import nearest, resize
-from ..core.volume import Volume, spacing_of
+from ..core.volume import Volume, spacing_of, within
 from ..io.atomic import write_file
 from ..io.space import TIGHTEST, check_space, locked, size_of
 from ..scan import anatomy, gate
@@ -102,7 +102,7 @@ def bring(entry: Entry, source: Path, target: Path, config: PrepareConfig) -> st
     except MemoryError:
         return f"{entry.id}: not added, out of memory"
     if rows[0].aside:
-        return f"{entry.id}: set aside, {rows[0].aside}"
+        return f"{entry.id}: excluded, {rows[0].aside}"
     return f"{entry.id}: " + ", ".join(
         f"{row.region} {'x'.join(map(str, row.shape))}" for row in rows
     )
@@ -160,7 +160,7 @@ def _cases(entry: Entry, source: Path, folder: Path, config: PrepareConfig) -> I
         whole[blank] = labels.UNKNOWN
         notes.append(f"{blank.mean():.0%} is blank (one constant value): labelled unknown")
     spans = _spans(entry, volume, coarse)
-    long = [s for s in spans if (s.stop - s.start) * volume.spacing_mm[2] >= LEAST_MM]
+    long = [s for s in spans if within((s.stop - s.start) * volume.spacing_mm[2], LEAST_MM)]
     notes += [f"{s.region}, slices {s.start} to {s.stop}: too thin" for s in spans if s not in long]
     if not long:
         yield aside(f"it shows less than {LEAST_MM:.0f} mm of any region along z")
@@ -254,7 +254,7 @@ def _summary(rows: Iterable[CaseFacts]) -> str:
         for part in ("train", "validation", "test")
     )
     return (
-        f"{len(kept)} cases; patients: {parts}; {len(rows) - len(kept)} set aside"
+        f"{len(kept)} cases; patients: {parts}; {len(rows) - len(kept)} excluded"
         " (see manifest.parquet for reasons)"
     )
 

@@ -277,9 +277,7 @@ def cases(store: str | Path) -> list[Case]:
     root = str(store).rstrip("/")
     found = [Case(root, row) for row in manifest.read(root) if not row.aside]
     if not found:
-        raise InputError(
-            f"{store} holds no cases; see manifest.parquet for why scans were set aside"
-        )
+        raise InputError(f"{store} holds no cases; manifest.parquet states why scans were excluded")
     return found
 
 

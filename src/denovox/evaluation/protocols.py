@@ -127,7 +127,8 @@ PROTOCOLS = (
         "simulated",
         "simulated_tasks:thick_slices",
         _SCAN,
-        "CT with slices of 0.7 to 6 mm, three thick slices of a region or more",
+        "CT whose slice spacing the model supports (the bundled base: 0.7 to 10 mm), at least three"
+        " thick slices of a region",
         f"{_BODY}; the first and last thick slice are left out, where all methods extrapolate;"
         " averaged back: |mean over each slab - the slab| in HU, not clipped, all voxels",
         short="slab",

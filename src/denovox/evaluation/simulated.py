@@ -14,6 +14,7 @@ from typing import Any
 
 from ..core.errors import InputError, ensure, shown
 from ..core.version import __version__
+from ..core.volume import within
 from ..inference.anomaly.calibration import Calibration, bundled
 from ..inference.model import Model
 from ..inference.options import RunOptions
@@ -133,7 +134,7 @@ def _checked(name: str, scan: Scan, context: RunContext) -> dict[str, Any]:
         low, high = context.model.config.spacing_mm
         mm = volume.spacing_mm[2]
         beyond = f"slices {mm:.3g} mm apart; the model works from {low:g} to {high:g} mm"
-        ensure(low * 0.999 <= mm <= high, beyond)
+        ensure(within(mm, low, high), beyond)
     return {
         "scan": str(scan.path),
         "patient": scan.patient,

@@ -69,6 +69,26 @@ class Report(Settings):
     regions: tuple[Region, ...] = ()
     costs: tuple[Cost, ...] = ()
 
+    def __str__(self) -> str:
+        """The report as text: one line per finding, the most severe last."""
+        lines = [f"{self.path}: {MARKS[self.verdict]}"]
+        for one in sorted(self.findings, key=lambda one: hu_checks.ORDER.index(one.severity)):
+            advice = f"; {one.advice}" if one.advice else ""
+            lines.append(f"  {MARKS[one.severity]:8}{one.sentence}{advice}")
+        for part in self.regions:
+            noise = "noise unknown" if part.noise_hu is None else f"noise {part.noise_hu:.1f} HU"
+            noise += ", coloured" * part.coloured
+            where = f"slices {part.start} to {part.stop - 1}"
+            lines.append(f"  region  {part.region}, {where}, {noise} ({part.reason})")
+        for run in self.costs:
+            seconds = f"{run.seconds:.0f} s" if run.seconds < 120 else f"{run.seconds / 60:.0f} min"
+            gpu = f" and {run.device_mb:.0f} MB of GPU memory" if run.device_mb else ""
+            lines.append(
+                f"  cost    denoise, {run.method}: {run.tiles} tiles"
+                f" ({run.evaluations} evaluations), about {seconds}, {run.memory_mb:.0f} MB{gpu}"
+            )
+        return "\n".join(lines)
+
 
 def _worst(findings: list[Finding]) -> Severity:
     return max((one.severity for one in findings), key=hu_checks.ORDER.index)
@@ -157,27 +177,6 @@ def examine(
         regions=regions,
         costs=costs,
     )
-
-
-def prose(report: Report) -> str:
-    """A report as text: one line per finding, the most severe last."""
-    lines = [f"{report.path}: {MARKS[report.verdict]}"]
-    for one in sorted(report.findings, key=lambda one: hu_checks.ORDER.index(one.severity)):
-        advice = f"; {one.advice}" if one.advice else ""
-        lines.append(f"  {MARKS[one.severity]:8}{one.sentence}{advice}")
-    for part in report.regions:
-        noise = "noise unknown" if part.noise_hu is None else f"noise {part.noise_hu:.1f} HU"
-        noise += ", coloured" * part.coloured
-        where = f"slices {part.start} to {part.stop - 1}"
-        lines.append(f"  region  {part.region}, {where}, {noise} ({part.reason})")
-    for run in report.costs:
-        seconds = f"{run.seconds:.0f} s" if run.seconds < 120 else f"{run.seconds / 60:.0f} min"
-        gpu = f" and {run.device_mb:.0f} MB of GPU memory" if run.device_mb else ""
-        lines.append(
-            f"  cost    denoise, {run.method}: {run.tiles} tiles"
-            f" ({run.evaluations} evaluations), about {seconds}, {run.memory_mb:.0f} MB{gpu}"
-        )
-    return "\n".join(lines)
 
 
 def _region(volume: Volume, coarse: UInt8[np.ndarray, "x y z"], span: RegionSpan) -> Region:

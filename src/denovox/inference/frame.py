@@ -21,7 +21,7 @@ from ..core.random_field import normal
 from ..core.regions import Region
 from ..core.resample import nearest, resize
 from ..core.tensors import tensor
-from ..core.volume import Volume
+from ..core.volume import Volume, within
 
 Spacing = tuple[float, float, float]
 
@@ -33,7 +33,7 @@ def working_grid(volume: Volume, limits_mm: tuple[float, float]) -> Shape:
     """
     low, high = limits_mm
     x, y, z = (
-        max(1, round(n * mm / float(np.clip(mm, low, high))))
+        n if within(mm, low, high) else max(1, round(n * mm / float(np.clip(mm, low, high))))
         for n, mm in zip(volume.shape, volume.spacing_mm, strict=True)
     )
     return x, y, z

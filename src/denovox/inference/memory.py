@@ -69,7 +69,7 @@ class Room:
             given_mb = megabytes(options.memory)
             raise InputError(
                 f"this takes about {math.ceil((given_mb - left_mb) / 100) / 10:.1f} GB of memory,"
-                f" and --memory allows {given_mb / 1000:g} GB; allow more, or give a smaller part"
+                f" but --memory allows {given_mb / 1000:g} GB; allow more, or give a smaller part"
                 " of the scan"
             )
         copies_mb = COPIES * 4 * math.prod(shape) / 1e6
@@ -82,7 +82,7 @@ class Room:
             self.left_mb -= own_mb
             return np.zeros(shape, np.float32)
         if not self._files:
-            self.say(f"memory: volumes of {own_mb / 1000:.1f} GB are kept on disk meanwhile")
+            self.say(f"memory: volumes of {own_mb / 1000:.1f} GB are kept on disk during the run")
         values = on_disk(shape, np.float32)
         if (file := mapped(values)) is not None:
             self._files.append(weakref.ref(file))
@@ -115,7 +115,7 @@ def require_memory(doing: str, shape: Shape, per_voxel: int, options: RunOptions
     ensure(
         takes <= free or not free,
         f"{doing} {' x '.join(map(str, shape))} voxels takes about {takes / 1000:.1f} GB of memory,"
-        f" and {max(free, 0) / 1000:.1f} GB are free; use larger voxels, or a part of the volume",
+        f" but only {max(free, 0) / 1000:.1f} GB is free; use larger voxels, or a smaller volume",
     )
 
 

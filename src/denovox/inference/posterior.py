@@ -101,7 +101,7 @@ def samples(
 
 def check_count(count: int) -> None:
     """`InputError` for fewer than two samples."""
-    ensure(count >= 2, f"an SD needs at least 2 samples, not {count}; ask for more, such as 8")
+    ensure(count >= 2, f"an SD needs at least 2 samples, not {count}; request more, such as 8")
 
 
 def _of_sample(options: RunOptions, number: int, count: int) -> RunOptions:

@@ -15,7 +15,7 @@ from ..core.operators.slice_profile import Profile
 from ..core.operators.thin_slices import Consistency, Thin, thin
 from ..core.regions import region as region_named
 from ..core.tensors import tensor
-from ..core.volume import Volume
+from ..core.volume import Volume, within
 from ..io.dicom.reader import DicomSource
 from ..reports.recorder import decided
 from ..sampling.sampler import Noise, Vol
@@ -34,7 +34,6 @@ from .scan_context import spans_in, stored_bytes
 # the interpolation is kept (Method 3).
 REACH = 0.1
 CREDIBLE = 0.5, 5.0  # thickness of slices in a header, relative to their spacing
-SAME = 1e-3  # closer to the spacing than this, a thickness is the spacing
 
 
 EXACT = Consistency(0.0, 0.0)
@@ -84,7 +83,7 @@ def superres(
             # thickness; that of a header only says that there are gaps.
             step_mm = spacing_z_mm or volume.spacing_mm[2] / (factor or 1)
             thickness_mm = max(thickness_mm, step_mm)
-    elif thickness_mm > CREDIBLE[1] * volume.spacing_mm[2]:
+    elif not within(thickness_mm, 0, CREDIBLE[1] * volume.spacing_mm[2]):
         options.say(f"slice thickness: {thickness_mm:g} mm, as given, is over {CREDIBLE[1]:g} times"
                     f" the slice spacing, {volume.spacing_mm[2]:g} mm")  # fmt: skip
     fine = thin(volume, limits_mm, factor, spacing_z_mm, thickness_mm, profile)
@@ -125,12 +124,12 @@ def thickness_of(volume: Volume) -> tuple[float | None, str]:
         why = "the slices of the DICOM series are not axial"
     elif header_mm is None:
         why = "the DICOM header has none"
-    elif not low <= header_mm <= high:
+    elif not within(header_mm, low, high):
         limit = f"less than {CREDIBLE[0]:g}" if header_mm < low else f"over {CREDIBLE[1]:g}"
         why = f"the {header_mm:g} mm of the DICOM header are {limit} times that"
     if why or header_mm is None:
         return None, f"{default} ({why}; --thickness overrides)"
-    same = abs(header_mm / spacing_mm - 1) < SAME
+    same = within(header_mm, spacing_mm, spacing_mm)
     reason = f"{header_mm:g} mm (from the DICOM header; --thickness overrides)"
     return None if same else header_mm, reason
 

@@ -20,7 +20,7 @@ from ..core.regions import Region
 from ..core.regions import region as region_named
 from ..core.resample import nearest, resize
 from ..core.tensors import tensor
-from ..core.volume import Volume
+from ..core.volume import Volume, within
 from ..model import weights
 from ..reports.recorder import decided
 from ..sampling.guidance import Guidance, guided
@@ -34,7 +34,7 @@ from .engine import Engine
 from .frame import Spacing
 from .memory import require_memory
 from .options import RunOptions, Say
-from .region_blend import ENDS, Part, blend_parts, handed_over, share_of
+from .region_blend import Part, blend_parts, handed_over, share_of
 
 AIR_HU = -1000.0
 LARGEST_MM = 1000.0  # of one region; training has none as large
@@ -43,6 +43,7 @@ STEPS = 10
 WHOLE = 1.5  # size of the coarsest level, as a multiple of the training patch
 BYTES = 32  # of memory for each voxel; 26 measured (benchmarks/synthesis.py dry --edge 192)
 HELD = 0.5  # SD by which a coarse level misses the means of a fine one, model units
+CUT_OFF = 0.25  # share of a window, at its lower end, where labelled gas is air
 GAS = [OUTSIDE, AIRWAY, ID["trachea"]]
 
 Labels = UInt8[np.ndarray, "x y z"]
@@ -115,7 +116,7 @@ def _check(engine: Engine, wanted: Wanted, steps: int) -> None:
     low, high = engine.config.spacing_mm
     given = " x ".join(f"{mm:g}" for mm in wanted.spacing_mm)
     ensure(
-        all(low <= mm <= high for mm in wanted.spacing_mm),
+        all(within(mm, low, high) for mm in wanted.spacing_mm),
         f"voxels of {given} mm are outside the {low:g} to {high:g} mm that the model supports;"
         " resample the label map, or choose another spacing",
     )
@@ -145,7 +146,7 @@ def _spans(wanted: Wanted, say: Say) -> tuple[RegionSpan, ...]:
         size = (*wanted.shape[:2], span.stop - span.start)
         extent = [n * mm for n, mm in zip(size, wanted.spacing_mm, strict=True)]
         ensure(
-            max(extent) <= LARGEST_MM,
+            within(max(extent), 0, LARGEST_MM),
             f"{span.region}: {' x '.join(f'{mm:.0f}' for mm in extent)} mm is larger than any scan"
             f" that the model was trained on ({LARGEST_MM:.0f} mm at most); reduce the shape or the"
             " spacing",
@@ -161,8 +162,8 @@ def resolved(engine: Engine, how: Sampling) -> tuple[int, Solver, Guidance]:
     unguided = how.guide is None and (wanted is None or wanted.weight == 1)
     ensure(
         how.guide is None or not how.guide.config.distilled_steps,
-        "distilled weights cannot guide: they know the noise levels of their own steps alone; give"
-        " weaker weights that are not distilled",
+        "distilled weights cannot guide, as they support only the noise levels of their own steps;"
+        " give weaker weights that are not distilled",
     )
     if steps := engine.config.distilled_steps:
         ensure(
@@ -269,10 +270,10 @@ def _drawn(
         conditioning = _condition(wanted, region, level.grid)
         x = engines[level.guided].run(task, conditioning, own, noted)
     hu = region.window.hu(x[0, 0].cpu().numpy())
-    if wanted.anatomy is not None:
-        cut_off = hu < region.window.low_hu + ENDS * region.window.width_hu
-        air = np.isin(wanted.anatomy, GAS) & cut_off
-        hu = np.where(air, np.minimum(hu, AIR_HU), hu)
+    if wanted.anatomy is not None and region.window.low_hu > AIR_HU:
+        # Training cuts air off at the lower end of the window, which samples miss by up to a tenth.
+        low = hu < region.window.low_hu + CUT_OFF * region.window.width_hu
+        hu = np.where(np.isin(wanted.anatomy, GAS) & low, AIR_HU, hu)
     return hu.astype(np.float32)
 
 

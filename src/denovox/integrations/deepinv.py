@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..core.condition import condition
 from ..core.errors import ensure, one_of
 from ..core.regions import region as region_named
+from ..core.volume import within
 from ..inference.engine import Engine
 from ..inference.frame import Spacing
 from ..inference.options import RunOptions
@@ -60,10 +61,10 @@ class Denoiser(Base):  # a deepinv.models.Denoiser where deepinv is installed
         super().__init__()
         one_of(axes, ("xyz", "zyx"), "order of axes")
         low, high = model.config.spacing_mm
-        within = all(low <= mm <= high for mm in spacing_mm)
+        fits = all(within(mm, low, high) for mm in spacing_mm)
         size = " x ".join(f"{mm:g}" for mm in spacing_mm)
-        reason = f"voxels of {size} mm are outside the {low:g} to {high:g} mm that the model knows"
-        ensure(within, f"{reason}; reconstruct on another grid")
+        limits = f"the {low:g} to {high:g} mm that the model supports"
+        ensure(fits, f"voxels of {size} mm are outside {limits}; reconstruct on another grid")
         self.model = model
         self.region = region_named(region)
         self.spacing_mm = spacing_mm

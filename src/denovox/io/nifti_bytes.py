@@ -118,7 +118,7 @@ def load(path: Path) -> NiftiSource:
         offset = max(header.get_data_offset(), header.single_vox_offset)
         size = math.prod(shape)  # Python integers: a broken header must not overflow
         file.require(offset + size * dtype.itemsize)
-        late = f"{path} claims a header of {offset} bytes, more than any has; convert it again"
+        late = f"{path} states an implausible header size of {offset} bytes; convert it again"
         ensure(offset <= _MOST_HEAD, late)
         start += file.head(max(0, offset - len(start)))
         raw = file.values(size, dtype, start[offset:]).reshape(shape[:3], order="F")

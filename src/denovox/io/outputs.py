@@ -28,7 +28,7 @@ def check_apart(outputs: Mapping[str, Path | None], inputs: Mapping[str, Path | 
             ensure(not same, f"{name} is {source} itself ({other}); choose another place")
         for second, other in real.items():
             apart = second == name or (other != path and path not in other.parents)
-            ensure(apart, f"{second} ({outputs[second]}) is in the way of {name}"
+            ensure(apart, f"{second} ({outputs[second]}) conflicts with {name}"
                           f" ({outputs[name]}); choose another place for one of them")  # fmt: skip
 
 

@@ -73,7 +73,7 @@ def of_itk(path: Path) -> tuple[Layer, ...]:
     else:
         maps, affine, notes = _layered(path, start, count)
     late = [names[0] for layer, _, names in named if layer >= len(maps)]
-    ensure(not late, f"{path} has {len(maps)} layers, and {line(', '.join(late))} in none of them")
+    ensure(not late, f"{path} has no layer for {line(', '.join(late))} (it has {len(maps)})")
     return tuple(
         Layer(values, affine, {value: names for layer, value, names in named if layer == k}, notes)
         for k, values in enumerate(maps)

@@ -57,7 +57,7 @@ def rows_of(path: Path, columns: Sequence[str]) -> list[Row]:
             if not any(cells):
                 continue
             ensure(not any("\n" in cell or "\r" in cell for cell in cells),
-                   f'{where}: a value continues on the next line; is a " missing?')  # fmt: skip
+                   f'{where}: a value continues on the next line; is a " not closed?')  # fmt: skip
             if not header:
                 header = _header(cells, columns, where)
                 continue

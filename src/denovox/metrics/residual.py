@@ -80,13 +80,15 @@ def residual(
         return Residual(count)
     values = removed[where].astype(np.float64)
     rms, mean = float(np.sqrt(np.mean(values**2))), float(values.mean())
+    del values  # 8 bytes a voxel
     of_noise = None
     if noise:
         removed = removed / sd_along(noise, removed.shape[2]).astype(np.float32)
         of_noise = float(np.sqrt(np.mean(np.square(removed[where], dtype=np.float64))))
     removed = np.where(where, removed - removed[where].mean(dtype=np.float64).astype(np.float32), 0)
     ratio, structure = _at_edges(removed, after, where)
-    found = autocorrelation(whitened(removed, noise, spacing_mm), where)
+    removed = whitened(removed, noise, spacing_mm)
+    found = autocorrelation(removed, where)
     expected = _expected(noise, spacing_mm) if noise else None
     above = (
         []

@@ -51,14 +51,7 @@ def report(
     labels = coarse(before) if given.labels is None else given.labels
     inside = labels != OUTSIDE
     require_body(labels)
-    size = np.abs(after.hu.astype(np.float64) - before.hu)[inside]
-    change = Change(
-        float(size.mean()),
-        float(np.sqrt(np.mean(size**2))),
-        float(np.percentile(size, 99)),
-        float(size.max()),
-        float(np.mean(size == 0)),
-    )
+    change = _change(before, after, inside)
     removed = residual(before.hu, after.hu, inside, before.spacing_mm, given.noise)
     found = tissues(before, after, labels, given.reference)
     spread, errors = _spread(after, inside, given), _errors(before, after, inside, given.reference)
@@ -89,6 +82,25 @@ def require_body(labels: Integer[np.ndarray, "x y z"]) -> None:
             f"a report needs {LEAST} voxels within the body, but the scan has {count}; leave out"
             " the report"
         )
+
+
+def _change(before: Volume, after: Volume, inside: Bool[np.ndarray, "x y z"]) -> Change:
+    size = _apart(after, before, inside)
+    np.abs(size, out=size)
+    return Change(
+        float(size.mean()),
+        float(np.sqrt(np.mean(size**2))),
+        float(np.percentile(size, 99)),
+        float(size.max()),
+        float(np.mean(size == 0)),
+    )
+
+
+def _apart(
+    one: Volume, other: Volume, where: Bool[np.ndarray, "x y z"]
+) -> Float[np.ndarray, " voxels"]:
+    """Their difference in a mask, in float64."""
+    return one.hu[where].astype(np.float64) - other.hu[where]
 
 
 def _noise_hu(given: Given, slices: int) -> float | None:
@@ -146,10 +158,7 @@ def tissues(
         if count < LEAST:
             continue
         was, now = _mean(before.hu, mask), _mean(after.hu, mask)
-        off = (
-            after.hu[mask].astype(np.float64)
-            - (before if reference is None else reference).hu[mask]
-        )
+        off = _apart(after, before if reference is None else reference, mask)
         error = 2 * float(off.std()) / np.sqrt(count)
         out.append(Tissue(name, count, was, now, float(off.mean()), float(error)))
     return tuple(out)
@@ -164,7 +173,7 @@ def _spread(after: Volume, inside: Bool[np.ndarray, "x y z"], given: Given) -> S
         return None
     sd, coverage = given.sd_hu[inside].astype(np.float64), None
     if given.reference is not None:
-        error = np.abs(after.hu.astype(np.float64) - given.reference.hu)[inside]
+        error = np.abs(_apart(after, given.reference, inside))
         uncertain = sd > 0  # where nothing was sampled, no uncertainty was claimed
         coverage = (
             float(np.mean(error[uncertain] <= 2 * sd[uncertain])) if uncertain.any() else None
@@ -179,8 +188,7 @@ def _errors(
         return None
 
     def rmse(volume: Volume) -> float:
-        error = (volume.hu.astype(np.float64) - reference.hu)[inside]
-        return float(np.sqrt(np.mean(error**2)))
+        return float(np.sqrt(np.mean(_apart(volume, reference, inside) ** 2)))
 
     return Errors(rmse(before), rmse(after))
 

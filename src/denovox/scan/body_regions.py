@@ -22,7 +22,7 @@ from scipy import ndimage
 
 from ..core.labels import BODY, BONE, LUNG, OUTSIDE
 from ..core.morphology import component_sizes, within_slice
-from ..core.volume import Volume
+from ..core.volume import LENGTH_TOLERANCE, Volume
 
 ORDER = ("abdomen", "chest", "headneck")  # from inferior to superior
 THINNEST_MM = 30.0  # a thinner span inside a scan is merged into its neighbour
@@ -131,9 +131,9 @@ def _best_cut(scores: Float[np.ndarray, "3 z"], z_mm: float) -> tuple[int, int]:
     value = value - BORDER_MM * (
         ((first > 0) & (first < n)).astype(int) + ((second > 0) & (second < n) & (second > first))
     )
-    possible = second >= first
+    possible, least_mm = second >= first, THINNEST_MM * (1 - LENGTH_TOLERANCE)
     for length in (first, second - first, n - second):
-        possible &= (length == 0) | (length * z_mm >= THINNEST_MM) | (length == n)
+        possible &= (length == 0) | (length * z_mm >= least_mm) | (length == n)
     possible &= (second > first) | (first == 0) | (first == n)  # no neck directly above an abdomen
     best = int(np.where(possible, value, -np.inf).argmax())
     return best // (n + 1), best % (n + 1)

@@ -10,7 +10,7 @@ from nibabel.orientations import aff2axcodes, inv_ornt_aff
 
 from ..core.config import Settings
 from ..core.labels import OUTSIDE
-from ..core.volume import Volume
+from ..core.volume import Volume, within
 from ..io.nifti_bytes import NiftiSource
 from .hu_checks import Finding, Severity
 
@@ -76,11 +76,11 @@ def check_geometry(volume: Volume) -> tuple[Geometry, tuple[Finding, ...]]:
     if sheared > SHEARED_DEGREES:
         text = f"axes are {sheared:.1f} degrees off right angles (a tilted gantry?)"
         note("sheared", text, "resample to an orthogonal grid where distances matter")
-    if mm.max() > THICK_MM:
+    if not within(mm.max(), 0, THICK_MM):
         note("thick", f"slices are {mm.max():.3g} mm thick: smaller details are averaged out")
     if mm.max() / mm.min() > UNEVEN:
         note("uneven", f"voxels are {mm.max() / mm.min():.1f} times as long as they are wide")
-    if min(x, y, z) < SHORT_MM:
+    if not within(min(x, y, z), SHORT_MM):
         text = f"the scan is only {min(x, y, z):.0f} mm thick: region and anatomy are uncertain"
         note("short", text)
     return facts, tuple(found)
@@ -92,20 +92,20 @@ def _size(volume: Volume) -> Iterator[Finding]:
     extent = tuple(n * step for n, step in zip(volume.shape, mm, strict=True))
     voxels, total = (" x ".join(f"{a:.4g}" for a in each) for each in (mm, extent))
     limits = ""
-    if min(mm) < FINEST_MM or max(mm) > THICKEST_MM:
+    if not all(within(step, FINEST_MM, THICKEST_MM) for step in mm):
         limits = (
-            f"voxels are {voxels} mm, and those of a CT are {FINEST_MM:g} to {THICKEST_MM:g} mm"
+            f"voxels are {voxels} mm, but those of a CT are {FINEST_MM:g} to {THICKEST_MM:g} mm"
         )
-    elif max(extent) > LONGEST_MM:
-        limits = f"the scan is {total} mm in total, and no CT is over {LONGEST_MM:g} mm long"
+    elif not within(max(extent), 0, LONGEST_MM):
+        limits = f"the scan is {total} mm in total, but no CT is over {LONGEST_MM:g} mm long"
     if limits:
         yield Finding(code="size", severity="refuse", sentence=limits, advice=RESCALE)
         return
     x, y, _ = volume.shape
-    if max(extent[:2]) > WIDEST_MM:
+    if not within(max(extent[:2]), 0, WIDEST_MM):
         text = f"the scan is {total} mm in total, wider than the bore of a scanner"
         yield Finding(code="size", severity="doubt", sentence=text, advice=RESCALE)
-    elif max(extent[:2]) < SMALLEST_MM and min(x, y) >= MATRIX:
+    elif not within(max(extent[:2]), SMALLEST_MM) and min(x, y) >= MATRIX:
         text = f"{x} x {y} voxels are only {extent[0]:.3g} x {extent[1]:.3g} mm wide"
         yield Finding(code="size", severity="doubt", sentence=text, advice=RESCALE)
     whole = min(x, y) >= WHOLE_MATRIX

@@ -16,6 +16,7 @@ from scipy import ndimage
 from ..core.errors import InputError, ensure
 from ..core.labels import BODY, ID, NAMES, OUTSIDE, path
 from ..core.morphology import Spacing, component_sizes, dilate_mm
+from ..core.volume import within
 from .body_regions import THINNEST_MM, RegionSpan
 
 Labels = UInt8[np.ndarray, "x y z"]
@@ -57,8 +58,8 @@ def label_spans(ids: Labels, z_mm: float) -> tuple[RegionSpan, ...]:
         return (RegionSpan(name, 0, count, "its organs are labelled"),)
     found = np.flatnonzero(lung)
     first, last = int(found[0]), int(found[-1]) + 1
-    first = first if first * z_mm >= THINNEST_MM else 0
-    last = last if (count - last) * z_mm >= THINNEST_MM else count
+    first = first if within(first * z_mm, THINNEST_MM) else 0
+    last = last if within((count - last) * z_mm, THINNEST_MM) else count
     named = (
         ("abdomen", 0, first, "below the lung"),
         ("chest", first, last, "lung is labelled"),

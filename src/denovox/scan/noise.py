@@ -25,7 +25,7 @@ from scipy.optimize import nnls
 
 from ..core.errors import InputError
 from ..core.operators.coloured_noise import WHITE, Spectrum
-from ..core.volume import Volume
+from ..core.volume import Volume, within
 from .local_noise import SoftTissue, body_share
 from .noise_level import estimate_noise_hu
 from .noise_map import slabs
@@ -90,7 +90,7 @@ def estimate(
     neighbours = corners[corners[:, 2] + 1 < hu.shape[2]]
     if len(neighbours) >= ENOUGH:
         across = _power(hu, neighbours, size, differ=True)
-        if mm[2] <= THICK_MM:
+        if within(mm[2], 0, THICK_MM):
             fine = _per_voxel(size, (1.0, 1.0)) >= FINE / 2
             shared = 1 - float(across[fine].mean() / max(in_slices[fine].mean(), 1e-12))
             shared = min(max(shared, 0.0), 0.5)
@@ -98,7 +98,7 @@ def estimate(
     power = _below_fit(power, _per_voxel(size, mm[:2]))
     sd_hu = float(np.sqrt(power.mean()))
     if sd_hu == 0:
-        raise InputError("there is no noise in the scan's soft tissue; give it with --noise-hu")
+        raise InputError("the scan's soft tissue shows no noise; set its SD with --noise-hu")
     per_mm, radial = _radial(power, size, mm[:2])
     spectrum = Spectrum(tuple(per_mm), tuple(radial / radial.max()), shared)
     if spectrum.mean_square(volume.shape, mm) < white_below:

@@ -31,5 +31,5 @@ def estimate_noise_hu(volume: Volume, coarse: Integer[np.ndarray, "x y z"]) -> f
         np.abs(diagonal, out=sizes[count : count + len(diagonal)])
         count += len(diagonal)
     if count < LEAST_VOXELS:
-        raise InputError("too little soft tissue to estimate the noise; give it with --noise-hu")
+        raise InputError("too little soft tissue to estimate the noise; set its SD with --noise-hu")
     return float(np.median(sizes[:count], overwrite_input=True) / 0.6745)

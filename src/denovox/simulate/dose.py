@@ -10,7 +10,7 @@ from pydantic import Field
 
 from ..core.config import Settings
 from ..core.errors import ensure
-from ..core.volume import Volume
+from ..core.volume import Volume, within
 from ..scan.constant_fill import as_air, outside_fill
 from .projection import Kernel, back_project, line_integrals
 
@@ -60,7 +60,7 @@ def simulate_low_dose(
     """
     hu = volume.hu
     x_mm, y_mm, z_mm = volume.spacing_mm
-    square = abs(x_mm - y_mm) <= 1e-3 * x_mm
+    square = within(y_mm, x_mm, x_mm)
     ensure(square, f"pixels of {x_mm:g} x {y_mm:g} mm are not square; resample the scan first")
     broken = hu.size - np.count_nonzero(np.isfinite(hu))
     ensure(not broken, f"{broken} voxels are NaN or infinite; set them to an HU, e.g. -1024")

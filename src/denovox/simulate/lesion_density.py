@@ -85,12 +85,12 @@ def target_hu(request: DensityRequest, site: Site, rng: np.random.Generator) -> 
         values = tuple(rng.triangular(*row) for row in rows.get(density or "", (SOLID,)))
     else:
         where = f"is in the {site.organ}" if site.organ else f"has {site.organ_hu:.0f} HU around it"
-        lung = f"a density is for lesions of the lung, and {name} {where}"
+        lung = f"a density applies to lesions of the lung, but {name} {where}"
         ensure(density is None, f"{lung}; give a contrast instead")
         liver = site.organ is not None and "liver" in path(site.organ)
         row = LIVER_CONTRAST if liver else SOFT_TISSUE
         values = (liver * site.organ_hu + rng.triangular(*row),)
-    small = f"{name} has {site.diameter_mm:.3g} mm, and part-solid ones have {PART_SOLID_MM:g} mm"
+    small = f"{name} measures {site.diameter_mm:.3g} mm, a part-solid one {PART_SOLID_MM:g} mm"
     enough = density != "part-solid" or site.diameter_mm >= PART_SOLID_MM
     ensure(enough, f"{small} or more; choose another density")
     window = region(site.region).window

@@ -47,7 +47,7 @@ def test_a_phantom_is_drawn_with_its_image(tmp_path: Path) -> None:
         (("chest", "a.png"), "must end in .nii"),
         (("chest", "a.nii.gz", "--spacing", "0"), "--spacing '0' is neither"),
         (("chest", "a.nii.gz", "--shape", "4x4"), "--shape '4x4' is neither"),
-        (("chest", "a.nii.gz", "--image", "a.nii.gz"), "is in the way of"),
+        (("chest", "a.nii.gz", "--image", "a.nii.gz"), "conflicts with"),
     ],
 )
 def test_phantoms_that_are_refused(words, says, tmp_path, monkeypatch) -> None:

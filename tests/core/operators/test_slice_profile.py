@@ -107,3 +107,6 @@ def test_what_makes_no_sense_is_said(asked, sentence):
 def test_rounded_headers_lose_no_slab():
     assert slab_matrix(50, float(np.float32(0.7)), 3.5, 3.5).shape == (10, 50)
     assert slab_matrix(50, float(np.float32(0.1)), 5.0, 5.0).shape == (1, 50)
+    same = slab_matrix(50, 0.7002, 0.7, 0.7)
+    np.testing.assert_allclose(same, np.eye(50), atol=0.02)
+    np.testing.assert_allclose(same.sum(1), 1)

@@ -66,9 +66,9 @@ _OPTIONS = (
 _HELP = """Apply `denovox {name}` to many scans.
 
 SCANS are folders, DICOM archives with any number of studies, files, patterns in quotes, or tables
-(.csv) with the column `path` and, if needed, `id` and options of single scans. Results keep the
-paths of their scans within --out, where manifest.jsonl has a row for each scan, with the reason if
-it failed. If the command is interrupted in any way, run it again to complete the rest.
+(.csv, .tsv) with the column `path` and, if needed, `id` and options of single scans. Results keep
+the paths of their scans within --out, where manifest.jsonl has a row for each scan, with the reason
+if it failed. If the command is interrupted in any way, run it again to complete the rest.
 
 Exit code 2 if a scan was refused, 1 if one failed for another reason. See docs/how-to/batch.md and
 denovox {name} --help.
@@ -116,8 +116,8 @@ def _run(single: click.Command, **given: Any) -> None:
     finder = Finder(given["scans"], out)
     first = [] if watch else finder.find()
     if not watch and all(scan.aside for scan in first):
-        what = f"only {first[0].path}: {first[0].aside}" if first else "nothing else"
-        raise InputError(f"SCANS hold no CT scan, {what}; check the path")
+        only = f", only {first[0].path} ({first[0].aside})" if first else ""
+        raise InputError(f"no CT scan was found in SCANS{only}; check the path")
     with ledgers.alone(out):
         ledgers.keep_settings(out, settings, force)
         place = ledgers.Place(out, ending(given), partial(_last, single, given))
@@ -213,7 +213,7 @@ class Run:
             if row.status == "refused":
                 say(f"{row.id}: refused: {row.message}")
         for why, names in reasons.items():
-            say(f"{len(names)} skipped, {why}: {listed(names, NAMED)}")
+            say(f"{len(names)} skipped ({why}): {listed(names, NAMED)}")
 
     def finished(self, row: Row) -> None:
         """Note what became of a scan."""

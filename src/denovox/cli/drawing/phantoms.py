@@ -66,6 +66,7 @@ def pairs(
 
     from ...batch import phantoms as work
     from ...core.errors import ensure
+    from ...core.volume import within
     from ...inference.synthesize import Sampling, resolved
     from ...io.atomic import check_folder
     from ...model.weights import describe
@@ -81,7 +82,7 @@ def pairs(
     with loaded(run, "synthesize") as (model, options):
         low, high = model.config.spacing_mm
         allowed = f"the model supports spacings from {low:g} to {high:g} mm; change --spacing"
-        ensure(all(low <= one <= high for one in mm), allowed)
+        ensure(all(within(one, low, high) for one in mm), allowed)
         how, weak = sampling(run), weaker(run)
         asked = Sampling(how["steps"], guidance=how["guidance"], guide=weak)
         how["steps"] = resolved(model, asked)[0]

@@ -29,7 +29,7 @@ sampling_options = all_of(
         "--levels",
         type=click.IntRange(1),
         help="1: generate the volume at once; more: on a coarse grid first, then refine it."
-        "  [default: 1 with --anatomy unless the volume is very large, otherwise as many as fit]",
+        "  [default: 1 with a label map unless the volume is very large, otherwise as many as fit]",
     ),
     option(
         "--guidance",

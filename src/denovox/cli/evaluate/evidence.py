@@ -21,7 +21,7 @@ from .protocols import evaluate, out_option
     "--only",
     multiple=True,
     metavar="PART",
-    help="Run this part alone; repeat the option for more.  [default: all]",
+    help="Run only this part; repeat the option for more.  [default: all]",
 )
 @option(
     "--slices",
@@ -31,7 +31,7 @@ from .protocols import evaluate, out_option
 @option(
     "--most",
     type=click.IntRange(1),
-    help="Most scans to use; for lesions, patients.  [default: all; 3 patients with lesions]",
+    help="Limit on the number of scans; for lesions, of patients.  [default: none; lesions: 3]",
 )
 @option(
     "--rivals",
@@ -55,7 +55,7 @@ from .protocols import evaluate, out_option
 @seed_option
 @model_options
 def every(store: Path, out: Path, only: tuple[str, ...], **given: Any) -> None:
-    """Run every protocol that the data allow on the held-out scans, and rivals.
+    """Run every protocol that the data allow, on the held-out scans, beside other methods.
 
     STORE is written by `denovox prepare`. --out receives a folder with figures for each part, and
     evidence.md, a page with all of them. The same command continues a run that was

@@ -84,16 +84,16 @@ def evaluate() -> None:
 
 
 out_option = option(
-    "--out", type=FILE, required=True, group="Output", help="A new folder for the figures."
+    "--out", type=FILE, required=True, group="Output", help="New folder for the figures."
 )
 method_option = option(
-    "--method", group="Output", default="denovox", help="The method's name in the table."
+    "--method", group="Output", default="denovox", help="Name of the method in the table."
 )
 region_option = option(
     "--region",
     group="Input",
     type=click.Choice(["auto", *REGION_NAMES]),
-    help="Region of scans whose list does not name one.  [default: recognised along z]",
+    help="Region of scans for which the CSV states none.  [default: recognised along z]",
 )
 
 
@@ -146,7 +146,7 @@ def pairs(protocol: Protocol, data: Path, out: Path, force: bool, **given: Any) 
 @option(
     "--factor", type=click.IntRange(2), help="For slab: slices averaged into one.  [default: 5]"
 )
-@option("--save", type=FILE, group="Output", help="A new folder for the scans.")
+@option("--save", type=FILE, group="Output", help="New folder for the scans.")
 @model_options
 def simulated(protocol: Protocol, data: Path, out: Path, force: bool, **given: Any) -> None:
     """Run a model on scans with simulated noise, thick slices or lesions.

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..errors import ensure
+from ..volume import within
 
 Profile = Literal["box", "triangle", "gaussian"]
 
@@ -25,7 +26,7 @@ def slab_centres_mm(
     """
     ensure(n_in >= 1 and dz_mm > 0, f"{n_in} slices of {dz_mm:g} mm are not a scan")
     for name, length in (("thickness", thickness_mm), ("spacing", spacing_mm)):
-        valid = np.isfinite(length) and length >= dz_mm * (1 - _ROUNDING)
+        valid = np.isfinite(length) and within(length, dz_mm)
         reason = f"a {name} of {length:g} mm is less than the scan's slice spacing of {dz_mm:g} mm"
         ensure(valid, f"{reason}; give {dz_mm:g} mm or more")
     whole_mm = n_in * dz_mm

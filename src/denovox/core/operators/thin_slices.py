@@ -10,7 +10,7 @@ from jaxtyping import Float
 from ..errors import InputError, ensure
 from ..on_disk import release
 from ..tensors import tensor
-from ..volume import Volume
+from ..volume import Volume, within
 from .slab_average import SlabAverage, interpolation
 from .slice_profile import Profile, slab_centres_mm, slab_matrix
 
@@ -87,20 +87,20 @@ def thin(
     )
     requested_mm = thick_mm / factor if factor is not None else float(spacing_z_mm or 0)
     low, high = limits_mm
-    if not low * 0.999 <= requested_mm <= high:
+    if not within(requested_mm, low, high):
         most = f"; the largest factor here is {thick_mm / low:.3g}" * (thick_mm > low)
         raise InputError(
             f"slices {requested_mm:.3g} mm apart were requested, but the model supports spacings"
             f" from {low:g} to {high:g} mm{most}"
         )
     ensure(
-        requested_mm < thick_mm * 0.999,
+        not within(requested_mm, thick_mm),
         f"a spacing of {requested_mm:.3g} mm is not finer than the scan's own, {thick_mm:.3g} mm",
     )
     ensure(count >= 2, "the scan has one slice; super-resolution along z needs at least two")
     thickness = thick_mm if thickness_mm is None else thickness_mm
     ensure(
-        np.isfinite(thickness) and thickness >= requested_mm * 0.999,
+        np.isfinite(thickness) and within(thickness, requested_mm),
         f"the scan's slices, {thickness:g} mm thick, are thinner than the requested ones,"
         f" {requested_mm:.3g} mm; request thinner ones",
     )

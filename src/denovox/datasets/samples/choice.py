@@ -10,6 +10,7 @@ from pydantic import Field
 from ...core.box import Shape
 from ...core.config import Settings
 from ...core.errors import InputError
+from ...core.volume import within
 from ..store import Case
 from .control_inputs import ControlConfig
 
@@ -47,7 +48,7 @@ class SampleConfig(Settings):
 
 def is_coarse(case: Case) -> bool:
     """Whether voxels are larger than `COARSE_MM` in plane."""
-    return max(case.facts.spacing_mm[:2]) > COARSE_MM
+    return not within(max(case.facts.spacing_mm[:2]), 0, COARSE_MM)
 
 
 def grouped(cases: Sequence[Case], config: SampleConfig) -> list[list[list[list[Case]]]]:

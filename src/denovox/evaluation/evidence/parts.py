@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ...core.errors import ensure
-from ...core.volume import Volume
+from ...core.volume import Volume, within
 from ...datasets.store import Case
 from ...inference import lesions
 from ...inference.anomaly.components import scan_score
@@ -99,7 +99,7 @@ def _slab(factor: int, study: Study) -> Results:
     def fits(scan: Scan) -> bool:
         volume = scan.read()
         mm, count = volume.spacing_mm[2], volume.shape[2]
-        return low <= mm <= min(high, THICKEST_MM / factor) and count >= 3 * factor
+        return within(mm, low, min(high, THICKEST_MM / factor)) and count >= 3 * factor
 
     config = SimulatedConfig(factor=factor)
     return _protocol(study, "simulated-slab", fits, config, lambda what, name, volume: None)

@@ -165,10 +165,7 @@ def _no_dicom(path: Path, others: Sequence[Part]) -> str:
     """A message for a folder without DICOM, naming what else could be read there."""
     volumes = [part.name for part in others if part.name.lower().endswith(VOLUMES)]
     if volumes:
-        return (
-            f"{path} holds no DICOM, but {len(volumes)} other volumes, such as {volumes[0]}; give"
-            " one of these files directly"
-        )
+        return f"{path} holds no DICOM, only files such as {volumes[0]}; give one of these directly"
     return f"{path} holds no DICOM ({len(others)} other files); give the folder of a CT series"
 
 

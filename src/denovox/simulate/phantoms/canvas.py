@@ -47,10 +47,18 @@ class Build:
 
 
 class Canvas:
-    """Reference coordinates in mm, HU and labels of a grid. build: None for the reference."""
+    """Reference coordinates in mm, HU and labels of a grid, or of its planes x.
+
+    build: None for the reference.
+    """
 
     def __init__(
-        self, shape: Size, step: np.ndarray, rng: np.random.Generator, build: Build | None = None
+        self,
+        shape: Size,
+        step: np.ndarray,
+        rng: np.random.Generator,
+        build: Build | None = None,
+        x: slice = slice(None),
     ) -> None:
         self.rng, self.step, self.build = rng, float(max(step)), build
         self.fat_mm = float(rng.uniform(10, 20))
@@ -61,7 +69,9 @@ class Canvas:
         self.axes = [mm * (np.arange(n, dtype=np.float32) - (n - 1) / 2) for n, mm in grid]
         if build is not None:
             self.axes[2] = self.axes[2] + np.float32(build.centre_mm)
+        self.axes[0] = self.axes[0][x]
         self.x, self.y, self.z = np.ix_(*self.axes)
+        shape = (self.x.size, *shape[1:])
         self.blood = CONTRAST_BLOOD if rng.random() < 0.35 else PLAIN_BLOOD
         self.hu, self.labels = np.full(shape, AIR, np.float32), np.full(shape, OUTSIDE, np.uint8)
         self.fine, self.patchy = self._texture(3.0), self._texture(13.0)
@@ -80,11 +90,13 @@ class Canvas:
         """Smooth noise of about unit variance from a lattice in mm, the same at any spacing."""
         noise = ndimage.gaussian_filter(self.rng.standard_normal((64, 64, 64)), 0.7, mode="wrap")
         noise = (1.5 * noise / noise.std()).astype(np.float32)
-        for number, axis in enumerate(self.axes):
-            at = (axis / pitch_mm).reshape([-1 if n == number else 1 for n in range(3)])
-            low = np.floor(at).astype(int).ravel()
-            below, above = (noise.take((low + k) % 64, number) for k in (0, 1))
-            noise = below + (at - np.floor(at)) * (above - below)
+        places = [axis / pitch_mm for axis in self.axes]
+        lows = [np.floor(at).astype(int) for at in places]
+        noise = noise[np.ix_(*(np.arange(low[0], low[-1] + 2) % 64 for low in lows))]
+        for number, (at, low) in enumerate(zip(places, lows, strict=True)):
+            share = (at - np.floor(at)).reshape([-1 if n == number else 1 for n in range(3)])
+            below, above = (noise.take(low - low[0] + k, number) for k in (0, 1))
+            noise = below + share * (above - below)
         return noise
 
     @property
