@@ -206,7 +206,7 @@ def test_cuda_agrees_with_the_cpu(method):
     from dataclasses import replace
 
     from denovox.model.denoiser import denoiser
-    from denovox.model.weights import place
+    from denovox.model.devices import place
 
     torch.manual_seed(0)
     net = CONFIG.build().eval().requires_grad_(False)

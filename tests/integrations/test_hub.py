@@ -204,7 +204,8 @@ def test_the_model_card_is_that_of_the_weights():
     assert header["library_name"] == "denovox"
     assert header["pipeline_tag"] == "image-to-image"
     config, inside, digest = weights.describe(weights.locate("base"))
-    for words in [str(inside["text"]), digest, "93 patients", *inside["sources"], "0.17108"]:
+    loss = str(inside["validation_loss"])
+    for words in [str(inside["text"]), digest, "93 patients", *inside["sources"], loss]:
         assert words in card.text
     for title in ("Use", "Intended use", "Limits", "Data", "Training and figures", "File"):
         assert f"\n## {title}\n" in card.text

@@ -125,7 +125,11 @@ def test_a_recipe_is_that_of_the_weights_without_its_patients(tiny, tmp_path):
     """The bundled base was trained by a recipe; where its data were is of no use elsewhere."""
     assert run("export", "monai-bundle", tmp_path / "base").exit_code == 0
     recipe = json.loads((tmp_path / "base/configs/train.json").read_text())["recipe"]
-    assert recipe["train"]["lr"] == 0.002
+    from denovox.model import weights
+
+    of_base = weights.describe(weights.locate("base"))[1]["recipe"]
+    assert recipe["train"] == of_base["train"]
+    assert recipe["expert"] == of_base["expert"] == {"below": 0.6}
     assert recipe["data"]["validation_patients"] == []
     assert "shared" not in (tmp_path / "base/configs/train.json").read_text()
 

@@ -209,7 +209,7 @@ def bomb(head: bytes, mebibytes: int) -> bytes:
     [
         (whole(), "has more than 64 MiB"),
         (whole(dim=[3, 30000, 30000, 30000, 1, 1, 1, 1]), "is truncated: at most"),
-        (whole(vox_offset=1e9), "a header of 1000000000 bytes"),
+        (whole(vox_offset=1e9), "header size of 1000000000 bytes"),
         (whole(nib.Nifti2Image, vox_offset=2**62), "is truncated: at most"),
         (b"no header", "is not a NIfTI file"),
     ],

@@ -28,7 +28,7 @@ def test_an_output_is_neither_an_input_nor_in_the_way_of_another(tmp_path, monke
         with pytest.raises(InputError, match=r"OUTPUT is INPUT itself \(in.nii\); choose another"):
             check_apart({"OUTPUT": output}, {"--mask": None, "INPUT": source})
     for second in ("sub", "./sub/", tmp_path / "sub/x"):
-        with pytest.raises(InputError, match=r"is in the way of"):
+        with pytest.raises(InputError, match=r"conflicts with"):
             check_apart({"OUTPUT": Path("sub/x"), "--report": Path(second)}, {"INPUT": source})
     check_apart({"OUTPUT": Path("sub/x"), "--report": Path("sub/y"), "--save": None}, {})
     check_apart({"OUTPUT": Path("sub/xy"), "--report": Path("sub/x")}, {"INPUT": Path("sub")})

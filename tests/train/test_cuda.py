@@ -15,8 +15,9 @@ from tiny_store import make_store
 from denovox.datasets.samples.batch import Batch
 from denovox.datasets.samples.choice import SampleConfig
 from denovox.datasets.samples.resident import Resident
+from denovox.model.devices import place
 from denovox.model.presets import PRESETS
-from denovox.model.weights import ModelConfig, place
+from denovox.model.weights import ModelConfig
 from denovox.train.config import TrainConfig
 from denovox.train.distributed import Group
 from denovox.train.loop import Session, train
