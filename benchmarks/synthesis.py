@@ -24,8 +24,9 @@ regions: a body from neck to abdomen, drawn region by region; the seam at their 
 HU of the lung near them and elsewhere.
 
 memorised: metrics/copies.py of samples of chest phantoms and of the chests held out, against the
-chests of training. dry: a cube of --edge voxels with a network that costs nothing: evaluations of
-tiles, and the time and memory of all else.
+chests of training; then of samples from the label maps of patients, seen and unseen, against their
+own CT and the training chests of others. dry: a cube of --edge voxels with a network that costs
+nothing: evaluations of tiles, and the time and memory of all else.
 """
 
 from __future__ import annotations
@@ -249,6 +250,30 @@ def memorised(model: Model, folder: str, cases: list[Case]) -> None:
     real, drawn = np.array(ratios[: len(held)]), np.array(ratios[len(held) :])
     print(f"\nAUROC {(drawn[:, None] < real).mean():.2f}; below all held out: ", end="")
     print(f"{(drawn < np.nanmin(real)).sum()} of {len(drawn)}")
+
+    # From their own label maps: is the own CT nearer where the model has seen it?
+    print(
+        "\n| sample from the labels of | seen | ratio, own CT among them | nearest |\n|"
+        + "---|" * 4
+    )
+    groups: dict[bool, list[float]] = {True: [], False: []}
+    first = {one.facts.patient: one for one in (*held[::-1], *training[::-1])}
+    for one in first.values():
+        (case,) = patients(folder, [one.facts.id], 72)
+        drawn_hu = model.synthesize(
+            "chest", case.ids.shape, case.mm, case.ids, options=RunOptions()
+        ).hu
+        mine = one.facts.patient
+        pairs = zip(training, among, strict=True)
+        others = [each for other, each in pairs if other.facts.patient != mine]
+        near = copies.nearness(of(drawn_hu, case.ids, case.mm), [of_case(one), *others])
+        if near is not None:
+            seen = one in training
+            groups[seen].append(near.ratio)
+            whose = "other" if near.nearest else "own"
+            print(f"| {one.facts.id} | {seen} | {near.ratio:.3f} | {whose} |", flush=True)
+    seen_ratios, unseen = np.array(groups[True]), np.array(groups[False])
+    print(f"\nAUROC (seen nearer than unseen) {(seen_ratios[:, None] < unseen).mean():.2f}")
 
 
 def dry(given: Model, edge: int) -> None:
