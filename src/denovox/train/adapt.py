@@ -121,7 +121,7 @@ def recipe_for(wanted: Wanted, root: Path, held: tuple[str, ...]) -> Recipe:
         grain=0.5,
     )
     data = DataConfig(store=str(root), validation_patients=held, sample=sample)
-    text = f"{card.get('text', '')} Adapted to scans of its user's for {wanted.minutes:g} minutes."
+    text = f"{card.get('text', '')} Adapted to a user's own scans for {wanted.minutes:g} minutes."
     return Recipe(
         name=NAME,
         data=data,
