@@ -4,7 +4,7 @@
     python benchmarks/synthesis.py steps [--steps 4 10 50] [--weights STUDENT.safetensors]
     python benchmarks/synthesis.py levels --store .denovox/store [--free]
     python benchmarks/synthesis.py regions
-    python benchmarks/synthesis.py memorised --store .denovox/store --phantoms 12
+    python benchmarks/synthesis.py memorised --store .denovox/store --phantoms 12 [--region abdomen]
     python benchmarks/synthesis.py dry --edge 512
     python benchmarks/synthesis.py sheet docs/samples.png
 
@@ -23,10 +23,10 @@ an anatomy. Each row has means over them, with 95 % intervals (bootstrap over an
 regions: a body from neck to abdomen, drawn region by region; the seam at their hand-overs, and the
 HU of the lung near them and elsewhere.
 
-memorised: metrics/copies.py of samples of chest phantoms and of the chests held out, against the
-chests of training; then of samples from the label maps of patients, seen and unseen, against their
-own CT and the training chests of others. dry: a cube of --edge voxels with a network that costs
-nothing: evaluations of tiles, and the time and memory of all else.
+memorised: metrics/copies.py of samples of phantoms of a region and of its scans held out, against
+those of training; then of samples from the label maps of patients, seen (at most 16) and unseen,
+against their own CT and the training scans of others. dry: a cube of --edge voxels with a network
+that costs nothing: evaluations of tiles, and the time and memory of all else.
 """
 
 from __future__ import annotations
@@ -55,12 +55,13 @@ from denovox.metrics.set_distance import standardised
 from denovox.reports.recorder import Recorder, recording
 from denovox.sampling.guidance import Guidance
 from denovox.scan import anatomy
-from denovox.simulate.phantom import chest
+from denovox.simulate.phantom import chest, draw
 
 HU = ("mae", "body mae", "lung", "bone", "soft", "air")
 COLUMNS = (*HU, "lung Dice", "bone Dice", "body", "spine", "lungs", "sides", "seam")
 INTERVALS = ((2, 0.2, 2), (2, 0.2, 20), (1.5, 0.2, 20))
 WHAT = ("guidance", "steps", "levels", "regions", "memorised", "dry", "sheet")
+MOST_SEEN = 16  # label maps of training patients, evenly among them
 CASES = ["chest_LIDC-0001/chest", "chest_CPTAC-LSCC-00247/chest", "abdomen_ACRIN-001/abdomen"]
 
 
@@ -72,10 +73,13 @@ class Case:
     mm: tuple[float, float, float]
 
 
-def phantoms(count: int, shape: tuple[int, int, int], mm: float) -> Iterator[Case]:
+def phantoms(
+    count: int, shape: tuple[int, int, int] | None, mm: float, region: str = "chest"
+) -> Iterator[Case]:
+    """shape None: a region of varied persons, as wide as it is."""
     for seed in range(count):
-        body = chest(shape, mm, seed)
-        yield Case("chest", body.ct.hu, body.labels, (mm, mm, mm))
+        body = draw(region, spacing_mm=mm, seed=seed) if shape is None else chest(shape, mm, seed)
+        yield Case(region, body.ct.hu, body.labels, (mm, mm, mm))
 
 
 def patients(folder: str, ids: list[str], edge: int) -> Iterator[Case]:
@@ -217,12 +221,12 @@ def regions(model: Model, folder: str, name: str, mm: float, tile: int) -> None:
         print(f"lung {name}: {drawn.hu[mask].mean():.0f} HU, CT {truth[mask].mean():.0f}")
 
 
-def memorised(model: Model, folder: str, cases: list[Case]) -> None:
+def memorised(model: Model, folder: str, name: str, cases: list[Case]) -> None:
     """How much nearer one training scan is than the others, of samples and of held-out scans."""
     from denovox.datasets import store
 
     def of(hu: np.ndarray, ids: np.ndarray, mm: Any) -> copies.Patches:
-        return copies.patches(hu, mm, region("chest").window, ids != OUTSIDE)
+        return copies.patches(hu, mm, region(name).window, ids != OUTSIDE)
 
     def of_case(one: store.Case) -> copies.Patches:
         size = np.array(one.facts.shape) * one.facts.spacing_mm
@@ -231,23 +235,22 @@ def memorised(model: Model, folder: str, cases: list[Case]) -> None:
         return of(hu, ids, size / grid)
 
     training, held = (
-        [one for one in part if one.facts.region == "chest"]
+        [one for one in part if one.facts.region == name]
         for part in store.split(store.cases(folder), ())
     )
     among = [of_case(one) for one in training]
     rows = [(one.facts.id, of_case(one)) for one in held]
+    scans = len(rows)
     for seed, case in enumerate(cases):
-        drawn = model.synthesize(
-            "chest", case.ids.shape, case.mm, case.ids, options=RunOptions(seed)
-        )
+        drawn = model.synthesize(name, case.ids.shape, case.mm, case.ids, options=RunOptions(seed))
         rows.append((f"sample {seed}", of(drawn.hu, case.ids, case.mm)))
-    found = [(name, copies.nearness(own, among)) for name, own in rows]
-    print(f"{len(training)} training chests\n\n| | ratio | nearest training scan |\n|---|---|---|")
-    for name, near in found:
+    found = [(label, copies.nearness(own, among)) for label, own in rows]
+    print(f"{len(training)} training scans\n\n| | ratio | nearest training scan |\n|---|---|---|")
+    for label, near in found:
         if near is not None:
-            print(f"| {name} | {near.ratio:.3f} | {training[near.nearest].facts.id} |")
+            print(f"| {label} | {near.ratio:.3f} | {training[near.nearest].facts.id} |")
     ratios = [np.nan if near is None else near.ratio for _, near in found]
-    real, drawn = np.array(ratios[: len(held)]), np.array(ratios[len(held) :])
+    real, drawn = np.array(ratios[:scans]), np.array(ratios[scans:])
     print(f"\nAUROC {(drawn[:, None] < real).mean():.2f}; below all held out: ", end="")
     print(f"{(drawn < np.nanmin(real)).sum()} of {len(drawn)}")
 
@@ -257,11 +260,12 @@ def memorised(model: Model, folder: str, cases: list[Case]) -> None:
         + "---|" * 4
     )
     groups: dict[bool, list[float]] = {True: [], False: []}
-    first = {one.facts.patient: one for one in (*held[::-1], *training[::-1])}
-    for one in first.values():
+    seen_first = {one.facts.patient: one for one in training[::-1]}
+    some = [*seen_first.values()][:: -(-len(seen_first) // MOST_SEEN)]
+    for one in (*{one.facts.patient: one for one in held[::-1]}.values(), *some):
         (case,) = patients(folder, [one.facts.id], 72)
         drawn_hu = model.synthesize(
-            "chest", case.ids.shape, case.mm, case.ids, options=RunOptions()
+            name, case.ids.shape, case.mm, case.ids, options=RunOptions()
         ).hu
         mine = one.facts.patient
         pairs = zip(training, among, strict=True)
@@ -332,6 +336,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=CASES)
     parser.add_argument("--edge", type=int, default=72)
     parser.add_argument("--phantoms", type=int, default=2)
+    parser.add_argument("--region", default="chest", help="of memorised")
     parser.add_argument("--steps", nargs="+", type=int, default=[5, 10, 20, 50])
     parser.add_argument("--free", action="store_true", help="of levels: without an anatomy")
     parser.add_argument("--precision", default="bfloat16")
@@ -346,13 +351,15 @@ def main() -> None:
     if given.what == "regions":
         regions(model, given.store, given.cases[0], 5.9, 64)
         return
+    if given.what == "memorised":
+        whole = (60, 48, 48) if given.region == "chest" else None  # as in earlier results
+        bodies = list(phantoms(given.phantoms, whole, 5.9, given.region))
+        memorised(model, given.store, given.region, bodies)
+        return
     large = given.what == "levels" and not given.store
     cases = list(
         phantoms(given.phantoms, (104, 80, 80) if large else (60, 48, 48), 3.5 if large else 5.9)
     )
-    if given.what == "memorised":
-        memorised(model, given.store, cases)
-        return
     if given.store:
         cases += patients(given.store, given.cases, given.edge)
     columns = ["", "s", *COLUMNS, "texture"]

@@ -41,7 +41,7 @@ def ones(stream: int) -> Tensor:
     ("solver", "fresh", "order"), [("dpm++", ddim, 2), ("ddim", ddim, 1), ("ddpm", ddpm, 1)]
 )
 def test_synthesis_starts_from_noise_and_goes_all_the_way(solver, fresh, order):
-    task = synthesis(ones, Schedule(), steps=13, solver=solver)
+    task = synthesis(ones, Schedule().descend(13), solver=solver)
     assert task.evaluations == 13
     assert list(task.sigmas) == Schedule().descend(13)
     assert torch.equal(task.x, torch.full(SHAPE, task.sigmas[0]))
@@ -57,7 +57,7 @@ def test_synthesis_starts_from_stream_0():
         streams.append(stream)
         return torch.zeros(SHAPE)
 
-    synthesis(noise, Schedule(), steps=3, solver="ddpm").run(lambda x, s: x, noise)
+    synthesis(noise, Schedule().descend(3), solver="ddpm").run(lambda x, s: x, noise)
     assert streams == [0, 1, 2]  # to 0 nothing is added
 
 

@@ -67,10 +67,9 @@ class Task:
         )
 
 
-def synthesis(noise: Noise, schedule: Schedule, steps: int = 20, solver: Solver = "dpm++") -> Task:
-    """From pure noise all the way down, in `steps` evaluations."""
+def synthesis(noise: Noise, sigmas: Sequence[float], solver: Solver = "dpm++") -> Task:
+    """From pure noise all the way down, by these sigmas (`Schedule.from_noise`)."""
     fresh, order = _SOLVERS[solver]
-    sigmas = schedule.descend(steps)
     return Task(sigmas[0] * noise(0), sigmas, clip, fresh, order)
 
 

@@ -190,7 +190,7 @@ def test_doctor_speaks_json(scans):
     (report,) = json.loads(result.stdout)
     assert report["verdict"] != "refuse"
     assert report["regions"][0]["region"] in ("headneck", "chest", "abdomen")
-    assert {cost["method"] for cost in report["costs"]} == {"mean", "diffpir"}
+    assert {cost["command"] for cost in report["costs"]} >= {"denoise", "detect"}
     assert all(isinstance(cost["seconds"], int | float) for cost in report["costs"])
 
 

@@ -187,3 +187,12 @@ def test_zero_terminal_snr_keeps_the_first_sigma_and_raises_the_others():
 def test_what_snr_the_schedules_end_at_by_themselves():
     assert Schedule("cosine").sigmas[-1] ** -2 == pytest.approx(2.43e-9, rel=1e-2)
     assert Schedule("linear").sigmas[-1] ** -2 == pytest.approx(4.04e-5, rel=1e-2)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
+def test_few_evaluations_begin_at_pure_noise_and_leave_the_end_to_one(count):
+    path = Schedule().from_noise(count)
+    assert len(path) == count + 1
+    assert path[0] == Schedule().descend(1)[0]
+    assert path[-1] == 0
+    assert path[1:-1] == pytest.approx(np.geomspace(8, 0.2, max(count - 1, 1))[: count - 1])

@@ -5,21 +5,31 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import dicom_cases as cases
 import numpy as np
 import pytest
 
+from denovox.core.errors import InputError
 from denovox.core.operators.coloured_noise import WHITE
+from denovox.core.process import resident_mb
 from denovox.core.volume import Volume
-from denovox.inference import cost, doctor, scan_context
+from denovox.inference import doctor, scan_context
 from denovox.inference import model as api
-from denovox.inference.cost import TileTiming
+from denovox.inference.anomaly.calibration import AnomalyMethod, Calibration, empty
+from denovox.inference.cost import commands
+from denovox.inference.cost.commands import Noise, Scan, works
+from denovox.inference.cost.estimate import START_S, cost, costs
+from denovox.inference.cost.timing import TileTiming, _Watch, time_tile
+from denovox.inference.frame import working_grid
 from denovox.inference.options import RunOptions
 from denovox.inference.region_blend import blend_parts
-from denovox.io import nifti
+from denovox.io import formats, nifti
 from denovox.model import weights
 from denovox.model.presets import PRESETS
 from denovox.scan import anatomy
@@ -37,7 +47,7 @@ def timing(tmp_path_factory: pytest.TempPathFactory) -> TileTiming:
     path = tmp_path_factory.mktemp("weights") / "fresh.safetensors"
     config = weights.ModelConfig(net=PRESETS["tiny"])
     weights.save(path, config.build().state_dict(), config, {})
-    return cost.time_tile(api.load(path, "cpu"), 32, 0.01)
+    return time_tile(api.load(path, "cpu"), 32, 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +76,11 @@ def test_a_good_scan_is_told_in_full(tmp_path: Path, chest: Volume, timing: Tile
     assert [(one.region, one.start, one.stop, one.reason) for one in report.regions] == [
         (slab.region, slab.start, slab.stop, slab.reason) for slab in slabs
     ]
-    assert [one.method for one in report.costs] == ["mean", "diffpir"]
+    assert [(one.command, one.method) for one in report.costs] == [
+        ("denoise", "mean"),
+        ("denoise", "diffpir"),
+        ("superres", "slices halved"),
+    ]
     for one in report.regions:
         own = slice(one.start, one.stop)
         part = Volume(volume.hu[..., own], volume.affine)
@@ -77,7 +91,8 @@ def test_a_good_scan_is_told_in_full(tmp_path: Path, chest: Volume, timing: Tile
         "in HU: peaks at air",
         "stored as RAS",
         "chest, slices",
-        "evaluations",
+        "cost    denoise, mean: ",
+        "cost    superres, slices halved: ",
     ):
         assert part in text
 
@@ -93,10 +108,10 @@ def test_json_holds_numbers_under_stable_keys(
         "costs",
     }
     assert set(told["costs"][0]) == {
-        *("method", "evaluations", "tiles", "tile", "seconds", "memory_mb", "device_mb")
+        *("command", "method", "evaluations", "tiles", "tile", "seconds", "memory_mb", "device_mb")
     }
     words = {"path", "verdict", "code", "severity", "sentence", "advice", "file_axes"}
-    words |= {"region", "reason", "method"}
+    words |= {"region", "reason", "command", "method"}
 
     def look(node: Any, key: str = "") -> None:
         if isinstance(node, dict):
@@ -198,64 +213,183 @@ def test_a_straight_series_is_told_with_its_regions(data_dir: Path) -> None:
 # ---- costs --------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["mean", "diffpir"])
-@pytest.mark.parametrize("borders", [(0, 48), (0, 20, 48)])
-def test_windows_are_counted_as_they_are_evaluated(
-    chest: Volume,
-    timing: TileTiming,
-    borders: tuple[int, ...],
-    method: Any,
-    monkeypatch: Any,
-) -> None:
-    names = ("abdomen", "chest")[-len(borders) + 1 :]
-    slabs = tuple(
-        RegionSpan(name, start, stop, "")
-        for name, start, stop in zip(names, borders, borders[1:], strict=False)
-    )
-    seen: list[int] = []
-    shapes: set[Any] = set()
+def halves(count: int, borders: tuple[float, ...], top: str = "chest") -> tuple[RegionSpan, ...]:
+    """A region, or an abdomen below it; borders: shares of the scan."""
+    names = ("abdomen", top)[-len(borders) + 1 :]
+    ends = [round(share * count) for share in borders]
+    return tuple(RegionSpan(*each, "") for each in zip(names, ends, ends[1:], strict=False))
 
-    def counting(x: Any, sigma: float, told: Any) -> Any:
-        seen.append(math.prod(x.shape))
-        shapes.add(tuple(x.shape[2:]))
+
+def calibrations(path: Path, *regions: str, **method: int) -> tuple[Calibration, ...]:
+    """Of the weights in a file, for the bundled ones."""
+    digest = weights.describe(path)[2]
+    ones = [empty(region, AnomalyMethod(**method), digest) for region in regions]
+    return tuple(one.model_copy(update={"millilitres": (1.0,) * 96}) for one in ones)
+
+
+@dataclass
+class Counting:
+    """A denoiser that changes nothing, and the tiles that it was called with."""
+
+    tiles: list[tuple[int, ...]] = field(default_factory=list)
+
+    def __call__(self, x: Any, sigma: float, told: Any) -> Any:
+        self.tiles.append(tuple(x.shape[2:]))
         return x
 
-    model = api.Model(counting, timing.model.config, Path("none"), "cpu")
-    monkeypatch.setattr(scan_context, "region_spans", lambda *_: slabs)
+
+RUNS: dict[str, Callable[[api.Model, Volume, RunOptions], object]] = {
+    "mean": lambda model, ct, options: model.denoise(ct, options=options),
+    "diffpir": lambda model, ct, options: model.denoise(ct, method="diffpir", options=options),
+    "slices halved": lambda model, ct, options: model.superres(ct, 2, options=options),
+    "bundled calibrations": lambda model, ct, options: model.detect(ct, options=options),
+}
+EVALUATIONS = {"mean": 2, "diffpir": 10, "slices halved": 5, "bundled calibrations": 2}
+BORDERS = {"one region": (0, 1), "torso": (0, 0.42, 1), "resampled": (0, 1), "oblique": (0, 1)}
+
+
+def oblique() -> Volume:
+    """A slab of water across the corners: some tiles are nothing but air. Noise varies along x."""
+    x, y = np.indices((90, 90))
+    hu = np.where(abs(x - y) < 14, 40.0, -1000.0)[..., None].repeat(40, 2)
+    noise = np.random.default_rng(0).standard_normal(hu.shape)
+    noise *= np.linspace(10, 30, 90)[:, None, None]
+    return Volume((hu + noise).astype(np.float32), np.diag([5.0, 5.0, 5.0, 1.0]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BORDERS)
+@pytest.mark.parametrize("method", RUNS)
+def test_tiles_are_counted_as_they_are_evaluated(
+    chest: Volume, timing: TileTiming, name: str, method: str, monkeypatch: Any
+) -> None:
+    if name == "resampled":  # in plane, where super-resolution keeps its own slices
+        chest = phantom.add_noise(phantom.chest((54, 40, 48), (7.0, 7.0, 5.0)).ct, 20.0, 0)
+    if name == "oblique":
+        chest = oblique()
+    own = working_grid(chest, timing.model.config.spacing_mm) == chest.shape
+    assert own == (name != "resampled")
+    top = "abdomen" if name == "oblique" else "chest"  # whose window air is far below
+    regions = lambda volume, *_: halves(volume.shape[2], BORDERS[name], top)  # noqa: E731
+    monkeypatch.setattr(scan_context, "region_spans", regions)
     monkeypatch.setattr(scan_context, "noise_in", lambda *_: (20.0, WHITE))
-    coarse = anatomy.coarse(chest)
+    known = calibrations(timing.model.path, "abdomen", "chest")
+    for module in (api, commands):
+        monkeypatch.setattr(module, "bundled", lambda: known)
+    spans, coarse = regions(chest), anatomy.coarse(chest)
     noise = tuple(
-        cost.Noise(20.0, noise_map(chest.slices(part.z), coarse[..., part.z]))
-        for part in blend_parts(slabs, chest.spacing_mm[2])
+        Noise(20.0, noise_map(chest.slices(part.z), coarse[..., part.z]))
+        for part in blend_parts(spans, chest.spacing_mm[2])
     )
-    assert all(of.variation.values.std() > 0.05 for of in noise)
-    model.denoise(chest, method=method, options=RunOptions(tile=32))
-    told = cost.cost(timing, chest, slabs, method, edge=32, noise=noise)
-    assert told.tiles == len(seen)
-    assert told.evaluations == (10 if method == "diffpir" else 2)
-    assert math.prod(told.tile) == math.prod(max(shapes, key=math.prod))
-    assert cost.plan(timing.model, chest, slabs, method, 32, noise).shapes == shapes
+    assert all(of.variation is not None and of.variation.values.std() > 0.05 for of in noise)
+    scan = Scan(chest, coarse, spans, noise)
+    (work,) = [one for one in works(timing.model, scan, 32) if one.method == method]
+    count = Counting()
+    model = api.Model(count, timing.model.config, timing.model.path, "cpu")
+    RUNS[method](model, chest, RunOptions(tile=32))
+    assert len(count.tiles) > 4
+    assert work.plan.count == len(count.tiles)
+    assert work.plan.voxels == sum(map(math.prod, count.tiles))
+    assert work.plan.shapes == set(count.tiles)
+    assert work.plan.evaluations == EVALUATIONS[method]
+    told = cost(timing, scan, work)
+    assert (told.method, told.tiles) == (method, len(count.tiles))
+    assert math.prod(told.tile) == max(map(math.prod, count.tiles))
     per_voxel = timing.seconds / math.prod(timing.tile)
-    want = cost.START_S + sum(seen) * per_voxel + chest.hu.size * cost.VOXEL_S
+    want = START_S + work.plan.voxels * per_voxel + math.prod(work.shape) * work.voxel_s
     assert told.seconds == pytest.approx(want, rel=1e-9)
 
 
+@pytest.mark.parametrize("method", [{}, {"steps": 2, "seeds": 1}], ids=["default", "steps"])
+def test_detection_is_told_for_calibrated_regions_alone(
+    chest: Volume, timing: TileTiming, method: dict[str, int], monkeypatch: Any
+) -> None:
+    path, coarse = timing.model.path, anatomy.coarse(chest)
+    spans = halves(48, (0, 0.42, 1))
+
+    def voxels(*known: Calibration, own: tuple[RegionSpan, ...] = spans) -> list[int]:
+        monkeypatch.setattr(commands, "bundled", lambda: known)
+        told = [*works(timing.model, Scan(chest, coarse, own), 32)]
+        assert [one.command for one in told][:3] == ["denoise", "denoise", "superres"]
+        return [one.plan.voxels for one in told if one.command == "detect"]
+
+    of_chest = calibrations(path, "chest", **method)
+    count = Counting()
+    model = api.Model(count, timing.model.config, path, "cpu")
+    monkeypatch.setattr(scan_context, "region_spans", lambda *_: spans)
+    model.detect(chest, calibrations=of_chest, options=RunOptions(tile=32))
+    assert voxels(*of_chest) == [sum(map(math.prod, count.tiles))]
+    assert voxels(*of_chest) < voxels(*calibrations(path, "abdomen", "chest", **method))
+    # No row: other regions, other weights, nothing bundled.
+    assert voxels(*of_chest, own=(RegionSpan("headneck", 0, 48, ""),)) == []
+    assert voxels(of_chest[0].model_copy(update={"weights": "ab" * 32})) == []
+    assert voxels() == []
+
+
+@pytest.mark.parametrize(("z_mm", "told"), [(0.7, False), (1.3, False), (1.4, True), (20.0, False)])
+def test_super_resolution_is_told_where_it_is_not_refused(
+    chest: Volume, timing: TileTiming, z_mm: float, told: bool
+) -> None:
+    assert timing.model.config.spacing_mm == (0.7, 6.0)
+    ct = Volume(chest.hu, np.diag([5.0, 5.0, z_mm, 1.0]))
+    scan = Scan(ct, anatomy.coarse(chest), halves(48, (0, 1)))
+    found = [one for one in costs(timing, scan, 32) if one.command == "superres"]
+    assert bool(found) == told
+    if not told:
+        model = api.Model(Counting(), timing.model.config, Path("none"), "cpu")
+        with pytest.raises(InputError, match="the model supports spacings"):
+            model.superres(ct, 2)
+
+
+@pytest.mark.slow
+def test_the_thickness_in_a_header_decides_how_many_slices_there_are(
+    tmp_path: Path, timing: TileTiming, monkeypatch: Any
+) -> None:
+    for module in (doctor, scan_context):
+        one = lambda volume, *_: halves(volume.shape[2], (0, 1))  # noqa: E731
+        monkeypatch.setattr(module, "region_spans", one)
+    hu = phantom.add_noise(phantom.chest((38, 28, 30), (10.0, 10.0, 4.0)).ct, 20.0, 0).hu
+    hu = np.rint(hu).clip(-1024).astype(np.int16)
+    tags = {"SliceThickness": 20}  # they overlap, and so reach farther than slices of 4 mm
+    cases.series(tmp_path, hu, spacing=(10, 10, 4), tags=tags)
+    report = doctor.examine(tmp_path, timing=timing)
+    (told,) = [one.tiles for one in report.costs if one.command == "superres"]
+    count = Counting()
+    model = api.Model(count, timing.model.config, Path("none"), "cpu")
+    thin = model.superres(formats.read(tmp_path), 2)
+    assert thin.shape[2] == 68  # 60 of slices as thick as their spacing, in half as many tiles
+    assert told == len(count.tiles) == 10
+
+
+def test_a_cost_reads_as_a_sentence(chest: Volume, timing: TileTiming) -> None:
+    scan = Scan(chest, anatomy.coarse(chest), halves(48, (0, 1)))
+    timing = replace(timing, seconds=0.01)  # a busy machine would take minutes
+    found = {one.command: str(one) for one in costs(timing, scan)}
+    whole = r"superres, slices halved: \d+ tiles \(5 evaluations\), about \d+ s, \d+ MB"
+    assert re.fullmatch(whole, found["superres"])
+    one = costs(timing, scan)[0].model_copy(update={"tiles": 1, "evaluations": 1, "seconds": 150})
+    assert str(one).startswith("denoise, mean: 1 tile (1 evaluation), about 2 min, ")
+    assert str(one.model_copy(update={"device_mb": 70.0})).endswith(" and 70 MB of GPU memory")
+
+
 def test_memory_grows_with_the_scan_and_the_tile(chest: Volume, timing: TileTiming) -> None:
-    slabs = (RegionSpan("chest", 0, 48, ""),)
+    known = Scan(chest, anatomy.coarse(chest), halves(48, (0, 1)))
     large = Volume(np.tile(chest.hu, (3, 3, 3)), chest.affine)
-    big = (RegionSpan("chest", 0, 144, ""),)
-    one = cost.cost(timing, chest, slabs, "mean", edge=32)
-    two = cost.cost(timing, large, big, "mean", edge=32)
+    big = Scan(large, np.tile(known.coarse, (3, 3, 3)), halves(144, (0, 1)))
+    before, after = costs(timing, known, 32), costs(timing, big, 32)
     grown = (large.hu.size - chest.hu.size) * 4 / 1e6
-    assert two.memory_mb - one.memory_mb > 2 * grown  # HU, the result, and what is between
-    assert one.memory_mb > timing.resident_mb + chest.hu.nbytes / 1e6
-    assert two.device_mb == 0
+    # HU and the result; HU, thick data, a layer of tiles and, with twice as many slices, the
+    # interpolation, the change and the sampler.
+    at_least = {"denoise": 2, "superres": 9}
+    for one, two in zip(before, after, strict=True):
+        assert two.memory_mb - one.memory_mb > at_least[one.command] * grown
+        assert one.memory_mb > timing.resident_mb + chest.hu.nbytes / 1e6
+        assert two.device_mb == 0
 
 
 def test_memory_is_seen_while_it_is_held() -> None:
-    before = cost.resident_mb()
-    with cost._Watch() as watch:
+    before = resident_mb()
+    with _Watch() as watch:
         held = np.ones(2**24)  # 134 MB
         del held
     assert watch.highest_mb - before > 100

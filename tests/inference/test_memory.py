@@ -137,7 +137,7 @@ def test_thin_slices_have_the_same_bits_on_disk(control, on_disk, mapped):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 2])
-def test_z_scores_have_the_same_bits_on_disk(steps, tiny, on_disk, mapped):
+def test_z_scores_are_the_same_on_disk(steps, tiny, on_disk, mapped):
     volume = body((44, 40, 30))
     volume.hu[20:24, 18:22, 12:16] += 150
     model = Model(smooth, CONFIG, tiny, "cpu")
@@ -149,9 +149,15 @@ def test_z_scores_have_the_same_bits_on_disk(steps, tiny, on_disk, mapped):
     on_disk()
     got = detect(model, context, healthy, options=options)
     assert mapped == [volume.hu.size] * 2 + [mapped[2]]
-    np.testing.assert_array_equal(got.z.hu, kept.z.hu)
-    assert got.components == kept.components != ()
-    assert got.score == kept.score
+    # Fewer slices at a time, and a BLAS may sum matrices of another size in another order.
+    np.testing.assert_allclose(got.z.hu, kept.z.hu, rtol=0, atol=2e-5)
+    assert kept.components
+    for one, other in zip(got.components, kept.components, strict=True):
+        numbers = ("volume_ml", "centre_mm", "peak_z", "mean_hu", "contrast_hu", "mean_z")
+        for name in numbers:
+            assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-5)
+        assert (one.region, one.tissue) == (other.region, other.tissue)
+    assert got.score == pytest.approx(kept.score, rel=1e-5)
 
 
 def test_no_more_than_three_copies_of_a_volume_are_in_memory(monkeypatch):

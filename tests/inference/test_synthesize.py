@@ -54,7 +54,7 @@ def test_one_level_without_guidance_is_the_sampler_alone_bit_for_bit():
     ids, shape = body(), (24, 20, 16)
     got = model().synthesize("abdomen", shape, MM, ids, steps=7, options=RunOptions(3))
     noise = field(3, shape)
-    task = synthesis(noise, CONFIG.noise_schedule, 7)
+    task = synthesis(noise, CONFIG.noise_schedule.from_noise(7))
     told = condition(shape, MM, 3, torch.from_numpy(ids))
     x0 = task.run(lambda x, s: shrink(x, s, told), noise)[0, 0].numpy()
     expected = REGIONS["abdomen"].window.hu(x0)
@@ -131,9 +131,9 @@ def test_levels_by_themselves():
     said = []
     ids, options = body(), RunOptions(say=said.append)
     model().synthesize("abdomen", ids.shape, MM, ids, options=options)
-    assert said[-1] == "abdomen: 1 level (24x20x16 voxels), 10 steps, 10 evaluations of tiles"
+    assert said[-1] == "abdomen: 1 level (24x20x16 voxels), 5 steps, 5 evaluations of tiles"
     model().synthesize("abdomen", ids.shape, MM, options=options)  # nothing fixes the whole
-    assert said[-1].startswith("abdomen: 2 levels (16x16x16, 24x20x16 voxels), 10+10 steps, ")
+    assert said[-1].startswith("abdomen: 2 levels (16x16x16, 24x20x16 voxels), 5+5 steps, ")
     with pytest.raises(InputError, match="1 level at most"):
         model().synthesize("abdomen", ids.shape, MM, ids, levels=3)
 
@@ -238,14 +238,14 @@ def test_distilled_weights_are_asked_at_the_noise_levels_that_they_know(levels):
         return shrink(x, sigma, told)
 
     student(watch).synthesize("abdomen", (40, 32, 16), MM, body((40, 32, 16)), levels=levels)
-    known = CONFIG.noise_schedule.descend(4)[:-1]
-    expected = known if levels == 1 else known + known[1:]  # a finer level begins near 3
+    known = CONFIG.noise_schedule.from_noise(4)[:-1]
+    expected = known if levels == 1 else known + known[2:]  # a finer level begins near 3
     assert [sigma for sigma, _ in groupby(asked)] == expected
 
 
 def test_distilled_weights_take_one_ddim_step_from_level_to_level():
     """The ODE of N(0, .3^2) without error, if each x0 leads exactly to the next level."""
-    sigmas = CONFIG.noise_schedule.descend(4)
+    sigmas = CONFIG.noise_schedule.from_noise(4)
 
     def exact(x, sigma, told):
         following = sigmas[sigmas.index(sigma) + 1]

@@ -6,6 +6,7 @@ import errno
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -381,3 +382,32 @@ def test_the_start_that_a_recipe_names_is_carried(tmp_path, no_wheels):
     told = tomllib.loads((tmp_path / "kit" / "recipe.toml").read_text())
     assert told["start"] == "start.safetensors"
     assert (tmp_path / "kit" / "start.safetensors").read_bytes() == before.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("table", "other"),
+    [
+        ("[expert]\nbelow = 0.3\n", None),
+        ("[distill]\nteacher = '{}'\n", None),
+        ("[distill]\nteacher = '{}'\n", "start = '{}'\n"),
+    ],
+)
+def test_a_kit_trains_an_expert_or_a_student(tmp_path, no_wheels, monkeypatch, table, other):
+    assert run("pretrain", recipe_in(tmp_path, 1), "--out", tmp_path / "run").exit_code == 0
+    before = tmp_path / "run" / "mine.safetensors"
+    start = f"start = '{before}'\n"
+    if other is not None:
+        shutil.copyfile(before, tmp_path / "other.safetensors")
+        start = other.format(tmp_path / "other.safetensors")
+    recipe = recipe_in(tmp_path, 1, start)
+    with recipe.open("a") as file:
+        file.write(table.format(before))
+    assert run("pack", recipe, "--out", tmp_path / "kit", "--python", PYTHON).exit_code == 0
+    shutil.rmtree(tmp_path / "run")
+    monkeypatch.chdir(tmp_path / "kit")
+    done = run("pretrain", "recipe.toml", "--out", tmp_path / "next")
+    assert done.exit_code == 0, done.output
+    config, card, _ = weights.describe(tmp_path / "next" / "mine.safetensors")
+    assert (config.expert_below, config.distilled_steps) == ((0.3, 0) if "exp" in table else (0, 4))
+    assert card["history"]
+    assert (tmp_path / "kit" / pack.TEACHER).exists() == (other is not None)

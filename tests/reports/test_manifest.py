@@ -99,6 +99,16 @@ def test_only_a_manifest_of_the_same_command_is_replaced_unasked(tmp_path):
             of.check(path, False, command)
 
 
+def test_one_beside_a_folder_that_will_be_created_needs_none_above_it(tmp_path):
+    beside = tmp_path / "a/b/store.json"
+    of.check(beside, False, "prepare")
+    with pytest.raises(InputError, match="a/b does not exist; create it first"):
+        of.check(beside, False)
+    (tmp_path / "a").touch()
+    with pytest.raises(InputError, match=r"a is a file|is not a folder"):
+        of.check(beside, False, "prepare")
+
+
 def test_decisions_are_noted_once_by_scan():
     recorder = Recorder()
     decided("grid", [1])  # outside a command: nowhere

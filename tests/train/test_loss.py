@@ -133,7 +133,7 @@ def test_a_distilled_student_draws_from_its_teachers_law(steps, substeps):
     """N(.1, .2^2), whose ODE has the closed form mu + (x - mu) SD / sqrt(SD^2 + sigma^2)."""
     mean, sd = 0.1, 0.2
     model = ModelConfig(net=PRESETS["tiny"], prediction="v", distilled_steps=steps)
-    sigmas = SCHEDULE.descend(steps)
+    sigmas = SCHEDULE.from_noise(steps)
     teacher = Teacher(
         lambda x, sigma, told: mean + (x - mean) * sd**2 / (sd**2 + sigma**2), sigmas, substeps
     )
@@ -160,7 +160,7 @@ def test_a_distilled_student_draws_from_its_teachers_law(steps, substeps):
     start = torch.randn(1, 1, 16, 16, 16)
     ask = denoiser(student, SCHEDULE, "v")
     with torch.no_grad():
-        drawn = synthesis(lambda stream: start, SCHEDULE, steps, "ddim").run(
+        drawn = synthesis(lambda stream: start, sigmas, "ddim").run(
             lambda x, sigma: ask(x, sigma, batch.condition), lambda stream: start
         )
     exact = mean + (80 * start - mean) * sd / (sd**2 + 80**2) ** 0.5

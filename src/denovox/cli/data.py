@@ -36,16 +36,17 @@ def doctor(
     device: str | None,
     precision: Any,
 ) -> None:
-    """Check CT scans: HU, geometry, regions, noise, and the cost of denoising.
+    """Check CT scans: HU, geometry, regions, noise, and what processing them costs.
 
-    PATH is a CT scan in any format that `denovox denoise` reads. The report goes to stdout. Exit
-    code 2 if a scan cannot be processed.
+    PATH is a CT scan in any format that `denovox denoise` reads. The report goes to stdout; it
+    includes the time and memory that `denoise`, `superres` (with twice as many slices) and `detect`
+    would take, unless they would refuse the scan. Exit code 2 if a scan cannot be processed.
     """
     import json
 
     from ..core.process import return_freed
     from ..inference import doctor as of
-    from ..inference.cost import time_tile
+    from ..inference.cost.timing import time_tile
     from ..inference.model import load
     from ..metrics.results import finite
 

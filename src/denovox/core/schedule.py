@@ -86,6 +86,16 @@ class Schedule:
             path = np.exp(np.log(start) + u * (np.log(stop) - np.log(start)))
         return [*map(float, path), 0.0]
 
+    def from_noise(self, count: int) -> list[float]:
+        """The `count` sigmas by which a scan is drawn from pure noise, followed by 0.
+
+        From 80 at once to 8, above which the conditions say nearly all, and from .2 at once to the
+        end, as the answer hardly changes any more; as `descend` between. Five are as good as ten
+        evenly spaced in log sigma from 80 to .02 (docs/explain/log.md).
+        """
+        start = self.descend(1)
+        return start if count == 1 else [start[0], *self.descend(count - 1, start=8.0, stop=0.2)]
+
 
 @lru_cache
 def _log_sigmas(schedule: Schedule, device: torch.device) -> Float[Tensor, " T"]:

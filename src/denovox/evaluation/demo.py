@@ -18,7 +18,7 @@ from ..simulate.phantom import add_noise, chest
 SHAPE = (104, 80, 80)  # x, y, z
 SPACING_MM = 3.5
 NOISE_HU = 90.0
-STEPS = 10  # guided, some of them are evaluated twice
+STEPS = 5  # guided, some of them are evaluated twice
 TITLE = "denovox demo: a simulated chest, not a patient"
 FILES = (
     "phantom.nii.gz",

@@ -22,10 +22,12 @@ from ..scan.body_regions import RegionSpan, region_spans
 from ..scan.constant_fill import PADDING_HU, as_air, fill_sentence, outside_fill
 from ..scan.hu_checks import Finding, Severity
 from ..scan.noise_map import noise_map
-from .cost import METHODS, Cost, Noise, TileTiming, cost, stored_in
+from .cost.commands import Noise, Scan
+from .cost.estimate import Cost, costs
+from .cost.timing import TileTiming
 from .frame import working_grid
 from .region_blend import blend_parts
-from .scan_context import noise_in
+from .scan_context import noise_in, stored_bytes
 
 MARKS: dict[Severity, str] = {"ok": "ok", "note": "note", "doubt": "DOUBT", "refuse": "REFUSED"}
 
@@ -80,13 +82,7 @@ class Report(Settings):
             noise += ", coloured" * part.coloured
             where = f"slices {part.start} to {part.stop - 1}"
             lines.append(f"  region  {part.region}, {where}, {noise} ({part.reason})")
-        for run in self.costs:
-            seconds = f"{run.seconds:.0f} s" if run.seconds < 120 else f"{run.seconds / 60:.0f} min"
-            gpu = f" and {run.device_mb:.0f} MB of GPU memory" if run.device_mb else ""
-            lines.append(
-                f"  cost    denoise, {run.method}: {run.tiles} tiles"
-                f" ({run.evaluations} evaluations), about {seconds}, {run.memory_mb:.0f} MB{gpu}"
-            )
+        lines += (f"  cost    {run}" for run in self.costs)
         return "\n".join(lines)
 
 
@@ -103,7 +99,7 @@ def examine(
 ) -> Report:
     """Examine a scan in any format that `io/formats` reads; an unreadable scan is a finding, too.
 
-    series, straighten: as in `io/formats.read`. timing: from `cost.time_tile`, called beforehand;
+    series, straighten: as in `io/formats.read`. timing: from `time_tile`, called beforehand;
     without it, no costs are reported.
     """
     path = Path(path)
@@ -126,8 +122,9 @@ def examine(
     found += _of_stacking(stacking)
     geometry, more = geometry_checks.check_geometry(volume)
     found += more
-    stored_mb = stored_in(volume)
-    volume = replace(volume, source=None)  # the stored values are not needed any more
+    stored_mb = stored_bytes(volume) / 1e6
+    if stored_mb:
+        volume = replace(volume, source=None)  # the stored values are not needed any more
     found += slice_checks.check_slices(volume)
     values, more = hu_checks.check_values(volume)
     return_freed()  # what glibc keeps of each step adds up
@@ -157,14 +154,7 @@ def examine(
         Noise(region.noise_hu or 0.0, noise_map(volume.slices(part.z), coarse[..., part.z]))
         for region, part in zip(regions, blend_parts(spans, volume.spacing_mm[2]), strict=True)
     )
-    costs = (
-        ()
-        if timing is None
-        else tuple(
-            cost(timing, volume, spans, method, noise=noise, stored_mb=stored_mb)
-            for method in METHODS
-        )
-    )
+    scan = Scan(volume, coarse, spans, noise, stored_mb, filled is not None)
     found += () if timing is None else _resampled(timing, volume)
     return Report(
         path=shown(path),
@@ -175,7 +165,7 @@ def examine(
         geometry=geometry,
         view=view,
         regions=regions,
-        costs=costs,
+        costs=() if timing is None else costs(timing, scan),
     )
 
 

@@ -143,7 +143,7 @@ class Engine:
         """`InputError` unless the weights know these noise levels; only distilled ones may not."""
         steps = self.config.distilled_steps
         ensure(
-            not steps or {*sigmas} <= {*self.config.noise_schedule.descend(steps)},
+            not steps or {*sigmas} <= {*self.config.noise_schedule.from_noise(steps)},
             f"the weights {self.path.name} are distilled to generate scans in {steps} steps and"
             " support nothing else; use other weights, such as those of their teacher",
         )

@@ -100,7 +100,7 @@ class Model(Engine):
         thickness_mm: float | None = None,
         profile: Profile = "box",
         region: str | None = None,
-        evaluations: int = 5,
+        evaluations: int = superres.EVALUATIONS,
         anatomy: LabelIds | None = None,
         options: RunOptions | None = None,
     ) -> superres.ThinSlices:
@@ -172,7 +172,7 @@ class Model(Engine):
         `denoise`. anatomy: label ids of docs/reference/labels.md on that grid (0: unknown).
         lesions: where to add lesions to the result, as `add_lesions` does; `anatomy` is the one
         without them. steps: evaluations of the network per level, fewer where a large volume has
-        many tiles; None: 10, or as many as distilled weights take. guidance: its weight, 1 for
+        many tiles; None: 5, or as many as distilled weights take. guidance: its weight, 1 for
         none; None: as `Guidance`, or none for weights that were not trained for it. guide: weaker
         weights, in place of the same ones without conditions. levels: 1 draws all at once, more
         draw the whole first and refine it; None: 1 where the anatomy is given and the volume is not

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,13 +20,14 @@ from ..io.dicom.reader import DicomSource
 from ..reports.recorder import decided
 from ..sampling.sampler import Noise, Vol
 from ..scan.anatomy import coarse
+from ..scan.body_regions import RegionSpan
 from ..scan.constant_fill import as_air, outside_fill
 from ..tasks import Task, change, super_resolution
 from .engine import Engine
 from .frame import Frame, working_grid
 from .large.sampling import sampled
 from .memory import Room, slabs, work_mb
-from .options import RunOptions
+from .options import RunOptions, Say
 from .region_blend import Part, blend_parts, share_of
 from .scan_context import spans_in, stored_bytes
 
@@ -34,7 +35,7 @@ from .scan_context import spans_in, stored_bytes
 # the interpolation is kept (Method 3).
 REACH = 0.1
 CREDIBLE = 0.5, 5.0  # thickness of slices in a header, relative to their spacing
-
+EVALUATIONS = 5  # per voxel, where no number is given
 
 EXACT = Consistency(0.0, 0.0)
 
@@ -55,7 +56,7 @@ def superres(
     thickness_mm: float | None = None,
     profile: Profile = "box",
     region: str | None = None,
-    evaluations: int = 5,
+    evaluations: int = EVALUATIONS,
     anatomy: UInt8[np.ndarray, "x y z"] | None = None,
     options: RunOptions | None = None,
 ) -> ThinSlices:
@@ -75,18 +76,7 @@ def superres(
     options = options or RunOptions()
     ensure(evaluations >= 0, f"the number of evaluations is {evaluations}; give 0 or more")
     limits_mm = engine.config.spacing_mm
-    if thickness_mm is None:
-        thickness_mm, why = thickness_of(volume)
-        options.say(f"slice thickness: {why}")
-        if thickness_mm is not None:
-            # Slices thinner than those requested would be refused, which is for the user's own
-            # thickness; that of a header only says that there are gaps.
-            step_mm = spacing_z_mm or volume.spacing_mm[2] / (factor or 1)
-            thickness_mm = max(thickness_mm, step_mm)
-    elif not within(thickness_mm, 0, CREDIBLE[1] * volume.spacing_mm[2]):
-        options.say(f"slice thickness: {thickness_mm:g} mm, as given, is over {CREDIBLE[1]:g} times"
-                    f" the slice spacing, {volume.spacing_mm[2]:g} mm")  # fmt: skip
-    fine = thin(volume, limits_mm, factor, spacing_z_mm, thickness_mm, profile)
+    fine = thin_slices(volume, limits_mm, factor, spacing_z_mm, thickness_mm, profile, options.say)
     base = fine.grid(volume)
     options.say(f"slices: {volume.shape[2]} of {volume.spacing_mm[2]:g} mm to {fine.count} of"
                 f" {fine.spacing_mm:g} mm")  # fmt: skip
@@ -105,6 +95,45 @@ def superres(
             room.release()
         base = base.with_hu(added)
     return ThinSlices(base.hu, base.affine, None, fine.compare(base, volume))
+
+
+def thin_slices(
+    volume: Volume,
+    limits_mm: tuple[float, float],
+    factor: float | None = None,
+    spacing_z_mm: float | None = None,
+    thickness_mm: float | None = None,
+    profile: Profile = "box",
+    say: Say = lambda line: None,
+) -> Thin:
+    """The slices to reconstruct, as in `superres`; limits_mm: spacings that the model supports.
+
+    `InputError` where it does not support the requested one, or that is not finer.
+    """
+    if thickness_mm is None:
+        thickness_mm, why = thickness_of(volume)
+        say(f"slice thickness: {why}")
+        if thickness_mm is not None:
+            # Slices thinner than those requested would be refused, which is for the user's own
+            # thickness; that of a header only says that there are gaps.
+            step_mm = spacing_z_mm or volume.spacing_mm[2] / (factor or 1)
+            thickness_mm = max(thickness_mm, step_mm)
+    elif not within(thickness_mm, 0, CREDIBLE[1] * volume.spacing_mm[2]):
+        say(f"slice thickness: {thickness_mm:g} mm, as given, is over {CREDIBLE[1]:g} times"
+            f" the slice spacing, {volume.spacing_mm[2]:g} mm")  # fmt: skip
+    return thin(volume, limits_mm, factor, spacing_z_mm, thickness_mm, profile)
+
+
+def parts_of(
+    base: Volume, fine: Thin, spans: Sequence[RegionSpan], limits_mm: tuple[float, float]
+) -> list[tuple[Part, Frame]]:
+    """The parts of the thin slices, each as the network sees it. base: on their grid."""
+    # The grid can differ in plane only: z was requested.
+    grid = (*working_grid(base, limits_mm)[:2], fine.count)
+    return [
+        (part, Frame.of_slices(base, grid, region_named(part.span.region), part.z))
+        for part in blend_parts(spans, fine.spacing_mm)
+    ]
 
 
 def thickness_of(volume: Volume) -> tuple[float | None, str]:
@@ -155,31 +184,29 @@ def _added_hu(
     held_mb: what is in memory of volumes.
     """
     base, fine, ids = asked.base, asked.fine, asked.ids
-    slice_of = np.clip(np.rint(fine.centres).astype(int), 0, len(fine.operator.matrix) - 1)
     if ids.shape != base.shape:
-        ids = ids[..., slice_of]
+        ids = ids[..., fine.nearest]
     spans = spans_in(base, ids, asked.region, options.say)
-    # The grid can differ in plane only: z was requested.
-    grid = (*working_grid(base, engine.config.spacing_mm)[:2], fine.count)
+    of_parts = parts_of(base, fine, spans, engine.config.spacing_mm)
+    parts, frames = zip(*of_parts, strict=True)
+    grid = frames[0].grid
     decided("working grid", [grid])
     if grid != base.shape:
         voxels = " x ".join(map(str, grid))
         options.say(f"grid: processed at {voxels} voxels, at a spacing the model supports")
-    parts = blend_parts(spans, fine.spacing_mm)
-    frames = [Frame.of_slices(base, grid, region_named(part.span.region), part.z) for part in parts]
     kind = "stream" if grid == base.shape else "resampled"
     work = max(work_mb(engine, kind, each.box.size, options, blend=False) for each in frames)
     room = Room.beside(base.shape, held_mb + base.hu.size / 1e6, work, options)
     added = room.zeros(base.shape)
     free = np.zeros(base.shape, bool)
-    for number, (part, frame) in enumerate(zip(parts, frames, strict=True)):
+    for number, (part, frame) in enumerate(of_parts):
         one = _Part(engine, asked, part, frame, share_of(options, number, parts), room.part())
         for z, of_part, near in one.changes(ids):
             added[..., z] += part.weight[z.start - part.start : z.stop - part.start] * of_part
             free[..., z] |= near
             room.release()
     if asked.filled is not None:
-        free &= ~asked.filled[..., slice_of]
+        free &= ~asked.filled[..., fine.nearest]
     # Windows, clipping and blending leave traces in the averages: remove them exactly, in HU.
     for y in slabs(base.shape[1]):  # columns are independent: the steps take no memory
         exact = fine.operator.null_space_part(tensor(added[:, y]), tensor(free[:, y]))

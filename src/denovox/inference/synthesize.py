@@ -39,7 +39,7 @@ from .region_blend import Part, blend_parts, handed_over, share_of
 AIR_HU = -1000.0
 LARGEST_MM = 1000.0  # of one region; training has none as large
 STREAMS = 1 << 20  # of noise, between levels
-STEPS = 10
+STEPS = 5
 WHOLE = 1.5  # size of the coarsest level, as a multiple of the training patch
 BYTES = 32  # of memory for each voxel; 26 measured (benchmarks/synthesis.py dry --edge 192)
 HELD = 0.5  # SD by which a coarse level misses the means of a fine one, model units
@@ -257,7 +257,7 @@ def _drawn(
         below = len(levels) - 1 - number
         own = _stream(options.seed, level.grid, below, engine.device) if below else noise
         if number == 0:
-            task = synthesis(own, engine.config.noise_schedule, level.steps, solver)
+            task = synthesis(own, level.sigmas, solver)
         else:
             operator = CellAverage(_shape(x), level.grid)
             up = tensor(resize(x[0, 0].cpu().numpy(), level.grid), x.device)

@@ -22,6 +22,7 @@ from . import wheels
 
 STORE_MB = 40.0
 PYTHON = "3.12"
+START, TEACHER = "start.safetensors", "teacher.safetensors"
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,12 @@ def pack(
         raise InputError(
             f"{weights_of}: these weights are for a different network from that of {recipe}"
         )
+    teacher = None if plan.distill is None else weights.locate(plan.distill.teacher)
+    learnt = {START: weights_of, TEACHER: None if teacher == weights_of else teacher}
+    begun = {name: path for name, path in learnt.items() if path is not None}
     training, validating = _split(plan)
     store_bytes = min(size_of(Path(plan.data.store)) / 4, target.store_mb * packed.MB / 2)
-    parts = [Path(weights_of)] if weights_of is not None else []
+    parts = [*begun.values()]
     parts += [Path(start or "") / checkpoint.NAME] if state is not None else []
     check_space({out: int(store_bytes) + sum(map(size_of, parts))})
     with user_output(out), scratch_folder(out.parent) as kit:
@@ -84,9 +88,9 @@ def pack(
         notes = packed.pack(cases, place, sample, target.store_mb, say, held)
         if state is not None:
             checkpoint.save(kit / "state", state)
-        if weights_of is not None:
-            shutil.copyfile(weights_of, kit / "start.safetensors")
-        _texts(kit, plan, target, weights_of is not None, notes)
+        for name, path in begun.items():
+            shutil.copyfile(path, kit / name)
+        _texts(kit, plan, target, begun, notes)
         if force and out.exists():
             shutil.rmtree(out)
         kit.rename(out)
@@ -133,15 +137,22 @@ def _state(start: str | None, plan: Recipe) -> dict[str, Any] | None:
     return state
 
 
-def _texts(kit: Path, plan: Recipe, target: Target, starts: bool, notes: list[str]) -> None:
-    """Write the text files of a kit: recipe, README, settings and run.sh."""
+def _texts(
+    kit: Path, plan: Recipe, target: Target, begun: Mapping[str, Path], notes: list[str]
+) -> None:
+    """Write the text files of a kit: recipe, README, settings and run.sh.
+
+    begun: the weights in the kit that the run starts from or learns from, by name.
+    """
     content = plan.model_dump(mode="json", exclude_none=True)
     content["data"] |= {"store": "store"}
     for name in ("source", "layout", "prepare"):
         content["data"].pop(name, None)
     content.pop("start", None)
-    if starts:
-        content["start"] = "start.safetensors"
+    if START in begun:
+        content["start"] = START
+    if plan.distill is not None:
+        content["distill"]["teacher"] = TEACHER if TEACHER in begun else START
     (kit / "recipe.toml").write_text(toml(content), "utf-8")
     command = "pretrain" if plan.data.sample.control is None else "finetune"
     facts = {"python": target.python, "command": command, "name": plan.name, "store": notes}

@@ -20,7 +20,7 @@ from pydantic import ConfigDict, Field, JsonValue
 from ..core.config import Settings
 from ..core.errors import InputError, shown
 from ..core.volume import spacing_of
-from ..io.atomic import check_writable
+from ..io.atomic import check_folder, check_writable
 from ..io.dicom.reader import DicomSource
 from ..io.itk import files_of
 
@@ -245,8 +245,12 @@ def series_of(source: Any) -> tuple[str | None, str | None]:
 def check(path: Path, force: bool, command: str = "") -> None:
     """`InputError` where a manifest could not be written; call this before the computation.
 
-    command: one that continues an earlier run may replace the manifest of that run.
+    command: one that fills the folder beside it, created with all above it; where that continues an
+    earlier run, it may replace the manifest of that run.
     """
+    if command and not os.path.lexists(path.parent):
+        check_folder(path.parent, parents=True)
+        return
     check_writable(path, force or (bool(command) and _is_of(path, command)), (ENDING,))
 
 

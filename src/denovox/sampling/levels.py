@@ -62,7 +62,7 @@ def plan(
 
     def sigmas(number: int, count: int) -> list[float]:
         if distilled or number == 0:
-            path = schedule.descend(count)
+            path = schedule.from_noise(count)
             first = min(range(count), key=lambda i: abs(math.log(path[i] / START)))
             return path[first if number else 0 :]
         start, stop = (START, STOP) if count >= FEW else (FEW_START, FEW_STOP)

@@ -66,8 +66,7 @@ class Teacher:
         start, stop = self.sigmas[number : number + 2]
         if stop:
             return Schedule().descend(self.substeps + 1, start=start, stop=stop)[:-1]
-        steps = len(self.sigmas) - 1
-        return Schedule().descend(self.substeps, start=start) if steps == 1 else [start, 0.0]
+        return Schedule().descend(self.substeps, start=start)
 
 
 def teacher_of(recipe: Recipe, device: str) -> Teacher | None:
@@ -88,5 +87,5 @@ def teacher_of(recipe: Recipe, device: str) -> Teacher | None:
         " set distill.guidance = 1",
     )
     denoise = loading.load(path, device, recipe.train.precision)[0]
-    sigmas = config.noise_schedule.descend(wanted.steps)
+    sigmas = config.noise_schedule.from_noise(wanted.steps)
     return Teacher(guided(denoise, Guidance(wanted.guidance)), sigmas, wanted.substeps)

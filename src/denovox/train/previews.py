@@ -21,7 +21,7 @@ from ..model.weights import ModelConfig
 from ..reports.figure_sheet import Row, sheet
 from ..tasks import Solver, synthesis
 
-STEPS = 10  # network evaluations per sample, unless the weights are distilled to others
+STEPS = 5  # network evaluations per sample, unless the weights are distilled to others
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,16 @@ def draw(
 
     `OSError` if it cannot be written.
     """
-    steps: tuple[int, Solver] = (model.distilled_steps, "ddim")
-    steps = steps if model.distilled_steps else (STEPS, "dpm++")
+    schedule, few = model.noise_schedule, model.distilled_steps
+    sigmas = schedule.from_noise(few or STEPS)
+    solver: Solver = "ddim" if few else "dpm++"
     rows = []
     with torch.inference_mode():
         for one in of:
             sample, region = one.sample, REGIONS[one.region]
             shape = (sample.x0.shape[2], sample.x0.shape[3], sample.x0.shape[4])
             condition, noise = sample.condition.to(device), field(0, shape, device)
-            task = synthesis(noise, model.noise_schedule, *steps)
+            task = synthesis(noise, sigmas, solver)
             drawn = task.run(partial(_asked, ask, condition), noise).cpu()
             mm = condition.spacing_mm[0].tolist()
             real, sampled = (

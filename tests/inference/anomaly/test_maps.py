@@ -212,7 +212,8 @@ def test_a_fine_grid_is_worked_on_coarser(model):
 
 @pytest.mark.parametrize("step", [1, 5])
 def test_a_few_slices_are_those_of_all(model, step):
-    """Bit for bit: whatever a slice depends on is computed with it."""
+    """Whatever a slice depends on is computed with it. Up to rounding: a BLAS may sum matrices of
+    another size in another order."""
     volume = body(0, 90.0, mm=(3.0, 3.0, 2.0))
     coarse = anatomy.coarse(volume)
     roi = np.zeros(volume.shape, bool)
@@ -222,7 +223,7 @@ def test_a_few_slices_are_those_of_all(model, step):
     whole = maps.at(slice(0, maps.box.size[2]))
     for first in range(0, maps.box.size[2] - step, step):
         got, z = maps.at(slice(first, first + step)), slice(first, first + step)
-        np.testing.assert_array_equal(got.maps_hu, whole.maps_hu[:, :, z])
+        np.testing.assert_allclose(got.maps_hu, whole.maps_hu[:, :, z], rtol=0, atol=1e-3)
         np.testing.assert_array_equal(got.classes, whole.classes[..., z])
         np.testing.assert_array_equal(got.estimate.hu, whole.estimate.hu[..., z])
         assert got.box == Box((*whole.box.start[:2], whole.box.start[2] + first),

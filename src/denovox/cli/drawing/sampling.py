@@ -23,7 +23,7 @@ sampling_options = all_of(
         "--steps",
         type=click.IntRange(2),
         help="Evaluations of the model at each level (DPM-Solver++(2M))."
-        "  [default: 10, or the number that distilled weights were trained for]",
+        "  [default: 5, or the number that distilled weights were trained for]",
     ),
     option(
         "--levels",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ..errors import InputError, ensure
 from ..on_disk import release
@@ -47,10 +47,20 @@ class Thin:
         The result has no source, since its grid is new.
         """
         weights = interpolation(self.operator.matrix, self.centres).astype(np.float32)
+        hu = np.ascontiguousarray(volume.hu.astype(np.float32) @ weights)
+        return Volume(hu, self.affine(volume))
+
+    def affine(self, volume: Volume) -> Float[np.ndarray, "4 4"]:
+        """Index of a thin slice's voxel -> millimetres in RAS+; volume: the thick slices."""
         affine = volume.affine.astype(np.float64)
         affine[:3, 3] += affine[:3, 2] * self.centres[0]
         affine[:3, 2] *= self.spacing_mm / volume.spacing_mm[2]
-        return Volume(np.ascontiguousarray(volume.hu.astype(np.float32) @ weights), affine)
+        return affine
+
+    @property
+    def nearest(self) -> Int[np.ndarray, " fine"]:
+        """The thick slice nearest to each thin one."""
+        return np.clip(np.rint(self.centres).astype(int), 0, len(self.operator.matrix) - 1)
 
     def compare(self, thin: Volume, thick: Volume) -> Consistency:
         """`thin`, averaged back, compared with `thick`."""

@@ -6,12 +6,13 @@ combined over the regions of a scan, split into components, and summarised in on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from ...core.box import Shape
 from ...core.errors import InputError, ensure
 from ...core.labels import OUTSIDE
 from ...core.volume import Volume
@@ -67,7 +68,6 @@ def detect(
     options = options or RunOptions()
     check(calibrations, engine)
     volume, coarse = context.measured, context.coarse
-    within = _within(coarse, roi)
     by_region = {each.region: each for each in calibrations}
     spans = context.spans
     covered = tuple(span for span in spans if span.region in by_region)
@@ -78,10 +78,7 @@ def detect(
     )
     for sentence in left_out:
         options.say(sentence)
-    scored = np.zeros(volume.shape[2], bool)
-    for span in covered:
-        scored[span.start : span.stop] = True
-    within &= scored
+    within = within_spans(coarse, covered, roi)
     ensure(
         within.any(),
         f"nothing to score: calibrations are for {', '.join(sorted(by_region)) or 'no region'}, and"
@@ -91,20 +88,15 @@ def detect(
     parts = blend_parts(spans, volume.spacing_mm[2])
     room = _room(engine, context, calibrations, options)
     z, contrast_hu = room.zeros(volume.shape), room.zeros(volume.shape)
-    for number, part in enumerate(parts):
-        calibration = by_region.get(part.span.region)
-        inside = _in_part(within, part)
-        if calibration is None or not inside[..., part.z].any():
-            continue
-        share, own = share_of(options, number, parts), room.part()
-        wanted = Wanted(volume, coarse, part.span.region, inside, part.z, calibration.method)
+    for number, wanted in wanted_in(volume, coarse, parts, within, by_region):
+        part, share, own = parts[number], share_of(options, number, parts), room.part()
         prepared = PartMaps.of(engine, wanted, share, own)
-        for some in slabs(prepared.box.size[2], _slices(own, wanted)):
+        for some in slabs(prepared.box.size[2], slices_at_once(own.left_mb, volume.shape)):
             maps = prepared.at(some)
             x, y, along = maps.box.slices
             here = (x, y, _shifted(along, part.start))
             share_z = part.weight[along]
-            z[here] += share_z * z_scores(maps, calibration)
+            z[here] += share_z * z_scores(maps, by_region[wanted.region])
             contrast_hu[here] += share_z * maps.maps_hu[..., 0]
             room.release()
         weight[part.z] += part.weight
@@ -120,6 +112,37 @@ def detect(
     used = tuple(by_region[name] for name in dict.fromkeys(span.region for span in covered))
     score = scan_score(z, volume.spacing_mm)
     return Detection(result, found, score, covered, left_out, used)
+
+
+def within_spans(
+    coarse: Labels, spans: Sequence[RegionSpan], roi: Bool[np.ndarray, "u v w"] | None = None
+) -> Mask:
+    """The body in the slices of some regions, within a region of interest."""
+    scored = np.zeros(coarse.shape[2], bool)
+    for span in spans:
+        scored[span.start : span.stop] = True
+    within = _within(coarse, roi)
+    within &= scored
+    return within
+
+
+def wanted_in(
+    volume: Volume,
+    coarse: Labels,
+    parts: Sequence[Part],
+    within: Mask,
+    calibrations: Mapping[str, Calibration],
+) -> Iterator[tuple[int, Wanted]]:
+    """What maps are computed of, part by part, with the number of the part.
+
+    within: the voxels to score. calibrations: by region; their method is used.
+    """
+    for number, part in enumerate(parts):
+        calibration = calibrations.get(part.span.region)
+        inside = _in_part(within, part)
+        if calibration is not None and inside[..., part.z].any():
+            region = part.span.region
+            yield number, Wanted(volume, coarse, region, inside, part.z, calibration.method)
 
 
 def calibrate(
@@ -206,13 +229,21 @@ def _room(
     kind = "sample" if several else "stream" if own_grid else "resampled"
     network = work_mb(engine, kind, volume.shape, options, blend=True)
     reach = max((reach_of(each.method, volume.spacing_mm[2]) for each in calibrations), default=0)
-    x, y, _ = volume.shape
-    smoothing = x * y * (LEAST_SLICES + 2 * reach) * SLICE_BYTES / 1e6
+    smoothing = maps_mb(volume.shape, LEAST_SLICES, reach)
     return Room.beside(volume.shape, held / 1e6, max(network, smoothing), options)
 
 
-def _slices(room: Room, wanted: Wanted) -> int:
-    """How many slices to compute maps for at a time, which changes nothing about them."""
-    x, y, z = wanted.volume.shape
-    more = room.left_mb * 1e6 / (x * y * SLICE_BYTES)
+def maps_mb(shape: Shape, slices: int, reach: int) -> float:
+    """What it takes to compute maps for so many slices of a box at a time; reach: `reach_of`."""
+    x, y, z = shape
+    return x * y * min(z, slices + 2 * reach) * SLICE_BYTES / 1e6
+
+
+def slices_at_once(left_mb: float, shape: Shape) -> int:
+    """How many slices to compute maps for at a time, which changes nothing about them.
+
+    left_mb: memory beside `LEAST_SLICES` of them. shape: of the scan.
+    """
+    x, y, z = shape
+    more = left_mb * 1e6 / (x * y * SLICE_BYTES)
     return min(z, LEAST_SLICES + max(0, int(more)))

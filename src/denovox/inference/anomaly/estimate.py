@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from ...core.box import Box
+from ...core.box import Box, bounding_box
 from ...core.condition import Condition
 from ...core.regions import region as region_named
 from ...core.tensors import tensor
@@ -22,6 +23,8 @@ from ..large.sampling import no_noise
 from ..memory import Room
 from ..options import RunOptions
 from .calibration import AnomalyMethod
+
+CONTEXT_MM = 18.0  # around the region of interest: the network sees it, its output is discarded
 
 Mask = Bool[np.ndarray, "x y z"]
 Labels = UInt8[np.ndarray, "x y z"]
@@ -39,20 +42,31 @@ class Wanted:
     z: slice
     method: AnomalyMethod
 
+    @cached_property
+    def box(self) -> Box:
+        """The ROI's bounding box in slices z plus `CONTEXT_MM` around it, in the volume."""
+        around = [round(CONTEXT_MM / mm) for mm in self.volume.spacing_mm]
+        found = bounding_box(self.roi[..., self.z], around)
+        x, y, z = found.start
+        return Box((x, y, z + self.z.start), found.size)
+
+    def frame(self, limits_mm: tuple[float, float]) -> Frame:
+        """The box as the network sees it; limits_mm: spacings that it supports."""
+        grid = working_grid(self.volume, limits_mm)
+        return Frame.of_box(self.volume, grid, region_named(self.region), self.box, self.z)
+
 
 def residual_of(
     engine: Engine,
     wanted: Wanted,
-    box: Box,
     scan: Few,
     options: RunOptions,
     room: Room,
 ) -> Few:
-    """The scan in a box, minus its healthy estimate within the ROI; model units."""
-    volume, method, region = wanted.volume, wanted.method, region_named(wanted.region)
-    grid = working_grid(volume, engine.config.spacing_mm)
-    decided("working grid", [grid])
-    frame = Frame.of_box(volume, grid, region, box, wanted.z)
+    """The scan in the box of `wanted`, minus its healthy estimate within the ROI; model units."""
+    volume, method, box = wanted.volume, wanted.method, wanted.box
+    frame = wanted.frame(engine.config.spacing_mm)
+    decided("working grid", [frame.grid])
     condition = frame.condition(wanted.coarse if method.anatomy else None)
     if frame.own_grid:
         seen = Seen(frame, scan, lambda at: wanted.roi[(*box.slices[:2], _moved(at, box.start[2]))])
@@ -65,7 +79,7 @@ def residual_of(
             return found
 
         return residual
-    clipped = np.clip(region.window.unit(volume.hu.astype(np.float32)), -1, 1)
+    clipped = np.clip(frame.region.window.unit(volume.hu.astype(np.float32)), -1, 1)
     on_grid, roi = frame.to_grid(clipped), frame.labels(wanted.roi)
     seen = Seen(frame, lambda at: on_grid[..., at], lambda at: roi[..., at])
     total = _estimate(engine, seen, condition, method, options, room)

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 
-from ...core.box import Box, bounding_box
+from ...core.box import Box
 from ...core.labels import OUTSIDE
 from ...core.regions import region as region_named
 from ...core.volume import Volume
@@ -36,8 +36,6 @@ from .calibration import (
 )
 from .contrast import LocalMeans, Surroundings
 from .estimate import Few, Wanted, residual_of
-
-CONTEXT_MM = 18.0  # around the region of interest: the network sees it, its output is discarded
 
 Mask = Bool[np.ndarray, "x y z"]
 Labels = UInt8[np.ndarray, "x y z"]
@@ -99,10 +97,9 @@ class PartMaps:
         """Run the network. room: for what it computes."""
         volume, z, method = wanted.volume, wanted.z, wanted.method
         window, spacing_mm = region_named(wanted.region).window, volume.spacing_mm
-        box = around(wanted.roi[..., z], spacing_mm)
-        x, y, k = box.slices
-        first = k.start + z.start
-        whole = Box((x.start, y.start, first), box.size)
+        x, y, k = wanted.box.slices
+        first = k.start
+        box = Box((x.start, y.start, first - z.start), wanted.box.size)
 
         def scan(at: slice) -> Float[np.ndarray, "x y n"]:
             hu = volume.hu[x, y, first + at.start : first + at.stop]
@@ -112,11 +109,12 @@ class PartMaps:
         surroundings = Surroundings.of(labels, spacing_mm)
 
         def groups(at: slice) -> Labels:
-            found = surroundings.at((x, y, slice(k.start + at.start, k.start + at.stop)))
+            start = box.start[2]
+            found = surroundings.at((x, y, slice(start + at.start, start + at.stop)))
             found[~wanted.roi[x, y, first + at.start : first + at.stop]] = 0
             return found
 
-        residual = residual_of(engine, wanted, whole, scan, options, room)
+        residual = residual_of(engine, wanted, scan, options, room)
         half = np.float32(window.width_hu / 2)
         means = LocalMeans.of(
             lambda at: scan(at) * half, groups, box.size, spacing_mm, method.reach_mm
@@ -173,11 +171,3 @@ def calibration_of(maps: AnomalyMaps, coarse: Labels, keep: Mask, like: Calibrat
     voxel_ml = float(np.prod(maps.estimate.spacing_mm)) / 1000
     counts = keep[maps.box.slices] & (coarse[maps.box.slices] != OUTSIDE)
     return measured(maps.maps_hu, maps.classes, places, counts, voxel_ml, like)
-
-
-# -- boxes
-
-
-def around(roi: Mask, spacing_mm: tuple[float, float, float]) -> Box:
-    """The bounding box of a mask plus `CONTEXT_MM` around it, within the scan."""
-    return bounding_box(roi, [round(CONTEXT_MM / mm) for mm in spacing_mm])
