@@ -1,12 +1,14 @@
-"""The time of `denovox denoise` as a user sees it, beside another version of it and BM4D.
+"""The time of `denovox denoise` as a user sees it, beside another version of it and other methods.
 
     python benchmarks/speed.py --millions 2 10 --before OTHER/src
 
 A chest phantom of so many million voxels of 1.5 mm with 27 HU of white noise, with noise of that SD
 with the spectrum of a soft kernel, or with white noise that varies eightfold about that SD. Each
 command runs by itself, from its start to the file that it writes, on all cores; the sides take
-turns, and medians are shown. BM4D (pip install bm4d; free for non-commercial use) is given the SD
-of the white noise; denovox is given nothing. PSNR: in the window of the chest.
+turns, and medians are shown. BM4D (pip install bm4d; free for non-commercial use), non-local means
+and total variation (scikit-image) are given the SD of the white noise, the latter two with the
+strengths that were best in most of our scans; denovox is given nothing. PSNR: in the window of the
+chest.
 """
 
 from __future__ import annotations
@@ -32,13 +34,23 @@ from denovox.simulate.phantom import chest
 
 SD_HU, MM = 27.0, 1.5
 KINDS = ("white", "coloured", "varying")
-BM4D = """
+SCRIPT = """
 import sys, nibabel, numpy as np
-from bm4d import bm4d
+from {package} import {function}
 image = nibabel.load(sys.argv[1])
-nibabel.Nifti1Image(bm4d(np.asarray(image.dataobj, np.float32), 27.0).astype(np.float32),
-                    image.affine).to_filename(sys.argv[2])
+x = np.asarray(image.dataobj, np.float32) / {sd}
+y = {sd} * {function}(x, {settings})
+nibabel.Nifti1Image(y.astype(np.float32), image.affine).to_filename(sys.argv[2])
 """
+RIVALS = {
+    "BM4D": ("bm4d", "bm4d", "1.0"),
+    "NLM": (
+        "skimage.restoration",
+        "denoise_nl_means",
+        "patch_size=3, patch_distance=5, h=0.4, sigma=1, fast_mode=True",
+    ),
+    "TV": ("skimage.restoration", "denoise_tv_chambolle", "weight=0.8"),
+}
 
 
 @dataclass
@@ -101,7 +113,9 @@ def main() -> None:
     parser.add_argument("--millions", type=float, nargs="+", default=[2.0])
     parser.add_argument("--before", type=Path, help="source folder of another version")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--bm4d", type=float, default=3, help="up to so many million voxels")
+    parser.add_argument("--rivals", nargs="*", choices=RIVALS, default=["BM4D"])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--most", type=float, default=3, help="million voxels for a rival")
     given = parser.parse_args()
     print(f"denovox {denovox.__version__}, {os.cpu_count()} cores, {given.rounds} rounds\n")
     print(
@@ -109,7 +123,7 @@ def main() -> None:
     )
     for millions in given.millions:
         edge = round((millions * 1e6 / 0.6) ** (1 / 3))
-        for kind in KINDS:
+        for kind in given.kinds:
             truth, noisy = noisy_chest(edge, kind)
             with tempfile.TemporaryDirectory() as folder:
                 scan, out = Path(folder) / "scan.nii.gz", Path(folder) / "out.nii.gz"
@@ -129,8 +143,12 @@ def main() -> None:
                 if given.before:
                     old = {"PYTHONPATH": str(given.before)}
                     sides.append(Side("before", denoise, old))
-                if millions <= given.bm4d and kind == "white":
-                    sides.append(Side("BM4D", [sys.executable, "-c", BM4D, "IN", "OUT"]))
+                for name in given.rivals if millions <= given.most and kind == "white" else ():
+                    package, function, settings = RIVALS[name]
+                    code = SCRIPT.format(
+                        package=package, function=function, settings=settings, sd=SD_HU
+                    )
+                    sides.append(Side(name, [sys.executable, "-c", code, "IN", "OUT"]))
                 for _ in range(given.rounds):
                     for side in sides:
                         side.run(scan, out, truth)

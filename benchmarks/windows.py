@@ -138,10 +138,11 @@ def count(data: Path) -> None:
     import math
 
     from denovox.core.regions import region
-    from denovox.inference import cost
+    from denovox.inference.cost.commands import Noise, Scan, denoising
     from denovox.inference.model import load
     from denovox.inference.options import RunOptions
     from denovox.io import nifti
+    from denovox.scan import anatomy
     from denovox.scan.body_regions import RegionSpan
 
     def before(n: int) -> int:
@@ -154,10 +155,11 @@ def count(data: Path) -> None:
     )
     for name, of in SCANS.items():
         scan = nifti.read(data / f"{name}.nii.gz")
-        noise = (cost.Noise(0.02 * region(of).window.width_hu),)
+        noise = (Noise(0.02 * region(of).window.width_hu),)
         span = (RegionSpan(of, 0, scan.shape[2], ""),)
         edge, voxels = RunOptions.tile, math.prod(scan.shape)
-        work = cost.plan(model, scan, span, "mean", edge, noise).voxels
+        known = Scan(scan, anatomy.coarse(scan), span, noise)
+        work = denoising(model, known, "mean", edge).plan.voxels
         tiles = model.tilings(scan.shape, edge)
         every = math.prod(each.total(n) for each, n in zip(tiles, scan.shape, strict=True))
         old = math.prod(map(before, scan.shape))

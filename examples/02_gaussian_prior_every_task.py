@@ -34,7 +34,7 @@ def main() -> None:
     noise, schedule = field(1, SHAPE, "cpu"), Schedule()
     truth = filtered(field(0, SHAPE, "cpu")(0), power.sqrt())
 
-    sample = tasks.synthesis(noise, schedule, steps=40).run(denoise, noise)
+    sample = tasks.synthesis(noise, schedule.from_noise(40)).run(denoise, noise)
     print(f"synthesis        SD {float(sample.std()):.3f}, the prior's {float(truth.std()):.3f}")
 
     def rmse(a: torch.Tensor, b: torch.Tensor = truth) -> float:

@@ -389,9 +389,9 @@ def listed(scan: Path) -> Path:
 ONE_AFTER_ANOTHER = """
 import sys
 from denovox.cli.main import main
-from denovox.inference import cost
-timed = cost.time_tile
-cost.time_tile = lambda model: timed(model, 32, 0.01)
+from denovox.inference.cost import timing
+timed = timing.time_tile
+timing.time_tile = lambda model: timed(model, 32, 0.01)
 for encoding in ("ascii", "latin-1", "utf-8"):
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding=encoding, errors="strict")

@@ -178,3 +178,31 @@ def test_a_strided_convolution_of_two_slices_reads_nothing_else():
             del waste
             ours = convolution(module, x).float()
             torch.testing.assert_close(ours, expected, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (2, 5, 4)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_of_two_planes_are_not_what_was_in_memory(shape, stride):
+    """In bfloat16, on CPUs with AVX512-BF16."""
+    torch.manual_seed(0)
+    module = nn.Conv3d(16, 16, 3, stride, 1)
+    x = torch.randn(2, 16, *shape).contiguous(memory_format=LAST).requires_grad_()
+    exact = copy.deepcopy(module).bfloat16().double()
+    seen = x.detach().bfloat16().double().requires_grad_()
+    expected = exact(seen)
+    pull = torch.randn_like(expected).bfloat16().double()
+    expected.backward(pull)
+    for _ in range(4):
+        module.zero_grad()
+        x.grad = None
+        with torch.autocast("cpu", torch.bfloat16):
+            got = convolution(module, x)
+        assert got.is_contiguous(memory_format=LAST)
+        torch.testing.assert_close(got.double(), expected.detach(), atol=0.02, rtol=0)
+        got.backward(pull.to(got.dtype))
+        pairs = (module.weight, exact.weight), (module.bias, exact.bias), (x, seen)
+        for one, other in pairs:
+            off = (one.grad.double() - other.grad).norm() / other.grad.norm()
+            assert off < 0.01
+        waste = [torch.full((1_000_000,), float("inf")) for _ in range(4)]
+        del waste

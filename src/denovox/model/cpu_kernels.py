@@ -89,6 +89,11 @@ def convolution(
     if half and x.is_cpu and x.dim() == 5 and x.shape[4] == module.stride[2] == 2:
         # Where its result is one voxel deep, oneDNN's bfloat16 kernel reads beyond its input.
         return convolution(module, F.pad(x, (0, 2)), bias)[..., :1].contiguous(memory_format=LAST)
+    same = (module.kernel_size[0], module.padding, module.stride[0]) == (3, (1, 1, 1), 1)
+    if half and x.is_cpu and same and x.shape[2] == 2 and torch.is_grad_enabled():
+        # Of two planes, its gradient of the weights is whatever was in memory (AVX512-BF16).
+        whole = convolution(module, F.pad(x, (0, 0, 0, 0, 0, 2)), bias)
+        return whole[:, :, :2].contiguous(memory_format=LAST)
     if (
         not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
