@@ -6,8 +6,8 @@ A chest phantom of so many million voxels of 1.5 mm with 27 HU of white noise, w
 with the spectrum of a soft kernel, or with white noise that varies eightfold about that SD. Each
 command runs by itself, from its start to the file that it writes, on all cores; the sides take
 turns, and medians are shown. BM4D (pip install bm4d; free for non-commercial use), non-local means
-and total variation (scikit-image) are given the SD of the white noise, the latter two with the
-strengths that were best in most of our scans; denovox is given nothing. PSNR: in the window of the
+and total variation (scikit-image) are given the SD of the white noise, the latter two with one
+strength for all; denovox is given nothing. PSNR: in the window of the
 chest.
 """
 

@@ -76,7 +76,9 @@ def superres(
     options = options or RunOptions()
     ensure(evaluations >= 0, f"the number of evaluations is {evaluations}; give 0 or more")
     limits_mm = engine.config.spacing_mm
-    fine = thin_slices(volume, limits_mm, factor, spacing_z_mm, thickness_mm, profile, options.say)
+    step_mm = spacing_z_mm or volume.spacing_mm[2] / (factor or 1)
+    thick_mm = slab_thickness(volume, step_mm, thickness_mm, options.say)
+    fine = thin(volume, limits_mm, factor, spacing_z_mm, thick_mm, profile)
     base = fine.grid(volume)
     options.say(f"slices: {volume.shape[2]} of {volume.spacing_mm[2]:g} mm to {fine.count} of"
                 f" {fine.spacing_mm:g} mm")  # fmt: skip
@@ -97,31 +99,26 @@ def superres(
     return ThinSlices(base.hu, base.affine, None, fine.compare(base, volume))
 
 
-def thin_slices(
+def slab_thickness(
     volume: Volume,
-    limits_mm: tuple[float, float],
-    factor: float | None = None,
-    spacing_z_mm: float | None = None,
-    thickness_mm: float | None = None,
-    profile: Profile = "box",
+    step_mm: float,
+    given_mm: float | None = None,
     say: Say = lambda line: None,
-) -> Thin:
-    """The slices to reconstruct, as in `superres`; limits_mm: spacings that the model supports.
+) -> float | None:
+    """Thickness of the scan's slices, mm; None: their spacing.
 
-    `InputError` where it does not support the requested one, or that is not finer.
+    step_mm: spacing of the slices to reconstruct. given_mm: by the user, in place of the header's.
     """
-    if thickness_mm is None:
-        thickness_mm, why = thickness_of(volume)
-        say(f"slice thickness: {why}")
-        if thickness_mm is not None:
-            # Slices thinner than those requested would be refused, which is for the user's own
-            # thickness; that of a header only says that there are gaps.
-            step_mm = spacing_z_mm or volume.spacing_mm[2] / (factor or 1)
-            thickness_mm = max(thickness_mm, step_mm)
-    elif not within(thickness_mm, 0, CREDIBLE[1] * volume.spacing_mm[2]):
-        say(f"slice thickness: {thickness_mm:g} mm, as given, is over {CREDIBLE[1]:g} times"
-            f" the slice spacing, {volume.spacing_mm[2]:g} mm")  # fmt: skip
-    return thin(volume, limits_mm, factor, spacing_z_mm, thickness_mm, profile)
+    if given_mm is not None:
+        if not within(given_mm, 0, CREDIBLE[1] * volume.spacing_mm[2]):
+            say(f"slice thickness: {given_mm:g} mm, as given, is over {CREDIBLE[1]:g} times the"
+                f" slice spacing, {volume.spacing_mm[2]:g} mm")  # fmt: skip
+        return given_mm
+    header_mm, why = thickness_of(volume)
+    say(f"slice thickness: {why}")
+    # Slices thinner than those requested would be refused, which is for the user's own thickness;
+    # that of a header only says that there are gaps.
+    return None if header_mm is None else max(header_mm, step_mm)
 
 
 def parts_of(

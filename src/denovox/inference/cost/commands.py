@@ -17,6 +17,7 @@ from jaxtyping import Bool, UInt8
 
 from ...core.box import Shape
 from ...core.errors import InputError
+from ...core.operators.thin_slices import thin
 from ...core.regions import region as region_named
 from ...core.resample import noise_gain
 from ...core.volume import Volume
@@ -30,7 +31,7 @@ from ..denoise import noise_levels
 from ..engine import Engine
 from ..frame import Frame, working_grid
 from ..region_blend import blend_parts
-from ..superres import EVALUATIONS, parts_of, thin_slices
+from ..superres import EVALUATIONS, parts_of, slab_thickness
 from .tiles import Piece, TilePlan
 
 Command = Literal["denoise", "superres", "detect"]
@@ -143,10 +144,11 @@ def denoising(model: Engine, scan: Scan, method: Literal["mean", "diffpir"], edg
 def super_resolution(model: Engine, scan: Scan, edge: int) -> Work:
     """`denovox superres --factor 2`; `InputError` where it would refuse the scan."""
     volume, limits_mm = scan.volume, model.config.spacing_mm
-    fine = thin_slices(volume, limits_mm, HALVED)
+    thick_mm = slab_thickness(volume, volume.spacing_mm[2] / HALVED)
+    fine = thin(volume, limits_mm, HALVED, thickness_mm=thick_mm)
     shape = (*volume.shape[:2], fine.count)
     base = Volume(np.broadcast_to(np.float32(0), shape), fine.affine(volume))  # takes no memory
-    # The command finds the regions anew, in the thin slices.
+    # The command itself finds the regions again, in the thin slices.
     spans = [
         replace(
             span,
@@ -174,7 +176,7 @@ def super_resolution(model: Engine, scan: Scan, edge: int) -> Work:
 
 
 def detection(model: Engine, scan: Scan, edge: int) -> Work:
-    """`denovox detect`; `InputError` where there is no calibration for it."""
+    """`denovox detect`; `InputError` where no calibration fits the weights or the regions."""
     volume, limits_mm = scan.volume, model.config.spacing_mm
     calibrations = {each.region: each for each in bundled()}
     check(tuple(calibrations.values()), model)
