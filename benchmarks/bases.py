@@ -2,6 +2,8 @@
 
     nice python benchmarks/bases.py base runs/white/arm.safetensors runs/grain/arm.safetensors
 
+With --patients A,B,C: on these patients, whether they were trained on or not.
+
 x0: RMSE in model units on boxes of every validation patient, at each noise level, white noise. The
 boxes are drawn as training draws them (region, fine or coarse, patient in turn). Denoising: the
 central crop of each fine patient with noise of a lower dose (simulated in projections: the noise is
@@ -96,12 +98,12 @@ def x0_errors(ask: Denoiser, some: list[Sample], sigma: float) -> list[float]:
     return found
 
 
-def crops(held: list[store.Case]) -> list[Crop]:
-    """The middle of each fine patient's scan, with every kind of noise."""
+def crops(held: list[store.Case], coarse_too: bool) -> list[Crop]:
+    """The middle of each patient's scan with every kind of noise; coarse ones only if wanted."""
     found = []
     for case in held:
         size = [min(n, c) for n, c in zip(case.facts.shape, CROP, strict=True)]
-        if is_coarse(case) or size[2] < CROP[2]:
+        if (is_coarse(case) and not coarse_too) or size[2] < CROP[2]:
             continue
         even = [n - n % 16 for n in size]
         cut = tuple(
@@ -164,16 +166,17 @@ def main() -> None:
     parser.add_argument("--store", default=".denovox/store")
     parser.add_argument("--boxes", type=int, default=96)
     parser.add_argument("--patch", type=int, default=32)
+    parser.add_argument("--patients", type=lambda names: names.split(","), default=[])
     parser.add_argument("--no-denoising", action="store_true")
     given = parser.parse_args()
-    _, held = store.split(store.cases(given.store), ())
+    _, held = store.split(store.cases(given.store), tuple(given.patients))
     asked = [loading.load(weights.locate(name), precision="auto")[0] for name in given.weights]
     some, whose = boxes(held, given.boxes, given.patch)
     columns = [
         Column(f"x0 RMSE, sigma {sigma:g}", whose, [x0_errors(ask, some, sigma) for ask in asked])
         for sigma in SIGMAS
     ]
-    noisy = [] if given.no_denoising else crops(held)
+    noisy = [] if given.no_denoising else crops(held, bool(given.patients))
     before: dict[str, float] = {}
     for kind in dict.fromkeys(crop.kind for crop in noisy):
         mine = [crop for crop in noisy if crop.kind == kind]

@@ -183,6 +183,17 @@ def test_pretrain_from_store_to_weights(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_noise_floor_that_was_not_measured_is_told(tmp_path):
+    make_store(tmp_path / "store")
+    recipe = tmp_path / "mine.toml"
+    told = (RECIPE + MORE).format(store=tmp_path / "store", steps=1)
+    recipe.write_text(told.replace("patch = 16", "patch = 16, noise_floor = true"))
+    result = run("pretrain", recipe, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "the noise of 2 of 2 training cases was not measured" in result.stderr
+
+
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_a_while_costs_no_run(tmp_path, monkeypatch):
     make_store(tmp_path / "store")
     recipe, out = tmp_path / "mine.toml", tmp_path / "run"

@@ -16,6 +16,7 @@ from denovox.core.regions import REGIONS
 from denovox.datasets import manifest, packed, store
 from denovox.datasets.samples.choice import COARSE_MM, SampleConfig, chooser, is_coarse
 from denovox.datasets.samples.multilevel import sampler
+from denovox.simulate.phantom import add_noise, draw
 
 CONFIG = SampleConfig(patch=16, shift_hu=15, gain=0.03, zoom=(0.8, 1.25))
 EVERY = np.arange(-3000, 5000, dtype=np.int16).reshape(20, 20, 20)
@@ -95,6 +96,21 @@ def test_where_there_is_room_crops_are_what_they_were(cases, tmp_path):
         one, other = (sampler(of, whole, 0)(n) for of in (cases, again))
         assert (one.x0 - other.x0).abs().max() < 0.1  # means of what was rounded to 32 HU
         assert case_lesions(cases) == case_lesions(again)
+
+
+def test_a_coarser_case_has_less_noise(tmp_path):
+    truth = draw("abdomen", (150, 150, 12), 2.0, seed=1)
+    hu = add_noise(truth.ct, 24.0, 0).hu.round().astype(np.int16)
+    affine = tuple(truth.ct.affine.ravel().tolist())
+    more = {"affine": affine, "spacing_mm": (2.0, 2.0, 2.0), "noise_hu": 24.0}
+    store.add(tmp_path / "store", facts("one", "abdomen", **more), hu, truth.labels)
+    store.index(tmp_path / "store")
+    (case,) = store.cases(tmp_path / "store")
+    size = sum(file.stat().st_size for file in (tmp_path / "store").rglob("*") if file.is_file())
+    packed.pack([case], tmp_path / "packed", CONFIG, 0.6 * size / 1e6)
+    (again,) = store.cases(tmp_path / "packed")
+    assert again.facts.spacing_mm > case.facts.spacing_mm
+    assert 5 < again.facts.noise_hu < 20
 
 
 def case_lesions(every: list[store.Case]) -> list[int]:

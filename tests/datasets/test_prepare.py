@@ -23,7 +23,7 @@ from denovox.datasets.executors import here
 from denovox.datasets.prepare import PrepareConfig, bring, digest, on_grid
 from denovox.datasets.source_scans import Entry
 from denovox.io import nifti
-from denovox.simulate.phantom import chest
+from denovox.simulate.phantom import add_noise, chest, draw
 
 SHAPE = (24, 22, 10)
 AFFINE = np.diag([-4.0, -4.0, 5.0, 1.0])  # LPS, as most files are
@@ -294,6 +294,23 @@ def test_resampling_keeps_the_field_of_view_and_millimetres(body):
     voxel = (at - affine[:3, 3]) / [0.8, 0.7, 2.5]
     expected = voxel @ [3, -2, 5]
     assert np.abs(ct[2:-2, 2:-2, 2:-2] - expected).max() < 0.5 + 0.6  # rounding, triangle's sum
+
+
+def test_the_noise_of_a_case_is_measured_on_its_own_grid(tmp_path):
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    truth = draw("abdomen", (120, 120, 16), 2.5, seed=1).ct
+    nifti.write(add_noise(truth, 60.0, 0), folder / "noisy.nii.gz")
+    nifti.write(truth, folder / "quiet.nii.gz")
+    found = {}
+    for mm in (None, 5.0):
+        target = tmp_path / f"store-{mm}"
+        run(folder, target, PrepareConfig(spacing_mm=mm), layout="folder")
+        for case in store.cases(target):
+            found[case.facts.id.partition("/")[0], mm] = case.facts.noise_hu
+    assert found["noisy", None] == pytest.approx(60, rel=0.1)
+    assert found["noisy", 5.0] < 40  # a weighted mean of voxels has less
+    assert found["quiet", None] < 20  # its anatomy, on squares of few voxels
 
 
 def test_without_totalsegmentator_nothing_is_begun(source, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from scipy.stats import kstest
 from toy import toy
 
 from denovox.core.condition import condition
@@ -17,7 +18,15 @@ from denovox.model.weights import ModelConfig
 from denovox.tasks import synthesis
 from denovox.train.config import NoiseConfig, TrainConfig
 from denovox.train.distill import Teacher
-from denovox.train.loss import Ledger, min_snr_weight, noise_level, predictor
+from denovox.train.loss import (
+    BAND_NAMES,
+    Ledger,
+    min_snr_weight,
+    noise_level,
+    noise_levels,
+    predictor,
+    share_below,
+)
 
 SCHEDULE = Schedule()
 
@@ -35,6 +44,43 @@ def test_lognormal_has_its_mean_and_deviation():
     assert logs.mean() == pytest.approx(-1.4, abs=1e-3)
     assert logs.std() == pytest.approx(1.3, rel=5e-3)
     assert np.isfinite([noise_level(v, law, SCHEDULE) for v in (0.0, 1.0)]).all()
+
+
+LAWS = (NoiseConfig(law="uniform"), NoiseConfig(law="lognormal", mean=-1.4, deviation=1.3))
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.law)
+def test_the_share_below_a_noise_level_is_its_quantile(law):
+    for u in (0.001, 0.2, 0.5, 0.97):
+        assert share_below(noise_level(u, law, SCHEDULE), law, SCHEDULE) == pytest.approx(u)
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.law)
+@pytest.mark.parametrize("floor", [0.05, 0.4])
+def test_above_a_noise_floor_the_law_is_what_it_was(law, floor):
+    """A run's levels given that they lie above the floor: drawn anew until they do."""
+    us = np.random.default_rng(0).random(20_000)
+    got = [noise_level(u, law, SCHEDULE, floor) for u in us]
+    every = np.array([noise_level(u, law, SCHEDULE) for u in us])
+    assert min(got) >= floor * (1 - 1e-9)
+    assert kstest(got, every[every >= floor]).pvalue > 0.01
+
+
+def test_each_sample_is_trained_above_its_own_floor():
+    model = ModelConfig(net=PRESETS["tiny"])
+    net = model.build()  # its last layer is zero at birth
+    law = NoiseConfig(law="lognormal", mean=0.0)
+    config = TrainConfig(steps=1, precision="float32", noise=law)
+    floors = (0.0, 0.2, 3.0)
+    zero = torch.zeros(1, 1, 8, 8, 8)
+    one = Sample(zero, zero, 0.01, condition((8, 8, 8), (1, 1, 1)), 2, None, zero + 1)
+    batch = collate([replace(one, noise_floor=floor) for floor in floors])
+    ledger = Ledger(noise_levels(model, config, None))
+    got = ledger.watched(predictor(net, model, config))(batch).tolist()
+    # What leads from start + sigma n back to x0 = 0 is noise of start / sigma.
+    assert got == pytest.approx([1 / noise_level(0.01, law, SCHEDULE, floor) for floor in floors])
+    bands = ledger.close()
+    assert [name for name in BAND_NAMES if name in bands] == ["sigma<.1", "sigma .1-.5", "sigma>2"]
 
 
 @pytest.mark.parametrize(("loss", "expected"), [("l1", "abs"), ("l2", "square")])
@@ -178,7 +224,7 @@ def levels_of(*each):
 
 def test_means_by_level_and_by_band():
     losses = iter([torch.tensor([1.0, 2.0, 6.0]), torch.tensor([3.0])])
-    ledger = Ledger(lambda u: 10 * u)
+    ledger = Ledger(lambda samples: (10 * samples.u).tolist())
     predict = ledger.watched(lambda samples: next(losses))
     assert predict(levels_of((0, 0.001), (2, 0.02), (2, 0.3))).tolist() == [1, 2, 6]
     predict(levels_of((2, 0.05)))  # sigma .5 belongs to the band that begins there
@@ -194,7 +240,7 @@ def test_means_by_level_and_by_band():
 
 
 def test_validation_is_not_in_the_ledger():
-    ledger = Ledger(lambda u: u)
+    ledger = Ledger(lambda samples: samples.u.tolist())
     predict = ledger.watched(lambda samples: torch.ones(len(samples.u)))
     with torch.no_grad():
         predict(levels_of((1, 0.5)))

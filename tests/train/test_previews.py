@@ -38,6 +38,18 @@ def test_fixed_samples_are_the_same_every_time_and_even_in_noise(fixed):
     assert [s.sample.u for s in fixed] == [(n + 0.5) / 48 for n in range(48)]
 
 
+def test_validation_keeps_to_the_noise_floor_of_training(tmp_path):
+    """Below the noise of a scan, the network that keeps this noise would be the best one."""
+    known = {"id": "a", "patient": "a", "region": "chest", "spacing_mm": (2, 2, 3)}
+    hu = np.random.default_rng(0).normal(0, 300, (24, 24, 24)).astype(np.int16)
+    row = store.CaseFacts(**known, noise_hu=45)
+    store.add(tmp_path, row, hu, np.full(hu.shape, 118, np.uint8))
+    store.index(tmp_path)
+    config = SampleConfig(patch=16, noise_floor=True)
+    fixed = validation.fixed_samples(store.cases(tmp_path), config)
+    assert {one.sample.level: one.sample.noise_floor for one in fixed} == {0: 0, 1: 0.025, 2: 0.05}
+
+
 @pytest.mark.slow
 def test_a_sheet_is_drawn_from_the_weights_alone(fixed, tmp_path):
     torch.manual_seed(0)

@@ -33,7 +33,8 @@ class CaseFacts(Settings):
     core/regions; region_why: how it was determined. affine: 4x4 by rows, voxel -> mm in RAS+.
     covers: classes that its masks can label; labelled: the fraction of voxels they do. lesions: the
     bounding box of each lesion in its masks (first x y z, last x y z; voxels); lesion_ml: their
-    total volume; a case without lesions has no lesion array. file, sha256: the source scan.
+    total volume; a case without lesions has no lesion array. noise_hu: SD of its noise
+    (datasets/noise.py); 0: none found; None: not measured. file, sha256: the source scan.
     settings: of the run that made it, as JSON. notes: decisions made on the way. aside: why the
     scan was set aside; then there are no voxels.
     """
@@ -50,6 +51,7 @@ class CaseFacts(Settings):
     labelled: float = 0.0
     lesions: tuple[tuple[int, ...], ...] = ()
     lesion_ml: float = 0.0
+    noise_hu: float | None = None
     source: str = ""
     licence: str = ""
     file: str = ""
@@ -94,6 +96,7 @@ def _schema() -> pyarrow.Schema:
             ("labelled", pa.float64()),
             ("lesions", pa.list_(pa.list_(pa.int32(), 6))),
             ("lesion_ml", pa.float64()),
+            ("noise_hu", pa.float64()),
             *((name, pa.string()) for name in ("source", "licence", "file", "sha256", "settings")),
             ("notes", pa.list_(pa.string())),
             ("aside", pa.string()),

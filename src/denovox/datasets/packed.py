@@ -32,6 +32,7 @@ from ..core.volume import Window
 from ..io.atomic import scratch_folder
 from . import manifest, store
 from .manifest import CaseFacts
+from .noise import noise_hu
 from .samples.choice import COARSE_MM, SampleConfig, grouped, is_coarse
 from .store import Case
 
@@ -205,6 +206,9 @@ class _Tries:
         if facts.shape != case.facts.shape:
             ct = resize(ct.astype(np.float32), facts.shape)
             anatomy = nearest(anatomy, facts.shape)
+            if facts.noise_hu:  # larger voxels have less
+                affine = np.array(facts.affine).reshape(4, 4)
+                facts = facts.model_copy(update={"noise_hu": round(noise_hu(ct, affine), 2)})
             if lesion is not None:
                 lesion = nearest(lesion, facts.shape)
                 facts = store.with_lesion(

@@ -28,6 +28,7 @@ from ..scan.constant_fill import constant_fill
 from . import label_sets, layouts, store, totalsegmentator
 from .executors import Engine
 from .manifest import CaseFacts, split_of
+from .noise import noise_hu
 from .prepare_config import PrepareConfig
 from .source_scans import Entry
 
@@ -179,6 +180,7 @@ def _cases(entry: Entry, source: Path, folder: Path, config: PrepareConfig) -> I
                 "affine": tuple(affine.ravel().tolist()),
                 "covers": covers,
                 "labelled": round(float((named[..., cut] != labels.UNKNOWN).mean()), 6),
+                "noise_hu": round(noise_hu(ct, affine), 2),
                 "notes": tuple(notes),
             }
         )

@@ -119,6 +119,7 @@ def recipe_for(wanted: Wanted, root: Path, held: tuple[str, ...]) -> Recipe:
         mirror=0.5,
         drop=0.2,
         grain=0.5,
+        noise_floor=True,  # or the base unlearns to remove the noise of these scans
     )
     data = DataConfig(store=str(root), validation_patients=held, sample=sample)
     text = f"{card.get('text', '')} Adapted to a user's own scans for {wanted.minutes:g} minutes."

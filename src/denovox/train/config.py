@@ -136,8 +136,8 @@ class Recipe(Settings):
     start: weights to start from, a bundled name or a path; their network must match `model`, which
     may be omitted. With data.sample.control, these weights are frozen, and a control of `width`
     (model/controlnet.py) that steers them is trained. distill: learn from a teacher, which is also
-    the start if none is given; train.noise then plays no part. expert: train an expert in low
-    noise for `start`.
+    the start if none is given; train.noise and data.sample.noise_floor then play no part. expert:
+    train an expert in low noise for `start`.
     """
 
     name: str = Field(pattern=r"^[^/\x00-\x1f]{1,200}$")  # of files

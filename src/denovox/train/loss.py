@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from ..core.schedule import Schedule
@@ -24,27 +22,43 @@ from .config import NoiseConfig, TrainConfig
 from .distill import Teacher
 
 Predict = Callable[[Batch], Float[Tensor, " b"]]
+NoiseLevels = Callable[[Batch], list[float]]  # samples -> the sigma that each is trained at
 
 LEVELS = ("whole", "double", "crop")  # of Method 1, by Batch.level
 BANDS = (0.1, 0.5, 2.0)  # sigma, in model units: the edges between
 BAND_NAMES = ("sigma<.1", "sigma .1-.5", "sigma .5-2", "sigma>2")
 
 
-def noise_level(u: float, law: NoiseConfig, schedule: Schedule) -> float:
-    """The sigma at quantile u of the law."""
+def noise_level(u: float, law: NoiseConfig, schedule: Schedule, floor: float = 0.0) -> float:
+    """The sigma at quantile u of the law, or of the part of it above `floor`."""
+    if floor:
+        below = share_below(floor, law, schedule)
+        u = below + (1 - below) * u
     if law.law == "uniform":
         return schedule.sigma(u * (schedule.steps - 1))
     inner = min(max(u, 1e-5), 1 - 1e-5)
     return math.exp(law.mean + law.deviation * float(ndtri(inner)))
 
 
-def level_of(
-    model: ModelConfig, config: TrainConfig, teacher: Teacher | None
-) -> Callable[[float], float]:
-    """The uniform number of a sample -> the sigma that it is trained at."""
-    if teacher is not None:
-        return teacher.sigma
-    return partial(noise_level, law=config.noise, schedule=model.noise_schedule)
+def share_below(sigma: float, law: NoiseConfig, schedule: Schedule) -> float:
+    """The share of the law's noise levels that lie below sigma: the inverse of `noise_level`."""
+    if law.law == "uniform":
+        return schedule.timestep(sigma) / (schedule.steps - 1)
+    return float(ndtr((math.log(sigma) - law.mean) / law.deviation))
+
+
+def noise_levels(model: ModelConfig, config: TrainConfig, teacher: Teacher | None) -> NoiseLevels:
+    """The noise levels of a run: a teacher's, or those of `config.noise` above samples' floors."""
+    law, schedule = config.noise, model.noise_schedule
+
+    def levels(samples: Batch) -> list[float]:
+        us = samples.u.tolist()
+        if teacher is not None:
+            return [teacher.sigma(u) for u in us]
+        each = zip(us, samples.noise_floor, strict=True)
+        return [noise_level(u, law, schedule, floor) for u, floor in each]
+
+    return levels
 
 
 def min_snr_weight(
@@ -73,12 +87,12 @@ def predictor(
     teacher: whose targets take the place of x0, at its own noise levels.
     """
     schedule = model.noise_schedule
-    level = level_of(model, config, teacher)
+    levels = noise_levels(model, config, teacher)
     bfloat16 = use_bfloat16(config.precision, device)
 
     def predict(samples: Batch) -> Float[Tensor, " b"]:
         x0, noise = (of.to(device, non_blocking=True) for of in (samples.x0, samples.noise))
-        sigma = torch.tensor([level(u) for u in samples.u.tolist()])
+        sigma = torch.tensor(levels(samples))
         sigma = sigma.to(device, non_blocking=True)
         each = sigma.view(-1, 1, 1, 1, 1)
         begun = x0 if samples.start is None else samples.start.to(device, non_blocking=True)
@@ -105,10 +119,10 @@ def predictor(
 class Ledger:
     """This process's losses since `close` was last called, by level and by noise."""
 
-    def __init__(self, sigma: Callable[[float], float]) -> None:
-        """sigma: as `level_of` returns it."""
-        self._sigma = sigma
-        self._entries: list[tuple[tuple[int, ...], np.ndarray, Tensor]] = []
+    def __init__(self, noise_levels: NoiseLevels) -> None:
+        """noise_levels: as the function `noise_levels` returns them."""
+        self._noise_levels = noise_levels
+        self._entries: list[tuple[tuple[int, ...], list[float], Tensor]] = []
 
     def watched(self, predict: Predict) -> Predict:
         """`predict`, with every loss that is trained on recorded, and those of validation not."""
@@ -116,7 +130,8 @@ class Ledger:
         def recorded(samples: Batch) -> Tensor:
             losses = predict(samples)
             if torch.is_grad_enabled():
-                self._entries.append((samples.level, samples.u, losses.detach()))
+                entry = (samples.level, self._noise_levels(samples), losses.detach())
+                self._entries.append(entry)
             return losses
 
         return recorded
@@ -127,9 +142,9 @@ class Ledger:
         # One transfer for all: a GPU is not waited for once a sample.
         losses = torch.cat([loss for _, _, loss in self._entries]).tolist() if self._entries else []
         levels = [level for of, _, _ in self._entries for level in of]
-        us = [u for _, of, _ in self._entries for u in of.tolist()]
-        for level, u, loss in zip(levels, us, losses, strict=True):
-            band = BAND_NAMES[sum(self._sigma(u) >= edge for edge in BANDS)]
+        sigmas = [sigma for _, of, _ in self._entries for sigma in of]
+        for level, sigma, loss in zip(levels, sigmas, losses, strict=True):
+            band = BAND_NAMES[sum(sigma >= edge for edge in BANDS)]
             for name in (LEVELS[level], band):
                 sums.setdefault(name, []).append(loss)
         self._entries.clear()

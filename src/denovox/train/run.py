@@ -28,7 +28,7 @@ from .config import Recipe, TrainConfig
 from .distill import Teacher, teacher_of
 from .distributed import Group, device_memory, distributed
 from .loop import Progress, Session, train
-from .loss import Ledger, level_of, predictor
+from .loss import Ledger, noise_levels, predictor
 from .run_log import RunLog
 from .run_state import state_bytes
 from .validation import fixed_samples, validation
@@ -66,6 +66,12 @@ def run(recipe: Recipe, folder: Path, session: Session | None = None) -> Iterato
         raise InputError(
             f"no training case in {data.store} has a lesion; add masks next to the scans"
             " (SCAN_lesion.nii.gz), or insert lesions (benchmarks/lesion_data.py)"
+        )
+    unmeasured = sum(case.facts.noise_hu is None for case in training)
+    if data.sample.noise_floor and unmeasured:
+        yield (
+            f"the noise of {unmeasured} of {len(training)} training cases was not measured, so they"
+            " are trained at all noise levels; `denovox prepare` measures it in a new store"
         )
     learner = _learner(recipe, group.device)
     if group.main:
@@ -109,7 +115,7 @@ def _train(
     data, (training, held) = recipe.data, cases
     trained = dict(learner.part.named_parameters())
     predict = predictor(net, recipe.model, recipe.train, group.device, teacher)
-    ledger = Ledger(level_of(recipe.model, recipe.train, teacher))
+    ledger = Ledger(noise_levels(recipe.model, recipe.train, teacher))
     fixed = fixed_samples(held or training, data.sample)
     steps = train(
         ledger.watched(predict),

@@ -269,6 +269,20 @@ def test_noise_has_a_grain_as_often_as_asked(tmp_path):
     assert [replace(of, grain=None) for of in some] == plain
 
 
+def test_a_crop_is_trained_no_lower_than_the_noise_of_its_scan(tmp_path):
+    case(tmp_path, noise_hu=45)  # .05 of half the chest's window
+    samples = [drawer(tmp_path, noise_floor=True)(n) for n in range(30)]
+    assert {s.level: s.noise_floor for s in samples} == {0: 0, 1: 0.025, 2: 0.05}
+    plain = [drawer(tmp_path)(n) for n in range(30)]
+    assert {s.noise_floor for s in plain} == {0}
+    assert all(same(a, b) for a, b in zip(samples, plain, strict=True))  # nothing else changes
+
+
+def test_a_case_that_was_not_measured_has_no_noise_floor(tmp_path):
+    case(tmp_path)
+    assert {drawer(tmp_path, noise_floor=True)(n).noise_floor for n in range(9)} == {0}
+
+
 @pytest.mark.parametrize("drop", [0, 0.3, 1])
 def test_region_and_anatomy_are_withheld_each_on_its_own(tmp_path, drop):
     case(tmp_path)

@@ -36,6 +36,7 @@ EVERYTHING = {
     "mirror": 0.5,
     "drop": 0.3,
     "grain": 0.5,
+    "noise_floor": True,
 }
 
 
@@ -46,7 +47,7 @@ def every(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
     rng = np.random.default_rng(5)
     some = [ID[name] for name in ("liver", "kidney_left", "kidney_right", "outside", "body")]
     for name, (region, shape, mm) in SHAPES.items():
-        facts = CaseFacts(id=name, patient=name, region=region, spacing_mm=mm)
+        facts = CaseFacts(id=name, patient=name, region=region, spacing_mm=mm, noise_hu=20)
         hu = rng.integers(-900, 600, shape, np.int16)
         lesion = np.zeros(shape, np.uint8)
         if name != "thin":
@@ -67,7 +68,7 @@ def both(every: list[Case], numbers: range, seed: int = 3, **config: object) -> 
 
 
 def same_but_for_rounding(a: Batch, b: Batch) -> None:
-    assert (a.level, a.case) == (b.level, b.case)
+    assert (a.level, a.case, a.noise_floor) == (b.level, b.case, b.noise_floor)
     np.testing.assert_array_equal(a.u, b.u)
     # float32 sums of at most 20 products of HU up to 900, in units of half a window.
     torch.testing.assert_close(a.x0, b.x0, rtol=0, atol=5e-6)
@@ -87,6 +88,7 @@ def test_batches_are_the_stores_own(every):
         same_but_for_rounding(one, other)
         assert len(set(one.level)) == 3
         assert len(set(one.case)) > 2
+        assert len(set(one.noise_floor)) > 3
 
 
 def test_what_is_not_resized_is_exact(every):

@@ -19,7 +19,8 @@ class Sample:
     """x0: 1 1 x y z, model units, clipped to [-1, 1]. noise: same shape, SD about 1.
 
     u: a uniform number from which the loss picks a noise level. weight: of each voxel in the loss;
-    None: uniform. start: what noise is added to, if not x0. case: id of its case.
+    None: uniform. start: what noise is added to, if not x0. case: id of its case. noise_floor: the
+    lowest noise level (sigma, model units) to train it at.
     """
 
     x0: Float[Tensor, "1 1 x y z"]
@@ -30,6 +31,7 @@ class Sample:
     weight: Float[Tensor, "1 1 x y z"] | None = None
     start: Float[Tensor, "1 1 x y z"] | None = None
     case: str = ""
+    noise_floor: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Batch:
     weight: Float[Tensor, "b 1 x y z"] | None = None
     start: Float[Tensor, "b 1 x y z"] | None = None
     case: tuple[str, ...] = ()
+    noise_floor: tuple[float, ...] = ()
 
     def part(self, first: int, stop: int) -> Batch:
         """Samples [first, stop) of the batch."""
@@ -61,6 +64,7 @@ class Batch:
             weight=cut(self.weight),
             start=cut(self.start),
             case=self.case[first:stop],
+            noise_floor=self.noise_floor[first:stop],
         )
 
 
@@ -83,6 +87,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         torch.cat(weights) if weights else None,
         torch.cat(starts) if any(s.start is not None for s in samples) else None,
         tuple(s.case for s in samples),
+        tuple(s.noise_floor for s in samples),
     )
 
 

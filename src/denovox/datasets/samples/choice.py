@@ -27,6 +27,9 @@ class SampleConfig(Settings):
     mirror: probability of swapping left and right, including labels.
     drop: probability of withholding the region, and independently the anatomy.
     grain: probability of coloured noise as in CT (simulate/fbp_noise.py) instead of white noise.
+    noise_floor: train no crop at less noise than its scan has, and no 2x crop, which averages
+    voxels, at less than half of that; otherwise the network learns to keep this noise (Daras et al.
+    2025, arXiv 2506.10038).
     control: input of a control (datasets/samples/control_inputs.py); None: samples for a base.
     """
 
@@ -38,6 +41,7 @@ class SampleConfig(Settings):
     mirror: float = Field(0.5, ge=0, le=1)
     drop: float = Field(0.1, ge=0, le=1)
     grain: float = Field(0, ge=0, le=1)
+    noise_floor: bool = False
     control: ControlConfig | None = None
 
     @property

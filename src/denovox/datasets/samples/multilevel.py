@@ -29,6 +29,7 @@ from .control_inputs import loss_weight, low_resolution, onto_lesion
 
 # A 2x crop begins on a voxel of the pyramid's next level, so that nothing has to be resized.
 PACE = (1, 2, 1)
+OWN_NOISE = (0.0, 0.5, 1.0)  # share of a scan's noise in the samples of each level
 MIRROR = labels.mirror_table().astype(np.uint8)
 
 
@@ -136,6 +137,13 @@ def region_id(case: Case, of: Plan) -> int:
     return REGIONS[case.facts.region].id if of.show_region else UNKNOWN_REGION
 
 
+def noise_floor(case: Case, of: Plan, config: SampleConfig) -> float:
+    """The lowest noise level of a sample (sigma, model units): that of its scan, if it counts."""
+    if not config.noise_floor or case.facts.noise_hu is None:
+        return 0.0
+    return REGIONS[case.facts.region].window.sigma(case.facts.noise_hu) * OWN_NOISE[of.level]
+
+
 def noise_of(of: Plan, grid: Shape, device: str = "cpu") -> Float[Tensor, "1 1 x y z"]:
     """A sample's noise, SD about 1: the same on every device, to float32 rounding."""
     if of.grain is None:
@@ -182,4 +190,5 @@ def sample(case: Case, config: SampleConfig, rng: np.random.Generator) -> Sample
         weight,
         begun,
         case.facts.id,
+        noise_floor(case, of, config),
     )

@@ -29,7 +29,7 @@ from ..store import Case, Kind, pyramid
 from .batch import Batch
 from .choice import SampleConfig, chooser
 from .control_inputs import low_resolution
-from .multilevel import MIRROR, Plan, places, plan, region_id, spacing_mm
+from .multilevel import MIRROR, Plan, noise_floor, places, plan, region_id, spacing_mm
 
 STEP = 16  # boxes whose longest edges agree, rounded up to this, are read together
 
@@ -180,6 +180,7 @@ class Resident:
             weight,
             begun,
             tuple(case.facts.id for case, _ in chosen),
+            tuple(noise_floor(case, of, self.config) for case, of in chosen),
         )
 
     def _put(self, rows: Any) -> Float64[Tensor, "*rows"]:
