@@ -15,7 +15,7 @@ from denovox.model import weights
 from denovox.model.expert import joined
 from denovox.simulate import phantom
 from denovox.train import adapt as adapting
-from denovox.train.loop import Session
+from denovox.train.loop import Progress, Session
 
 run = partial(command_line.run, "adapt")
 
@@ -88,6 +88,25 @@ def test_a_single_patient_gets_half_and_a_stopped_run_is_not_mixed(
     assert result.exit_code == 0, result.output
     assert "half base, half adapted" in result.stderr
     assert weights.describe(path)[1]["share_of_adapted"] == 0.5
+
+
+@pytest.mark.slow
+def test_a_run_that_ends_in_time_before_its_last_step_is_mixed(
+    scans, tiny, tmp_path, six_steps, monkeypatch
+):
+    real = adapting.run
+
+    def slower(recipe, folder, session):
+        for news in (steps := real(recipe, folder, session)):
+            yield news
+            if isinstance(news, Progress) and news.step == 3:
+                steps.close()
+                return
+
+    monkeypatch.setattr(adapting, "run", slower)
+    out = tmp_path / "out"
+    list(adapting.adapt(adapting.Wanted(scans, str(tiny), 1), out, Session()))
+    assert "share_of_adapted" in weights.describe(out / "adapted.safetensors")[1]
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ candidates, so the loss on that patient does not rise.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,8 +48,8 @@ class Wanted:
 def adapt(wanted: Wanted, folder: Path, session: Session) -> Iterator[str | Progress]:
     """Write folder/adapted.safetensors; yields lines for the user and the progress of each step.
 
-    A run that was stopped continues when it is called again. `InputError` where no scan can be
-    used, or every patient is held out.
+    A run that was stopped is not mixed, and continues when it is called again. `InputError` where
+    no scan can be used, or every patient is held out.
     """
     root = wanted.scans if (wanted.scans / manifest.NAME).is_file() else folder / "store"
     if root != wanted.scans:
@@ -57,14 +58,17 @@ def adapt(wanted: Wanted, folder: Path, session: Session) -> Iterator[str | Prog
     patients = sorted({case.facts.patient for case in cases})
     held = wanted.held or (tuple(patients[-1:]) if len(patients) > 1 else ())
     ensure(set(patients) - set(held), "every patient is held out; leave one or more to adapt to")
-    recipe, path, unfinished = recipe_for(wanted, root, held), folder / f"{NAME}.safetensors", False
+    recipe, path = recipe_for(wanted, root, held), folder / f"{NAME}.safetensors"
     session = replace(session, began=0.0)  # the minutes are those of training
+    began, unfinished = time.monotonic(), False
     for news in run(recipe, folder, session):
         if isinstance(news, Progress):
             unfinished = news.step != news.steps
         yield news
+    # A run on a machine that becomes slower ends in time, before its last step: it was not stopped.
+    late = time.monotonic() - began >= 60 * session.max_minutes
     ensure(path.is_file(), "the time was too short for a single step; give more minutes")
-    if not unfinished:
+    if not (unfinished and (late or session.stopped())):
         own = [case for case in cases if case.facts.patient in held]
         yield _mixed(path, weights.locate(wanted.start), own, recipe)
 
