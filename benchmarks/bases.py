@@ -24,11 +24,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from denovox.core.condition import condition
-from denovox.core.random_field import normal
-from denovox.core.regions import REGIONS
-from denovox.core.tensors import tensor
-from denovox.core.volume import Volume
 from denovox.datasets import store
 from denovox.datasets.samples.batch import Sample
 from denovox.datasets.samples.choice import SampleConfig, in_turn, is_coarse
@@ -36,28 +31,9 @@ from denovox.datasets.samples.multilevel import sample
 from denovox.metrics.bootstrap import bootstrap
 from denovox.model import loading, weights
 from denovox.model.denoiser import Denoiser
-from denovox.scan import anatomy
-from denovox.scan.noise import estimate
-from denovox.scan.noise_level import estimate_noise_hu
-from denovox.simulate.dose import LowDoseConfig, photons_of, simulate_low_dose
-from denovox.tasks import change, noisy_input
+from denovox.train.adaptation.denoising import crops, psnr
 
 SIGMAS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-CROP, INNER = (112, 96, 16), slice(2, 14)
-WHITE_HU = {"headneck": 27.0, "chest": 45.0, "abdomen": 27.0}
-OWN_NOISE_HU = 12.0  # of the full dose, in soft tissue: what the lower doses are counted from
-DOSES = (0.25, 0.1)
-
-
-@dataclass(frozen=True)
-class Crop:
-    """A clean crop, a noisy one, and what was done to it."""
-
-    patient: str
-    region: str
-    kind: str
-    clean: Volume
-    noisy: Volume
 
 
 @dataclass
@@ -98,68 +74,6 @@ def x0_errors(ask: Denoiser, some: list[Sample], sigma: float) -> list[float]:
     return found
 
 
-def crops(held: list[store.Case], coarse_too: bool) -> list[Crop]:
-    """The middle of each patient's scan with every kind of noise; coarse ones only if wanted."""
-    found = []
-    for case in held:
-        size = [min(n, c) for n, c in zip(case.facts.shape, CROP, strict=True)]
-        if (is_coarse(case) and not coarse_too) or size[2] < CROP[2]:
-            continue
-        even = [n - n % 16 for n in size]
-        cut = tuple(
-            slice((n - m) // 2, (n - m) // 2 + m)
-            for n, m in zip(case.facts.shape, even, strict=True)
-        )
-        # The dose is simulated on whole slices: rays cross the whole body.
-        slab = np.asarray(case.voxels("ct")[:, :, cut[2]]).astype(np.float32)
-        whole = Volume(slab, np.diag([*case.facts.spacing_mm, 1.0]))
-        square = Volume(slab, np.diag([case.facts.spacing_mm[0]] * 2 + [whole.spacing_mm[2], 1]))
-        clean = whole.with_hu(slab)
-        inner = (cut[0], cut[1], slice(None))
-
-        def crop(hu: np.ndarray, like: Volume = clean, at: tuple[slice, ...] = inner) -> Volume:
-            return Volume(np.ascontiguousarray(hu[at], np.float32), like.affine)
-
-        kinds: dict[str, np.ndarray] = {}
-        sd = WHITE_HU[case.facts.region]
-        white = normal(9, 0, (slab.shape[0], slab.shape[1], slab.shape[2]))[0, 0].numpy()
-        kinds[f"white, {case.facts.region}"] = slab + sd * white
-        config = LowDoseConfig()
-        config = config.model_copy(update={"photons": photons_of(square, OWN_NOISE_HU, config)})
-        for dose in DOSES:
-            low = config.model_copy(update={"dose": dose})
-            kinds[f"dose {dose:g}"] = simulate_low_dose(square, low).hu
-        for kind, hu in kinds.items():
-            name = "white" if kind.startswith("white") else kind
-            found.append(Crop(case.facts.patient, case.facts.region, name, crop(slab), crop(hu)))
-    return found
-
-
-@torch.no_grad()
-def psnr(ask: Denoiser, of: Crop) -> tuple[float, float]:
-    """(before, after), dB in the window of the region."""
-    window = REGIONS[of.region].window
-    coarse = anatomy.coarse(of.clean)
-    noise_hu = (
-        estimate_noise_hu(of.noisy, coarse)
-        if of.kind == "white"
-        else estimate(of.noisy, coarse).sd_hu
-    )
-    sigma = window.sigma(noise_hu)
-    unit = tensor(window.unit(of.noisy.hu))
-    shape = (unit.shape[2], unit.shape[3], unit.shape[4])
-    known = condition(shape, of.clean.spacing_mm, REGIONS[of.region].id, torch.from_numpy(coarse))
-    x = noisy_input(unit, sigma, lambda stream: normal(5, stream, shape))
-    restored = unit + change(unit, ask(x, sigma, known).clamp(-1, 1), sigma)
-    truth = torch.from_numpy(window.unit(of.clean.hu)).clamp(-1, 1)[..., INNER]
-
-    def decibel(made: torch.Tensor) -> float:
-        wrong = made[0, 0].clamp(-1, 1)[..., INNER] - truth
-        return float(20 * torch.log10(2 / wrong.square().mean().sqrt()))
-
-    return decibel(unit), decibel(restored)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("weights", nargs="+")
@@ -176,7 +90,8 @@ def main() -> None:
         Column(f"x0 RMSE, sigma {sigma:g}", whose, [x0_errors(ask, some, sigma) for ask in asked])
         for sigma in SIGMAS
     ]
-    noisy = [] if given.no_denoising else crops(held, bool(given.patients))
+    fine = [case for case in held if given.patients or not is_coarse(case)]
+    noisy = [] if given.no_denoising else list(crops(fine))
     before: dict[str, float] = {}
     for kind in dict.fromkeys(crop.kind for crop in noisy):
         mine = [crop for crop in noisy if crop.kind == kind]
@@ -184,7 +99,7 @@ def main() -> None:
         before[kind] = float(np.mean([a for a, _ in pairs[0]]))
         after = [[b for _, b in row] for row in pairs]
         columns.append(Column(f"{kind}, dB", [crop.patient for crop in mine], after))
-        for region in REGIONS:
+        for region in sorted({crop.region for crop in mine}):
             which = [i for i, crop in enumerate(mine) if crop.region == region]
             some_of = [[row[i] for i in which] for row in after]
             columns.append(Column(f"  {region}", [mine[i].patient for i in which], some_of))

@@ -16,7 +16,7 @@ from denovox.inference.options import RunOptions
 from denovox.inference.superres import superres
 from denovox.model import weights
 from denovox.train import run as pretrain
-from denovox.train.adapt import Wanted, recipe_for
+from denovox.train.adaptation.adapt import Wanted, recipe_for
 from denovox.train.config import read_recipe
 
 RECIPE = """

@@ -184,12 +184,12 @@ def adapt(
 
     SCANS is a folder of scans, or a store written by `denovox prepare` (which can also label the
     scans), with two patients or more: one is held out. --out receives adapted.safetensors, which
-    --weights accepts: the mixture of base and adapted weights with the lowest loss on the held-out
-    patient. Compare its denoising with the base's before you use it. Anomaly maps need a new
-    calibration (`denovox calibrate`); controls work only with the base they were trained for.
+    --weights accepts: the mixture of base and adapted weights that best denoises the held-out
+    patient, which may be the base alone. Anomaly maps need a new calibration (`denovox calibrate`);
+    controls work only with the base they were trained for.
     """
-    from ..train.adapt import NAME, SAMPLES, Wanted
-    from ..train.adapt import adapt as run
+    from ..train.adaptation.adapt import NAME, SAMPLES, Wanted
+    from ..train.adaptation.adapt import adapt as run
 
     wanted = Wanted(scans, weights, minutes, hold)
     limits = (max_minutes, device)

@@ -1,8 +1,9 @@
 """`denovox adapt`: a base goes on learning on a few scans of one scanner, and does not forget.
 
 A run of minutes from the base at a low rate, then the mixture (1 - a) base + a adapted of both
-weights that a held-out patient prefers (Wortsman et al. 2022, arXiv 2109.01903): a = 0 is among the
-candidates, so the loss on that patient does not rise.
+weights (Wortsman et al. 2022, arXiv 2109.01903) that best denoises a held-out patient. a = 0, the
+base, is among the candidates. A lower loss is no reason to change: where it fell, denoising became
+worse (docs/explain/log.md).
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from pathlib import Path
 
 import torch
 
-from ..core.errors import ensure
-from ..datasets import manifest, store
-from ..datasets.samples.batch import collate
-from ..datasets.samples.choice import SampleConfig
-from ..model import devices, weights
-from ..model.expert import joined
-from .config import DataConfig, ExpertConfig, NoiseConfig, Recipe, TrainConfig
-from .loop import Progress, Session
-from .loss import predictor
-from .run import run
-from .validation import fixed_samples, validation
+from ...core.errors import ensure
+from ...datasets import manifest, store
+from ...datasets.samples.choice import SampleConfig
+from ...model import devices, loading, weights
+from ...model.denoiser import denoiser, use_bfloat16
+from ...model.expert import State, by_noise, joined
+from ...model.weights import ModelConfig
+from ..config import DataConfig, ExpertConfig, NoiseConfig, Recipe, TrainConfig
+from ..loop import Progress, Session
+from ..run import run
+from .denoising import crops, psnr
 
 NAME = "adapted"
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the adapted weights, in the mixture
@@ -76,9 +77,9 @@ def adapt(wanted: Wanted, folder: Path, session: Session) -> Iterator[str | Prog
 def _prepared(scans: Path, root: Path) -> Iterator[str]:
     """Add the scans to the store of the run, in which nobody is held out by name: a store does so
     with one patient in ten, and here are few."""
-    from ..datasets.executors import processes
-    from ..datasets.prepare import prepare
-    from ..datasets.prepare_config import PrepareConfig
+    from ...datasets.executors import processes
+    from ...datasets.prepare import prepare
+    from ...datasets.prepare_config import PrepareConfig
 
     layout = "index" if (scans / "index.json").is_file() else "folder"
     yield from prepare(scans, root, PrepareConfig(), processes(), layout)
@@ -123,7 +124,7 @@ def recipe_for(wanted: Wanted, root: Path, held: tuple[str, ...]) -> Recipe:
         mirror=0.5,
         drop=0.2,
         grain=0.5,
-        noise_floor=True,  # or the base unlearns to remove the noise of these scans
+        noise_floor=True,  # the noise of these scans is not to be learnt
     )
     data = DataConfig(store=str(root), validation_patients=held, sample=sample)
     text = f"{card.get('text', '')} Adapted to a user's own scans for {wanted.minutes:g} minutes."
@@ -145,32 +146,49 @@ def _mixed(path: Path, start: Path, held: Sequence[store.Case], recipe: Recipe) 
         return f"{path}: complete"
     part = config.expert_below > 0
     before, after = (weights.state_for(each, config, part) for each in (start, path))
-    net = devices.place(config.build(), "cpu").eval().requires_grad_(False)
-    losses: dict[float, float] = {}
-    if held:
-        fixed = [collate([one.sample]) for one in fixed_samples(held, recipe.data.sample)]
-        measure = validation(fixed, predictor(net, config, recipe.train, "cpu"))
-        for share in SHARES:
-            net.load_state_dict(mixture(before, after, share))
-            losses[share] = measure()
-    best = min(losses, key=losses.__getitem__) if losses else ALONE_SHARE
-    figures = {f"{share:g}": round(loss, 5) for share, loss in losses.items()}
-    card = {**card, "share_of_adapted": best, "loss_by_share": figures}
+    gains = _gains(before, after, held, config, start) if held else {}
+    best = max(gains, key=gains.__getitem__) if gains else ALONE_SHARE
+    figures = {f"{share:g}": round(gain, 4) for share, gain in gains.items()}
+    card = {**card, "share_of_adapted": best, "gain_db_by_share": figures}
     mixed = mixture(before, after, best)
     if part:
         mixed = joined(weights.state_for(start, config), mixed)
     weights.save(path, mixed, config, card)
-    if not held:
-        return f"{path}: half base, half adapted; give a second patient, and the share is chosen"
-    gain = 100 * (1 - losses[best] / losses[0.0])
+    if not gains:
+        return (
+            f"{path}: half base, half adapted; give a second patient, with 16 slices or more, and"
+            " the share is chosen"
+        )
+    if not best:
+        return (
+            f"{path}: the base's own weights, which denoise {held[0].facts.patient}, held out,"
+            " better than any adapted ones"
+        )
     return (
-        f"{path}: {best:.0%} adapted weights; on {held[0].facts.patient}, held out, the loss is"
-        f" {gain:.1f} % lower than the base's"
+        f"{path}: {best:.0%} adapted weights, which denoise {held[0].facts.patient}, held out,"
+        f" {gains[best]:.2f} dB better than the base's"
     )
 
 
-def mixture(
-    before: dict[str, torch.Tensor], after: dict[str, torch.Tensor], share: float
-) -> dict[str, torch.Tensor]:
+def _gains(
+    before: State, after: State, held: Sequence[store.Case], config: ModelConfig, start: Path
+) -> dict[float, float]:
+    """Share -> by how much that mixture denoises held-out scans better than the base, in dB, over
+    all kinds of noise of `denoising.crops`; empty if the scans are too small."""
+    some = list(crops(held))
+    if not some:
+        return {}
+    net = devices.place(config.build(), "cpu").eval().requires_grad_(False)
+    ask = denoiser(net, config.noise_schedule, config.prediction, use_bfloat16("auto", "cpu"))
+    if config.expert_below:
+        ask = by_noise(config.expert_below, ask, loading.load(start, "cpu")[0])
+    found = {}
+    for share in SHARES:
+        net.load_state_dict(mixture(before, after, share))
+        found[share] = sum(psnr(ask, crop)[1] for crop in some) / len(some)
+    return {share: db - found[0.0] for share, db in found.items()}
+
+
+def mixture(before: State, after: State, share: float) -> State:
     """(1 - share) before + share after, of each tensor."""
     return {name: torch.lerp(before[name].float(), after[name].float(), share) for name in before}
