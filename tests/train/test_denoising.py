@@ -14,13 +14,14 @@ from denovox.train.adaptation.denoising import CROP, DOSES, INNER, WHITE_HU, cro
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory):
-    """An abdomen that is larger than a crop, and a slab of it that is too thin for one."""
+    """An abdomen that is larger than a crop, a slab of it that is too thin for one, and air."""
     folder = tmp_path_factory.mktemp("store")
     phantom = draw("abdomen", (125, 110, 20), (3.0, 3.0, 4.0), seed=2)
     ct = phantom.ct.hu.round().astype(np.int16)
-    for name, last in (("whole", 20), ("slab", 15)):
+    air = np.full_like(ct, -1000)
+    for name, hu, last in (("whole", ct, 20), ("slab", ct, 15), ("air", air, 20)):
         facts = store.CaseFacts(id=name, patient=name, region="abdomen", spacing_mm=(3.0, 3.0, 4.0))
-        store.add(folder, facts, ct[..., :last], phantom.labels[..., :last])
+        store.add(folder, facts, hu[..., :last], phantom.labels[..., :last])
     store.index(folder)
     return store.cases(folder)
 

@@ -156,8 +156,8 @@ def _mixed(path: Path, start: Path, held: Sequence[store.Case], recipe: Recipe) 
     weights.save(path, mixed, config, card)
     if not gains:
         return (
-            f"{path}: half base, half adapted; give a second patient, with 16 slices or more, and"
-            " the share is chosen"
+            f"{path}: half base, half adapted; give a second patient, with 16 slices or more of"
+            " the body, and the share is chosen"
         )
     if not best:
         return (
@@ -174,7 +174,7 @@ def _gains(
     before: State, after: State, held: Sequence[store.Case], config: ModelConfig, start: Path
 ) -> dict[float, float]:
     """Share -> by how much that mixture denoises held-out scans better than the base, in dB, over
-    all kinds of noise of `denoising.crops`; empty if the scans are too small."""
+    all kinds of noise of `denoising.crops`; empty if no scan is large enough."""
     some = list(crops(held))
     if not some:
         return {}
