@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import command_line
+import numpy as np
 import pytest
 import torch
 from command_line import refuses
@@ -130,6 +131,23 @@ def test_of_weights_with_an_expert_it_alone_is_adapted(
     for expert, same in ((False, True), (True, False)):
         states = [weights.state_for(each, config, expert) for each in (both, path)]
         assert all(torch.equal(a, states[1][n]) for n, a in states[0].items()) == same
+
+
+def test_what_denoises_better_gains_more_the_more_there_is_of_it(tmp_path, tiny):
+    """Towards a network whose answers are shifted, and away from it."""
+    scan = phantom.chest((64, 56, 36), 4.0, 0)
+    known = {"id": "a", "patient": "a", "region": "chest", "spacing_mm": (4.0, 4.0, 4.0)}
+    store.add(tmp_path, store.CaseFacts(**known), scan.ct.hu.round().astype(np.int16), scan.labels)
+    store.index(tmp_path)
+    config = weights.describe(tiny)[0]
+    good = weights.state_for(tiny, config)
+    (last,) = (name for name in good if name.endswith("out.2.conv.bias"))
+    bad = good | {last: good[last] + 2}
+    for first, second, sign in ((bad, good, 1), (good, bad, -1)):
+        gains = adapting._gains(first, second, store.cases(tmp_path), config, tiny)
+        assert list(gains) == list(adapting.SHARES)
+        assert gains[0.0] == 0
+        assert (sign * np.diff(list(gains.values())) > 0).all()
 
 
 def test_the_mixture_is_linear_and_its_ends_are_exact():

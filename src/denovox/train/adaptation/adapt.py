@@ -2,8 +2,8 @@
 
 A run of minutes from the base at a low rate, then the mixture (1 - a) base + a adapted of both
 weights (Wortsman et al. 2022, arXiv 2109.01903) that best denoises a held-out patient. a = 0, the
-base, is among the candidates. A lower loss is no reason to change: where it fell, denoising became
-worse (docs/explain/log.md).
+base, is among the candidates. The loss does not choose: denoising can get worse while it falls
+(docs/explain/log.md).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def adapt(wanted: Wanted, folder: Path, session: Session) -> Iterator[str | Prog
     ensure(path.is_file(), "the time was too short for a single step; give more minutes")
     if not (unfinished and (late or session.stopped())):
         own = [case for case in cases if case.facts.patient in held]
-        yield _mixed(path, weights.locate(wanted.start), own, recipe)
+        yield _mixed(path, weights.locate(wanted.start), own)
 
 
 def _prepared(scans: Path, root: Path) -> Iterator[str]:
@@ -139,7 +139,7 @@ def recipe_for(wanted: Wanted, root: Path, held: tuple[str, ...]) -> Recipe:
     )
 
 
-def _mixed(path: Path, start: Path, held: Sequence[store.Case], recipe: Recipe) -> str:
+def _mixed(path: Path, start: Path, held: Sequence[store.Case]) -> str:
     """Replace adapted weights by the best mixture with those that they started from."""
     config, card, _ = weights.describe(path)
     if "share_of_adapted" in card:
@@ -161,8 +161,8 @@ def _mixed(path: Path, start: Path, held: Sequence[store.Case], recipe: Recipe) 
         )
     if not best:
         return (
-            f"{path}: the base's own weights, which denoise {held[0].facts.patient}, held out,"
-            " better than any adapted ones"
+            f"{path}: the base's own weights; no adapted ones denoise {held[0].facts.patient}, held"
+            " out, better"
         )
     return (
         f"{path}: {best:.0%} adapted weights, which denoise {held[0].facts.patient}, held out,"
