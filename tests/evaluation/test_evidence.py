@@ -94,6 +94,8 @@ def test_every_part_runs_on_held_out_cases_alone_and_a_second_run_adds_what_is_m
     assert [line for line in page.splitlines() if line.startswith("## ")] == [
         f"## {name}" for name in more
     ]
+    weights = {figures(out / name)["weights"] for name in more}
+    assert weights == {figures(out / "dose-0.25")["settings"]["evidence"]["weights"]}
     kinds = {(fact["set"], fact["patient"]) for fact in figures(out / "realism")["files"]}
     held = {(kind, patient) for kind in ("real", "synthetic") for patient in ("bob", "cid")}
     assert kinds == held | {("training", "ann")}

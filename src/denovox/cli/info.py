@@ -141,6 +141,7 @@ def prose(content: dict[str, Any]) -> str:
             f"  {card.get('text', '').strip()}",
             f"  trained for {steps} steps on {card.get('training_patients')} patients"
             f" ({regions}); validation loss {card.get('validation_loss')}",
-            "  sources: " + "; ".join(card.get("sources", [])),
+            "  sources:",
+            *(f"    {source}" for source in card.get("sources", [])),
         ]
     return "\n".join(lines)

@@ -20,6 +20,7 @@ from ...inference.anomaly.components import scan_score
 from ...inference.scan_context import spans_in
 from ...io import nifti
 from ...metrics.results import Figure, Measured, Results, Value
+from ...model.weights import describe
 from ...scan import anatomy
 from ..inputs import Save, Scan, saved_scans
 from ..lesions.hosts import LesionStudyConfig
@@ -165,7 +166,8 @@ def _realism(study: Study) -> Results:
     config = RealismConfig(seed=study.options.seed, accept_hu=True)
     results = evaluate_realism("radiomic", table, config, study.options.say)
     note = f"each synthetic scan has the label map of a real one, at {SYNTHETIC_MM:g} mm or coarser"
-    return replace(results, protocol="realism", notes=(*results.notes, note))
+    weights = describe(study.model.path)[2]
+    return replace(results, protocol="realism", weights=weights, notes=(*results.notes, note))
 
 
 def _written(volume: Volume, case: Case, folder: Path, kind: str) -> str:
