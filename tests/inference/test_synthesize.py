@@ -349,9 +349,20 @@ def test_gas_becomes_air_where_the_window_ends(unit):
     got = model(lambda x, s, told: torch.full_like(x, unit)).synthesize("auto", ids.shape, MM, ids)
     assert got.hu[0, 0, 0] == -1000
     assert got.hu[9, 7, 50] == -1000  # the trachea, in the window of head and neck
+    assert got.hu[0, 0, 30] == -1000  # of the chest, whose window contains air
     windows = {name: one.window.hu(np.float32(unit)) for name, one in REGIONS.items()}
     assert got.hu[3, 3, 59] == pytest.approx(windows["headneck"])
-    assert got.hu[0, 0, 30] == pytest.approx(windows["chest"])  # whose window contains air
+
+
+def test_air_around_a_chest_is_air_though_samples_miss_it_by_hundreds_of_hu():
+    ids = whole_body()
+    window = REGIONS["chest"].window
+    for hu, expected in ((-780, -1000), (-501, -1000), (-499, -499), (40, 40)):
+        unit = float(window.unit(np.float32(hu)))
+        drawn = model(lambda x, s, told, unit=unit: torch.full_like(x, unit))
+        got = drawn.synthesize("chest", ids.shape, MM, ids).hu
+        np.testing.assert_allclose(got[ids == OUTSIDE], expected, atol=1e-2)
+        np.testing.assert_allclose(got[ids == LUNG], hu, atol=1e-2)  # lungs are no gas
 
 
 def test_what_is_bright_stays_where_labels_say_air():

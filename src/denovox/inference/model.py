@@ -177,7 +177,7 @@ class Model(Engine):
         weights, in place of the same ones without conditions. levels: 1 draws all at once, more
         draw the whole first and refine it; None: 1 where the anatomy is given and the volume is not
         too large, else as many as there are. HU are within the region's window; where the anatomy
-        is "outside" or airway, the window's lower end becomes air.
+        is "outside" or airway, what is near air becomes air of -1000 HU.
         """
         one_of(solver, get_args(Solver), "solver")
         options = options or RunOptions()

@@ -44,6 +44,7 @@ WHOLE = 1.5  # size of the coarsest level, as a multiple of the training patch
 BYTES = 32  # of memory for each voxel; 26 measured (benchmarks/synthesis.py dry --edge 192)
 HELD = 0.5  # SD by which a coarse level misses the means of a fine one, model units
 CUT_OFF = 0.25  # share of a window, at its lower end, where labelled gas is air
+NEARER_AIR_HU = -500.0  # than water: there, too
 GAS = [OUTSIDE, AIRWAY, ID["trachea"]]
 
 Labels = UInt8[np.ndarray, "x y z"]
@@ -270,10 +271,11 @@ def _drawn(
         conditioning = _condition(wanted, region, level.grid)
         x = engines[level.guided].run(task, conditioning, own, noted)
     hu = region.window.hu(x[0, 0].cpu().numpy())
-    if wanted.anatomy is not None and region.window.low_hu > AIR_HU:
-        # Training cuts air off at the lower end of the window, which samples miss by up to a tenth.
-        low = hu < region.window.low_hu + CUT_OFF * region.window.width_hu
-        hu = np.where(np.isin(wanted.anatomy, GAS) & low, AIR_HU, hu)
+    if wanted.anatomy is not None:
+        # Samples miss air, or the lower end of a window that cuts it off, by up to a tenth of the
+        # window: in a chest, enough to count as body.
+        low = max(NEARER_AIR_HU, region.window.low_hu + CUT_OFF * region.window.width_hu)
+        hu = np.where(np.isin(wanted.anatomy, GAS) & (hu < low), AIR_HU, hu)
     return hu.astype(np.float32)
 
 
