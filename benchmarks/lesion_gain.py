@@ -22,7 +22,6 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 from denovox.evaluation.lesions import study
 from denovox.evaluation.lesions.hosts import LesionStudyConfig, StudyContext, cases_of
@@ -117,10 +116,10 @@ def main(what: str, *rest: str) -> None:
         (here / "rows.pickle").write_bytes(pickle.dumps(rows))
         return
     halves = [pickle.loads((folder / f"half-{n}" / "rows.pickle").read_bytes()) for n in (0, 1)]
+    context = StudyContext(CONFIG, RunOptions(), folder, lambda: None)
     for name in PARTS:
-        context = SimpleNamespace(config=CONFIG, options=RunOptions())
-        rows = pooled([half[name] for half in halves])
-        table = results(protocol(name, "lesions"), folder, rows, context, None)
+        every = pooled([half[name] for half in halves])
+        table = results(protocol(name, "lesions"), folder, every, context, None)
         print(as_markdown(replace(table, settings={})))
 
 
