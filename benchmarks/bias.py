@@ -1,12 +1,12 @@
 """Bias of denoising by tissue, and what structure is in what it removes, at several noise levels.
 
-    python benchmarks/bias.py [STORE] [--weights base] [--sd 13 27 45 90]
+    python benchmarks/bias.py [STORE] [--weights base] [--sd 13 27 45 90] [--well-inside .05]
 
 White noise of each SD (HU), and a quarter and a tenth of the dose, in the central 16 slices of the
 held-out scans that are fine in plane (default store: .denovox/store). bias: mean error (HU) in each
 tissue of the coarse anatomy, figures as in `denovox evaluate all`. structure: correlation, at the
 strongest edges, of the removed noise with the detail of the result (metrics/residual.py); 0 for
-noise alone. Prints means over scans with their 95 % intervals over patients.
+noise alone. --well-inside: `tasks.WELL_INSIDE`; 9 is the rule of before. Prints means over scans with their 95 % intervals over patients.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import zlib
 
 import numpy as np
 
+from denovox import tasks
 from denovox.core.labels import OUTSIDE
 from denovox.core.volume import Volume
 from denovox.datasets import store
@@ -44,7 +45,9 @@ def main() -> None:
     parser.add_argument("store", nargs="?", default=".denovox/store")
     parser.add_argument("--weights", default="base")
     parser.add_argument("--sd", nargs="+", type=float, default=[13, 27, 45, 90])
+    parser.add_argument("--well-inside", type=float, default=tasks.WELL_INSIDE)
     given = parser.parse_args()
+    tasks.WELL_INSIDE = given.well_inside
     model = load(given.weights)
     _, held = store.split(store.cases(given.store), ())
     rows: dict[str, list[Measured]] = {}
@@ -60,7 +63,7 @@ def main() -> None:
         for what, scan in noisy.items():
             result = model.denoise(scan, facts.region)
             figures = simulated_dose(truth, result, labels, inside, facts.region)
-            kept = [one for one in figures if one.name.startswith("bias")]
+            kept = [one for one in figures if one.name.startswith(("bias", "psnr"))]
             removed = residual(scan.hu, result.hu, inside, truth.spacing_mm)
             if removed.structure is not None:
                 kept.append(Value("structure at edges", removed.structure, "", "zero"))

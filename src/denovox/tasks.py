@@ -120,6 +120,7 @@ def denoising_diffpir(
 
 
 SAMPLE_STEPS = 10  # evaluations per sample
+WELL_INSIDE = 0.05  # of the window, model units; chosen on training scans (docs/explain/log.md)
 
 
 def denoising_sample(
@@ -226,9 +227,10 @@ def change(unit: Vol, restored: Vol, sigma: float) -> Vol:
     """What to add to the measured volume (Method 3: y + (f(clip y) - clip y), with a refinement).
 
     More than 3 sigma outside the window, nothing changes. Closer, the excess over the window is
-    kept (it may be bone) unless the restored value lies well inside (then it was noise).
+    kept (it may be bone) unless the restored value lies well inside (then it was noise): by sigma
+    or, since a restored value is far more certain than a measured one, by `WELL_INSIDE`.
     """
     clipped = unit.clamp(-1, 1)
-    inside = ((1 - restored.abs()) / max(sigma, 1e-6)).clamp(0, 1)
+    inside = ((1 - restored.abs()) / min(max(sigma, 1e-6), WELL_INSIDE)).clamp(0, 1)
     added = restored - clipped - inside * (unit - clipped)
     return torch.where(unit.abs() > 1 + 3 * sigma, 0, added)
