@@ -6,7 +6,8 @@ White noise of each SD (HU), and a quarter and a tenth of the dose, in the centr
 held-out scans that are fine in plane (default store: .denovox/store). bias: mean error (HU) in each
 tissue of the coarse anatomy, figures as in `denovox evaluate all`. structure: correlation, at the
 strongest edges, of the removed noise with the detail of the result (metrics/residual.py); 0 for
-noise alone. --well-inside: `tasks.WELL_INSIDE`; 9 is the rule of before. Prints means over scans with their 95 % intervals over patients.
+noise alone. --well-inside: `tasks.WELL_INSIDE`; 9 is the rule of before. Prints means over scans
+with their 95 % intervals over patients.
 """
 
 from __future__ import annotations
