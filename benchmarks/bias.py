@@ -13,16 +13,12 @@ with their 95 % intervals over patients.
 from __future__ import annotations
 
 import argparse
-import zlib
-
-import numpy as np
 
 from denovox import tasks
 from denovox.core.labels import OUTSIDE
-from denovox.core.volume import Volume
 from denovox.datasets import store
 from denovox.datasets.samples.choice import is_coarse
-from denovox.evaluation.evidence.noise import NOISES
+from denovox.evaluation.evidence.noise import NOISES, white
 from denovox.evaluation.evidence.study import central
 from denovox.evaluation.lesions.hosts import read
 from denovox.evaluation.simulated_metrics import simulated_dose
@@ -35,12 +31,6 @@ from denovox.scan import anatomy
 SLICES = 16
 
 
-def white(truth: Volume, name: str, sd_hu: float) -> Volume:
-    rng = np.random.default_rng(zlib.crc32(f"0 {name}".encode()))
-    noise = np.float32(sd_hu) * rng.standard_normal(truth.shape, np.float32)
-    return truth.with_hu(truth.hu.astype(np.float32) + noise)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("store", nargs="?", default=".denovox/store")
@@ -49,6 +39,8 @@ def main() -> None:
     parser.add_argument("--well-inside", type=float, default=tasks.WELL_INSIDE)
     given = parser.parse_args()
     tasks.WELL_INSIDE = given.well_inside
+    noises = {f"white, {sd:g} HU": white(sd) for sd in given.sd}
+    noises |= {dose: NOISES[dose] for dose in ("dose-0.25", "dose-0.1")}
     model = load(given.weights)
     _, held = store.split(store.cases(given.store), ())
     rows: dict[str, list[Measured]] = {}
@@ -58,10 +50,8 @@ def main() -> None:
         truth, facts = central(read(case).volume, SLICES), case.facts
         labels = anatomy.coarse(truth)
         inside = labels != OUTSIDE
-        noisy = {f"white, {sd:g} HU": white(truth, facts.id, sd) for sd in given.sd}
-        for dose in ("dose-0.25", "dose-0.1"):
-            noisy[dose] = NOISES[dose].add(truth, facts.id, 0, lambda line: None)
-        for what, scan in noisy.items():
+        for what, noise in noises.items():
+            scan = noise.add(truth, facts.id, 0, lambda line: None)
             result = model.denoise(scan, facts.region)
             figures = simulated_dose(truth, result, labels, inside, facts.region)
             kept = [one for one in figures if one.name.startswith(("bias", "psnr"))]

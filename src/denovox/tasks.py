@@ -120,7 +120,9 @@ def denoising_diffpir(
 
 
 SAMPLE_STEPS = 10  # evaluations per sample
-WELL_INSIDE = 0.05  # of the window, model units; chosen on training scans (docs/explain/log.md)
+WELL_INSIDE = (
+    0.05  # from a window's end, model units; chosen on training scans (docs/explain/log.md)
+)
 
 
 def denoising_sample(

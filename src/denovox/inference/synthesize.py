@@ -44,7 +44,7 @@ WHOLE = 1.5  # size of the coarsest level, as a multiple of the training patch
 BYTES = 32  # of memory for each voxel; 26 measured (benchmarks/synthesis.py dry --edge 192)
 HELD = 0.5  # SD by which a coarse level misses the means of a fine one, model units
 CUT_OFF = 0.25  # share of a window, at its lower end, where labelled gas is air
-NEARER_AIR_HU = -500.0  # than water: there, too
+NEARER_AIR_HU = -500.0  # below it, labelled gas is nearer to air than to water
 GAS = [OUTSIDE, AIRWAY, ID["trachea"]]
 
 Labels = UInt8[np.ndarray, "x y z"]

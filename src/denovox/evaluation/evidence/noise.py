@@ -15,8 +15,6 @@ from ...simulate.dose import LowDoseConfig, simulate_low_dose
 from ..simulated import REFERENCE
 from ..simulated_tasks import own_dose
 
-WHITE_HU = 27.0
-
 
 @dataclass(frozen=True)
 class Noise:
@@ -38,14 +36,19 @@ def _lower(dose: float) -> Noise:
     return Noise(add, f"{dose:g} of the dose", REFERENCE["simulated-dose"], coloured=True)
 
 
-def _white(truth: Volume, name: str, seed: int, say: Say) -> Volume:
-    rng = np.random.default_rng(zlib.crc32(f"{seed} {name}".encode()))
-    noise = np.float32(WHITE_HU) * rng.standard_normal(truth.shape, np.float32)
-    return truth.with_hu(truth.hu.astype(np.float32) + noise)
+def white(sd_hu: float) -> Noise:
+    """White noise of this SD (HU)."""
+
+    def add(truth: Volume, name: str, seed: int, say: Say) -> Volume:
+        rng = np.random.default_rng(zlib.crc32(f"{seed} {name}".encode()))
+        noise = np.float32(sd_hu) * rng.standard_normal(truth.shape, np.float32)
+        return truth.with_hu(truth.hu.astype(np.float32) + noise)
+
+    return Noise(add, "white noise", f"white noise, SD {sd_hu:g} HU", coloured=False)
 
 
 NOISES: Mapping[str, Noise] = {  # by the part of the evidence
     "dose-0.25": _lower(0.25),
     "dose-0.1": _lower(0.1),
-    "white-noise": Noise(_white, "white noise", f"white noise, SD {WHITE_HU:g} HU", coloured=False),
+    "white-noise": white(27),
 }
