@@ -1,18 +1,21 @@
 """Our U-Net and control encoder against MONAI's: names, initial weights, answers, gradients."""
 
 import copy
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from monai.networks.nets.controlnet import ControlNet
 from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from denovox.core.condition import batch, condition
 from denovox.core.schedule import Schedule
 from denovox.model.backbone import ControlEncoder, UNet
-from denovox.model.blocks import Shape
+from denovox.model.blocks import NarrowUpsample, Shape, Upsample
 from denovox.model.cpu_inference import prepare, upsampling_kernel
 from denovox.model.denoiser import denoiser
 from denovox.model.presets import PRESETS
@@ -151,10 +154,62 @@ def test_repetition_and_a_convolution_are_one_transposed_convolution(size):
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
-def prepared(bfloat16):
-    """(a base, the same prepared)."""
+def narrow(shape):
+    return replace(shape, narrow=True)
+
+
+def test_narrow_upsampling_convolves_to_the_channels_above_then_repeats():
     torch.manual_seed(0)
-    net = Net(PRESETS["base"]).eval().requires_grad_(False)
+    layer, x = NarrowUpsample(6, 4), torch.randn(2, 6, 3, 2, 5)
+    small = F.conv3d(x, layer.preconv.conv.weight, layer.preconv.conv.bias, padding=1)
+    expected = small.detach().numpy()
+    for axis in (2, 3, 4):
+        expected = np.repeat(expected, 2, axis)
+    np.testing.assert_array_equal(layer(x).detach().numpy(), expected)
+
+
+@pytest.mark.parametrize("control", [False, True])
+@pytest.mark.parametrize("name", list(SHAPES))
+def test_a_narrow_network_differs_from_monais_in_its_decoder_alone(name, control):
+    ours, _ = pair(narrow(SHAPES[name]), control)
+    _, theirs = pair(SHAPES[name], control)
+    a, b = ours.state_dict(), theirs.state_dict()
+    own = ("up_blocks", "class_embedding")  # the latter is drawn after the decoder
+    shared = [key for key in b if not key.startswith(own)]
+    assert [key for key in a if not key.startswith(own)] == shared
+    assert all(torch.equal(a[key], b[key]) for key in shared)
+    layers = [type(module) for module in ours.modules()]
+    assert Upsample not in layers
+    assert layers.count(NarrowUpsample) == (0 if control else len(SHAPES[name].channels) - 1)
+
+
+@pytest.mark.parametrize("name", list(SHAPES))
+def test_a_narrow_network_answers_and_every_parameter_learns(name):
+    net, _ = pair(narrow(SHAPES[name]))
+    control, _ = pair(narrow(SHAPES[name]), control=True)
+    wake(net, control)
+    x, t, whole = inputs()
+    answer = net(x, t, whole, control(x, t, whole, torch.rand(2, 1, *x.shape[2:])))
+    assert answer.shape == (2, 2, *x.shape[2:])
+    answer.square().mean().backward()
+    for part in (net, control):
+        assert all(p.grad is not None and p.grad.abs().max() > 0 for p in part.parameters())
+
+
+def flops(shape):
+    with FlopCounterMode(display=False) as counter:
+        pair(shape)[0](*inputs(32))
+    return counter.get_total_flops()
+
+
+def test_narrow_upsampling_costs_less():
+    assert flops(narrow(SHAPES["base"])) < 0.8 * flops(SHAPES["base"])
+
+
+def prepared(bfloat16, name):
+    """(a preset, the same prepared)."""
+    torch.manual_seed(0)
+    net = Net(PRESETS[name]).eval().requires_grad_(False)
     wake(net)
     ready = copy.deepcopy(net)
     prepare(ready, bfloat16)
@@ -173,16 +228,18 @@ def of_boxes(*regions):
     return batch([condition((16, 16, 24), (1.0, 1.0, 2.0), region) for region in regions])
 
 
+@pytest.mark.parametrize("name", ["small", "base"])
 @pytest.mark.parametrize("regions", [(1,), (2, 2), (1, 2)])
-def test_prepared_in_float32_the_answer_differs_by_rounding(regions):
-    plain, ready = answers(prepared(False), of_boxes(*regions), len(regions))
+def test_prepared_in_float32_the_answer_differs_by_rounding(regions, name):
+    plain, ready = answers(prepared(False, name), of_boxes(*regions), len(regions))
     assert ready.dtype == torch.float32
     assert float((ready - plain).std() / plain.std()) < 1e-5
     assert float((ready - plain).abs().max() / plain.std()) < 1e-4
 
 
-def test_prepared_in_bfloat16_it_is_as_near_as_autocast_is():
-    net, ready = prepared(True)
+@pytest.mark.parametrize("name", ["small", "base"])
+def test_prepared_in_bfloat16_it_is_as_near_as_autocast_is(name):
+    net, ready = prepared(True, name)
     given = of_boxes(2, 2)
     exact, quick = answers([net, ready], given)
     with torch.autocast("cpu", torch.bfloat16):
@@ -192,6 +249,6 @@ def test_prepared_in_bfloat16_it_is_as_near_as_autocast_is():
 
 
 def test_prepared_a_denoiser_returns_the_type_that_it_was_given():
-    _, ready = prepared(True)
+    _, ready = prepared(True, "base")
     x = torch.randn(1, 1, 16, 16, 24)
     assert denoiser(ready, Schedule(), "v")(x, 0.5, of_boxes(1)).dtype == torch.float32

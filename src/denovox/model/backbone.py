@@ -11,7 +11,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .blocks import AttentionBlock, Conv, Downsample, ResidualBlock, Shape, Upsample, norm, zero
+from .blocks import (
+    AttentionBlock,
+    Conv,
+    Downsample,
+    NarrowUpsample,
+    ResidualBlock,
+    Shape,
+    Upsample,
+    norm,
+    zero,
+)
 
 Added = tuple[list[Tensor], Tensor]  # to the skip connections and the middle block
 
@@ -58,8 +68,9 @@ class UpBlock(nn.Module):
 
     def __init__(self, level: int, shape: Shape) -> None:
         super().__init__()
-        below = shape.channels[min(level + 1, len(shape.channels) - 1)]
         outputs, above = shape.channels[level], shape.channels[max(level - 1, 0)]
+        last = len(shape.channels) - 1
+        below = outputs if shape.narrow else shape.channels[min(level + 1, last)]
         self.resnets = nn.ModuleList()
         if shape.attention[level]:
             self.attentions = nn.ModuleList()
@@ -69,7 +80,9 @@ class UpBlock(nn.Module):
             self.resnets.append(ResidualBlock(inputs + skip, outputs, shape))
             if shape.attention[level]:
                 self.attentions.append(AttentionBlock(outputs, shape))
-        self.upsampler = Upsample(outputs) if level else None
+        self.upsampler: nn.Module | None = None
+        if level:
+            self.upsampler = NarrowUpsample(outputs, above) if shape.narrow else Upsample(outputs)
 
     def forward(self, x: Tensor, maps: list[Tensor], emb: Tensor) -> Tensor:
         """maps: of the encoder at this level, from the last."""
@@ -139,7 +152,7 @@ class Encoder(nn.Module):
 
 
 class UNet(Encoder):
-    """MONAI's DiffusionModelUNet with three spatial dimensions."""
+    """MONAI's DiffusionModelUNet with three spatial dimensions, unless its shape is narrow."""
 
     def __init__(self, inputs: int, outputs: int, shape: Shape) -> None:
         super().__init__(inputs, shape)

@@ -15,9 +15,17 @@ PRESETS: dict[str, NetConfig] = {
         position_channels=4,
         frequencies=3,
     ),
-    # For two CPU cores; chosen by measurements in docs/explain/log.md.
-    "base": NetConfig(
+    # For two CPU cores. The bundled weights have this shape.
+    "small": NetConfig(
         channels=(16, 32, 64, 96), attention=(False, False, False, True), detail=True
+    ),
+    # The next base: better at equal cost of training (docs/explain/log.md), 1.29 times the time in
+    # inference.
+    "base": NetConfig(
+        channels=(16, 48, 96, 160),
+        attention=(False, False, False, True),
+        upsampling="convolve-first",
+        detail=True,
     ),
     # Method 1: 32 base channels, one residual block per level, attention at 16^3 of 128^3.
     "paper": NetConfig(

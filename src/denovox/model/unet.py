@@ -24,6 +24,9 @@ class NetConfig(Settings):
 
     channels: per level; the spatial size halves from one to the next.
     attention: which levels have attention.
+    upsampling: in the decoder, "repeat-first": repetition, then a convolution at twice the size, as
+        in MONAI's network; or "convolve-first": a convolution to the channels of the level above,
+        then repetition (ours), an eighth of the arithmetic or less.
     stem: "plain", or "unshuffle2": 2x2x2 space-to-depth before the U-Net and its inverse after it.
     detail: in addition to x, input x minus its 3^3 mean, in units of sigma. At low noise, a network
         has to resolve differences the size of sigma beside structure of size 1; this presents them
@@ -39,6 +42,7 @@ class NetConfig(Settings):
     res_blocks: int = 1
     groups: int = 16
     head_channels: int = 32
+    upsampling: Literal["repeat-first", "convolve-first"] = "repeat-first"
     stem: Literal["plain", "unshuffle2"] = "plain"
     detail: bool = False
     anatomy_channels: int = 8
@@ -55,8 +59,9 @@ class NetConfig(Settings):
     @property
     def shape(self) -> Shape:
         """That of the U-Net."""
+        narrow = self.upsampling == "convolve-first"
         return Shape(
-            self.channels, self.attention, self.res_blocks, self.groups, self.head_channels
+            self.channels, self.attention, self.res_blocks, self.groups, self.head_channels, narrow
         )
 
     @property
