@@ -19,7 +19,7 @@ PRESETS: dict[str, NetConfig] = {
     "small": NetConfig(
         channels=(16, 32, 64, 96), attention=(False, False, False, True), detail=True
     ),
-    # The next base: better at equal cost of training (docs/explain/log.md), 1.29 times the time in
+    # The next base: better at equal cost of training (docs/explain/log.md), 1.3 times the time in
     # inference.
     "base": NetConfig(
         channels=(16, 48, 96, 160),
