@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from . import simulate
     from .core.errors import InputError
     from .core.volume import Volume
-    from .inference.anomaly.components import Component
+    from .inference.anomaly.components import Component, ComponentLimits
     from .inference.anomaly.detection import Detection
     from .inference.doctor import examine as inspect
     from .inference.lesions import Edited
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Component",
+    "ComponentLimits",
     "Detection",
     "Edited",
     "InputError",
@@ -60,6 +61,7 @@ __all__ = [
 
 _HOMES = {  # public name -> module, and the name it has there where that is another
     "Component": "inference.anomaly.components",
+    "ComponentLimits": "inference.anomaly.components",
     "Detection": "inference.anomaly.detection",
     "Edited": "inference.lesions",
     "InputError": "core.errors",

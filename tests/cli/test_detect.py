@@ -82,7 +82,7 @@ def test_the_report_says_where_and_by_what(ready, detected):
     sha = describe(options[1])[2]
     assert told["weights"] == sha == told["calibrations"][0]["weights"]
     assert told["settings"] == {"region": "abdomen", "roi": None, "seed": 0}
-    assert (told["threshold"], told["left_out"]) == (4, [])
+    assert (told["threshold"], told["compactness"], told["left_out"]) == (3, 0.85, [])
     assert told["covered"][0]["region"] == "abdomen"
     first = told["components"][0]
     assert first["centre_mm"] == pytest.approx((-4 * 23.5, -4 * 14.5, 5 * 6.0), abs=4)
@@ -91,7 +91,7 @@ def test_the_report_says_where_and_by_what(ready, detected):
     assert first["mean_hu"] > 100
     line = detected[0].stderr.strip().splitlines()[-1]
     many = len(told["components"])
-    assert line.startswith(f"score {told['score']:.1f}, {many} component")
+    assert line.startswith(f"score {told['score']:.1f}, {many} compact component")
     assert "not a diagnosis" in told["meaning"]
     assert set(first) == {
         *("volume_ml", "centre_mm", "peak_z", "mean_z", "mean_hu", "contrast_hu", "region"),

@@ -25,7 +25,7 @@ import SimpleITK as sitk
 
 from denovox.cli.main import main
 from denovox.core.volume import Volume
-from denovox.inference.anomaly.components import THRESHOLD, numbered
+from denovox.inference.anomaly.components import LIMITS, numbered
 
 SLICER = Path(__file__).parents[2] / "slicer"
 SCRIPTS = sorted((SLICER / "cli").glob("*.py"))
@@ -266,10 +266,11 @@ def scores() -> tuple[Volume, dict[str, Any]]:
     z[2:5, 2:5, 2:5], z[5, 5, 5] = 6, 8  # touch at a corner
     z[12:16, 4:8, 4:8] = -7
     z[12:16, 8:10, 4:8] = 5
+    z[2:20, 18, 14] = 9  # a tube
     z[20, 15, 10:12] = 12
     z[2, 15, 10] = 20  # 0.027 mL
     volume = Volume(z, np.diag([3.0, 3.0, 3.0, 1.0]))
-    labels = numbered(volume, THRESHOLD)
+    labels = numbered(volume, LIMITS)
     listed = [
         {
             "peak_z": float(z[labels == n][np.abs(z[labels == n]).argmax()]),
@@ -279,7 +280,7 @@ def scores() -> tuple[Volume, dict[str, Any]]:
         }
         for n in range(1, int(labels.max()) + 1)
     ]
-    return volume, {"threshold": THRESHOLD, "components": listed}
+    return volume, {"threshold": LIMITS.z, "components": listed}
 
 
 def test_components_are_those_of_denovox():
@@ -287,13 +288,13 @@ def test_components_are_those_of_denovox():
     assert len(found["components"]) == 4
     kji = np.ascontiguousarray(volume.hu.T)  # the axes of Slicer
     pieces = lib.pieces(kji, 0.027, found)
-    labels = numbered(volume, THRESHOLD)
+    labels = numbered(volume, LIMITS)
     for number, (name, inside) in enumerate(pieces, 1):
         assert np.array_equal(inside.T, labels == number), name
         assert name.startswith(f"{number}: z {found['components'][number - 1]['peak_z']:.1f}, ")
     assert lib.pieces(kji, 0.027, {**found, "components": []}) == []
     with pytest.raises(lib.Refused, match="do not belong together"):
-        lib.pieces(kji, 0.027, {**found, "components": found["components"][:-1]})
+        lib.pieces(kji, 0.027, {**found, "components": [{**found["components"][0], "peak_z": 1}]})
 
 
 # ---- with classes in place of Slicer's ----------------------------------------------------------
@@ -533,7 +534,7 @@ def test_a_detection_becomes_a_segmentation(world):
     process.ends(0, DONE)
     (node,) = world.nodes
     assert node.name == "thorax detect components"
-    labels = numbered(volume, THRESHOLD)
+    labels = numbered(volume, LIMITS)
     assert len(node.segments) == labels.max() == 4
     for number, inside in enumerate(node.segments.values(), 1):
         assert np.array_equal(inside.T > 0, labels == number)

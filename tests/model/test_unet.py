@@ -123,7 +123,7 @@ def test_presets_keep_their_promises():
     assert base <= 12e6
     assert PRESETS["paper"].channels[0] == 32  # Method 1
     assert PRESETS["paper"].stem == "plain"
-    assert PRESETS["paper"].upsampling == "repeat-first"
+    assert not PRESETS["paper"].narrow
     # Attention at 16^3 of a patch of 128^3, and only there.
     sizes = [128 // 2**level for level, on in enumerate(PRESETS["paper"].attention) if on]
     assert sizes == [16]
@@ -162,12 +162,12 @@ def test_coordinates_alone_are_one_linear_layer():
     torch.testing.assert_close(got, (grid @ weight.T + bias).permute(3, 0, 1, 2))
 
 
-def test_a_configuration_from_before_position_and_upsampling_means_the_same():
+def test_a_configuration_from_before_position_and_narrow_means_the_same():
     told = PRESETS["small"].model_dump()
-    del told["position"], told["upsampling"]
+    del told["position"], told["narrow"]
     assert NetConfig(**told) == PRESETS["small"]
     assert PRESETS["small"].position == "embedding"
-    assert PRESETS["small"].upsampling == "repeat-first"
+    assert not PRESETS["small"].narrow
 
 
 def test_the_bundled_weights_are_of_the_small_preset():

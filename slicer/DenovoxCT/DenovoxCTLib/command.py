@@ -138,24 +138,18 @@ def pieces(z: np.ndarray, voxel_ml: float, found: dict) -> list[tuple[str, np.nd
 
     z: the map, in any order of the axes. voxel_ml: volume of a voxel. found: the findings.
     """
-    listed = found["components"]
-    if not listed:
-        return []
-    smallest = min(each["volume_ml"] for each in listed) - 0.5 * voxel_ml
+    at = {}  # by peak and size, which no two components share
+    for sign in (1, -1):
+        numbers, count = ndimage.label(sign * z > found["threshold"], EVERYWHERE)
+        peaks = sign * ndimage.maximum(sign * z, numbers, np.arange(1, count + 1))
+        for number, size in enumerate(np.bincount(numbers.ravel())[1:], 1):
+            at[np.float32(peaks[number - 1]), size] = numbers, number
     masks = []
-    for signed in (z, -z):
-        numbers, _ = ndimage.label(signed > found["threshold"], EVERYWHERE)
-        sizes = np.bincount(numbers.ravel())
-        for number in np.flatnonzero(sizes * voxel_ml >= smallest):
-            if number:
-                inside = numbers == number
-                masks.append((float(signed[inside].max()), inside))
-    masks.sort(key=lambda each: -each[0])
-    names = [
-        f"z {each['peak_z']:.1f}, {each['volume_ml']:.1f} mL, {each['mean_hu']:.0f} HU"
-        f" ({each['tissue']})"
-        for each in listed
-    ]
-    if len(names) != len(masks):
-        raise Refused("The map and the list of findings do not belong together; run it again.")
-    return [(f"{i + 1}: {name}", masks[i][1]) for i, name in enumerate(names)]
+    for i, each in enumerate(found["components"], 1):
+        key = np.float32(each["peak_z"]), round(each["volume_ml"] / voxel_ml)
+        if key not in at:
+            raise Refused("The map and the list of findings do not belong together; run it again.")
+        name = f"z {each['peak_z']:.1f}, {each['volume_ml']:.1f} mL, {each['mean_hu']:.0f} HU"
+        numbers, number = at[key]
+        masks.append((f"{i}: {name} ({each['tissue']})", numbers == number))
+    return masks

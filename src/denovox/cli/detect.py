@@ -78,8 +78,8 @@ def detect(
     are compared with each other. The ROI can be NIfTI, NRRD or MetaImage.
 
     If OUTPUT is a .zip or a folder, it receives three DICOM objects: the z-scores (Parametric Map);
-    the components, which are connected voxels with |z| above 4 (SEG); and the score of the scan,
-    with volume, z-scores and HU of each component (SR, TID 1500).
+    the components, which are compact groups of voxels with |z| above 3 (SEG); and the score of the
+    scan, with volume, z-scores and HU of each component (SR, TID 1500).
 
     --report writes the score and the components to a file whose name ends in .json, or to a folder:
     index.html, a page that shows the scan, its z-scores and a list of the components.
@@ -87,7 +87,6 @@ def detect(
     from ..core.version import __version__
     from ..inference.anomaly import calibration as calibrations
     from ..inference.anomaly import findings
-    from ..inference.anomaly.components import THRESHOLD
     from ..inference.views import of_detection
     from ..io.atomic import together
     from ..io.label_maps import marked
@@ -113,13 +112,13 @@ def detect(
                 "settings": {"region": region, "roi": roi and str(roi), "seed": run["seed"]},
                 "version": __version__,
             }
-            content = findings.findings(result, THRESHOLD, about)
+            content = findings.findings(result, about)
             if as_json:
                 findings.write_json(content, report, run["force"])
             else:
                 write_view(report, of_detection(volume, result), model, content)
         target.write_findings(result, model, volume)
-    say(findings.summary(result, THRESHOLD))
+    say(findings.summary(result))
 
 
 @click.command(cls=Tables)

@@ -107,14 +107,13 @@ class Output:
     def write_findings(self, found: Detection, model: Model, scan: Volume) -> None:
         """Write a detection: its map as NIfTI, or the map, the components and their figures."""
         from ..inference.anomaly import findings
-        from ..inference.anomaly.components import THRESHOLD
 
         note(self.path, found.z, scan, scores=True)
         if not is_series(self.path):
             findings.write_map(found.z, self.path, self.force)
             return
         like = self.series_of(scan)
-        findings.write_dicom(found, THRESHOLD, self.path, processing(model), self.force, like)
+        findings.write_dicom(found, self.path, processing(model), self.force, like)
 
     def map_beside(self, end: str) -> Path:
         """The path of a map that goes with OUTPUT, in the same format; `InputError` where it cannot

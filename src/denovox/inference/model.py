@@ -26,7 +26,7 @@ from ..tasks import Solver
 from . import denoise, inpaint, lesions, posterior, superres, synthesize
 from .anomaly import detection
 from .anomaly.calibration import Calibration, bundled
-from .anomaly.components import THRESHOLD
+from .anomaly.components import LIMITS, ComponentLimits
 from .engine import Engine
 from .frame import Spacing
 from .large.sharing import Fitting, Shared
@@ -135,21 +135,21 @@ class Model(Engine):
         roi: Marked | None = None,
         region: str | None = None,
         calibrations: Sequence[Calibration] | None = None,
-        threshold: float = THRESHOLD,
+        limits: ComponentLimits = LIMITS,
         options: RunOptions | None = None,
         context: ScanContext | None = None,
     ) -> detection.Detection:
         """Where the scan differs from healthy ones: z-scores, their components, a score.
 
         roi: where to look, usually an organ; None: the whole body. calibrations: one per region,
-        for these weights (`denovox calibrate`); None: the bundled ones. threshold: |z| of a
-        component. `InputError` where a calibration is for other weights, or none covers the ROI.
+        for these weights (`denovox calibrate`); None: the bundled ones. limits: of a component.
+        `InputError` where a calibration is for other weights, or none covers the ROI.
         """
         options = options or RunOptions()
         known = context_of(volume, region, None, options, context)
         mask = None if roi is None else _mask(roi, volume, "region of interest")
         chosen = bundled() if calibrations is None else calibrations
-        return detection.detect(self, known, chosen, mask, threshold, options)
+        return detection.detect(self, known, chosen, mask, limits, options)
 
     def synthesize(
         self,

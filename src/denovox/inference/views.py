@@ -10,7 +10,6 @@ from jaxtyping import Shaped
 from ..core.volume import Volume
 from ..reports.viewer.page import Overlay, Place, View
 from ..simulate.lesion_placement import PlacedLesion
-from .anomaly.components import THRESHOLD
 from .anomaly.detection import Detection
 from .anomaly.findings import describe as component
 from .lesions import describe
@@ -18,7 +17,8 @@ from .lesions import describe
 
 def of_detection(volume: Volume, found: Detection) -> View:
     """A scan under its z-scores; a place for each component."""
-    scores = Overlay("z-score", found.z.hu, "warm", THRESHOLD, 2 * THRESHOLD, negative="winter")
+    low, high = found.limits.z, 2 * found.limits.z
+    scores = Overlay("z-score", found.z.hu, "warm", low, high, negative="winter")
     places = (Place(component(one), one.centre_mm) for one in found.components)
     return View(volume, overlays=(scores,), places=tuple(places))
 

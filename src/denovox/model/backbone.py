@@ -11,17 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .blocks import (
-    AttentionBlock,
-    Conv,
-    Downsample,
-    NarrowUpsample,
-    ResidualBlock,
-    Shape,
-    Upsample,
-    norm,
-    zero,
-)
+from .blocks import AttentionBlock, Conv, Downsample, ResidualBlock, Shape, Upsample, norm, zero
 
 Added = tuple[list[Tensor], Tensor]  # to the skip connections and the middle block
 
@@ -80,9 +70,7 @@ class UpBlock(nn.Module):
             self.resnets.append(ResidualBlock(inputs + skip, outputs, shape))
             if shape.attention[level]:
                 self.attentions.append(AttentionBlock(outputs, shape))
-        self.upsampler: nn.Module | None = None
-        if level:
-            self.upsampler = NarrowUpsample(outputs, above) if shape.narrow else Upsample(outputs)
+        self.upsampler = Upsample(outputs, above if shape.narrow else outputs) if level else None
 
     def forward(self, x: Tensor, maps: list[Tensor], emb: Tensor) -> Tensor:
         """maps: of the encoder at this level, from the last."""

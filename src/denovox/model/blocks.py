@@ -3,7 +3,7 @@
 Parameters have the names and order of MONAI's DiffusionModelUNet, and initial weights are those
 that MONAI draws from the same seed. The arithmetic is MONAI's, operation by operation, until
 `cpu_inference.py` prepares a network for less of it, with the same result up to rounding.
-`NarrowUpsample` alone is ours, and takes the place of `Upsample` where a network asks for it.
+Upsampling to fewer channels alone is ours, where a network asks for it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from .cpu_kernels import convolution
 @dataclass(frozen=True)
 class Shape:
     """channels, attention: per level; the spatial size halves from one to the next. blocks:
-    residual blocks per level. head: channels of an attention head. narrow: whether the decoder
-    has `NarrowUpsample` in place of `Upsample`."""
+    residual blocks per level. head: channels of an attention head. narrow: whether upsampling
+    ends at the channels of the level above, not at its own."""
 
     channels: Sequence[int]
     attention: Sequence[bool]
@@ -160,34 +160,13 @@ class Upsample(nn.Module):
 
     kernel: Tensor | None
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.postconv = Conv(channels, channels)
+        self.postconv = Conv(inputs, outputs)
         self.register_buffer("kernel", None, persistent=False)
 
-    def forward(self, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b c 2*x 2*y 2*z"]:
+    def forward(self, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b d 2*x 2*y 2*z"]:
         """With `kernel`, 8/27 of the multiplications."""
         if self.kernel is not None:
             return F.conv_transpose3d(x, self.kernel, self.postconv.conv.bias, 2, 1)
-        return self.postconv(repeated(x))
-
-
-class NarrowUpsample(nn.Module):
-    """A convolution to the channels of the level above, then twice the size by repetition.
-
-    It costs an eighth of a convolution after the repetition, or less, and leaves the larger map
-    narrow, which makes wide deep levels affordable.
-    """
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.preconv = Conv(inputs, outputs)
-
-    def forward(self, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b d 2*x 2*y 2*z"]:
-        """Every 2x2x2 block of the result holds one value."""
-        return repeated(self.preconv(x))
-
-
-def repeated(x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b c 2*x 2*y 2*z"]:
-    """Every voxel as a block of 2x2x2."""
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return self.postconv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

@@ -24,9 +24,8 @@ class NetConfig(Settings):
 
     channels: per level; the spatial size halves from one to the next.
     attention: which levels have attention.
-    upsampling: in the decoder, "repeat-first": repetition, then a convolution at twice the size, as
-        in MONAI's network; or "convolve-first": a convolution to the channels of the level above,
-        then repetition (ours), an eighth of the arithmetic or less.
+    narrow: whether upsampling ends at the channels of the level above. In MONAI's network it ends
+        at its own, which costs more the faster channels grow with the level.
     stem: "plain", or "unshuffle2": 2x2x2 space-to-depth before the U-Net and its inverse after it.
     detail: in addition to x, input x minus its 3^3 mean, in units of sigma. At low noise, a network
         has to resolve differences the size of sigma beside structure of size 1; this presents them
@@ -42,7 +41,7 @@ class NetConfig(Settings):
     res_blocks: int = 1
     groups: int = 16
     head_channels: int = 32
-    upsampling: Literal["repeat-first", "convolve-first"] = "repeat-first"
+    narrow: bool = False
     stem: Literal["plain", "unshuffle2"] = "plain"
     detail: bool = False
     anatomy_channels: int = 8
@@ -59,10 +58,8 @@ class NetConfig(Settings):
     @property
     def shape(self) -> Shape:
         """That of the U-Net."""
-        narrow = self.upsampling == "convolve-first"
-        return Shape(
-            self.channels, self.attention, self.res_blocks, self.groups, self.head_channels, narrow
-        )
+        sizes = self.res_blocks, self.groups, self.head_channels
+        return Shape(self.channels, self.attention, *sizes, self.narrow)
 
     @property
     def multiple(self) -> int:

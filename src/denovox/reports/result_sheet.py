@@ -12,7 +12,7 @@ from ..core.volume import Volume, Window
 from .figure_sheet import Row, sheet
 
 LOCAL = 0.1  # share of the voxels; if fewer were changed, the planes pass through them
-Z_LARGE = 4.0  # |z| of a component
+Z_LARGE = 3.0  # |z| of a component
 MIDDLE = "Through the middle"
 CAPTION = "For research; not a medical device."
 

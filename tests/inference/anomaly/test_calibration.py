@@ -68,7 +68,8 @@ def test_healthy_z_scores_have_an_rms_of_1_in_every_cell():
         assert abs(np.sign(own).mean()) < 0.2
 
 
-def test_the_distance_is_mahalanobis_and_its_sign_the_first_maps():
+def test_the_distance_is_mahalanobis_and_its_sign_the_first_maps(monkeypatch):
+    monkeypatch.setattr("denovox.inference.anomaly.calibration.MOST_RESIDUAL", 99.0)
     hu, classes, places = scan(0)
     calibration = measured(hu, classes, places, np.ones(SHAPE, bool), 10.0, LIKE)
     mean, covariance = calibration.moments()
@@ -78,6 +79,21 @@ def test_the_distance_is_mahalanobis_and_its_sign_the_first_maps():
         want = mahalanobis(hu[at], mean[cell], np.linalg.inv(covariance[cell]))
         assert abs(z[at]) == pytest.approx(want / np.sqrt(2), rel=1e-4)
         assert np.sign(z[at]) == np.sign(hu[at][0] - mean[cell][0])
+
+
+def test_the_residual_counts_for_two_sd_at_most_and_the_contrast_for_all():
+    hu, classes, places = scan(0)
+    calibration = measured(hu, classes, places, np.ones(SHAPE, bool), 10.0, LIKE)
+    mean, covariance = (each[0, 0] for each in calibration.moments())
+    slope = covariance[0, 1] / covariance[0, 0]
+    sd = np.sqrt(covariance[0, 0]), np.sqrt(covariance[1, 1] - slope * covariance[0, 1])
+    at = np.zeros((1, 1, 6, 2), np.float32)
+    contrasts, residuals = (np.array(each) for each in ((0, 0, 0, 9, 9, 1), (1, 2, 50, 0, -50, -1)))
+    at[0, 0, :, 0] = mean[0] + sd[0] * contrasts
+    at[0, 0, :, 1] = mean[1] + slope * sd[0] * contrasts + sd[1] * residuals
+    none = np.zeros((1, 1, 6), np.uint8)
+    want = np.sqrt((0.5, 2, 2, 81 / 2, 85 / 2, 1))
+    np.testing.assert_allclose(np.abs(calibration.z(at, none, none))[0, 0], want, rtol=1e-4)
 
 
 def test_a_map_that_says_nothing_leaves_the_other_a_z_score():
@@ -158,6 +174,11 @@ def test_to_json_and_back(tmp_path):
             LIKE.model_copy(update={"sums": (1.0,)}).model_dump_json(),
             "sums has 1 number",
         ),
+        (
+            LIKE.model_copy(update={"layout": 1}).model_dump_json(),
+            "earlier version of denovox.*create it again with denovox calibrate",
+        ),
+        (LIKE.model_dump_json(exclude={"layout"}), "earlier version of denovox"),
     ],
 )
 def test_bad_files_are_told(tmp_path, text, said):
@@ -211,11 +232,15 @@ def test_classes_are_tissues_and_their_rims():
         coarse[first:last] = label
     hu[20:30] = -100  # fat
     hu[50:] = -900  # gas in the body
-    got = classes_of(Volume(hu, np.diag([2.0, 2.0, 2.0, 1.0])), coarse)
+    airy = coarse == LUNG
+    got = classes_of(Volume(hu, np.diag([2.0, 2.0, 2.0, 1.0])), coarse, airy)
     insides = [got[x, 10, 10] for x in (3, 15, 25, 35, 45, 55)]
     assert insides == [0, 4, 6, 8, 10, 2]  # outside, lung, fat, soft, bone, gas
     assert got[35, 10, 10] + 1 == got[38, 10, 10]  # 4 mm from bone
     assert got.max() < CLASSES
+    # A nodule, dense in the estimate and no lung in the label map, is compared with lung.
+    coarse[14:17, 8:12, 8:12] = BODY
+    assert np.array_equal(classes_of(Volume(hu, np.diag([2.0, 2.0, 2.0, 1.0])), coarse, airy), got)
 
 
 def test_places_are_parts_of_the_bodys_box():

@@ -11,7 +11,14 @@ from water import CONFIG, METHOD, body, water
 from denovox.core.errors import InputError
 from denovox.core.labels import BODY, BONE, OUTSIDE
 from denovox.core.volume import Volume
-from denovox.inference.anomaly.components import THRESHOLD, components, numbered, scan_score
+from denovox.inference.anomaly.components import (
+    LIMITS,
+    THRESHOLD,
+    ComponentLimits,
+    components,
+    numbered,
+    scan_score,
+)
 from denovox.inference.anomaly.detection import calibrate, detect
 from denovox.inference.model import (
     Model,
@@ -95,12 +102,13 @@ def test_nothing_outside_the_region_of_interest_or_the_body_is_judged(found):
 
 
 WHOLE = (RegionSpan("abdomen", 0, 24, "named"),)
+ANY_SHAPE = ComponentLimits(4.0, 0)
 
 
-def components_of(z, volume, slabs=WHOLE):
+def components_of(z, volume, slabs=WHOLE, limits=ANY_SHAPE):
     hu = np.full(volume.shape, 40, np.float32)
     coarse = np.full(volume.shape, BODY, np.uint8)
-    return components(volume.with_hu(z), 10 * z, 4.0, hu, coarse, slabs)
+    return components(volume.with_hu(z), 10 * z, limits, hu, coarse, slabs)
 
 
 def test_components_are_counted_in_ml_signs_apart_and_small_ones_dropped():
@@ -119,7 +127,7 @@ def test_voxels_are_numbered_in_the_order_of_the_components():
     z = np.zeros(volume.shape, np.float32)
     z[2:4, 2:4, 2:4], z[4:6, 2:4, 2:4], z[20, 20, 20], z[30:32, 30:32, 5:7] = 5, -9, 50, 7
     z[30, 30, 5] = 4.5
-    numbers = numbered(volume.with_hu(z), 4.0)
+    numbers = numbered(volume.with_hu(z), ANY_SHAPE)
     got = components_of(z, volume)
     assert [each.peak_z for each in got] == [-9, 7, 5]
     assert [each.mean_z for each in got] == pytest.approx(
@@ -142,8 +150,8 @@ def test_components_across_slices_are_scipys():
     z = odd(30)
     coarse = np.where(np.arange(40)[:, None, None] < 25, BODY, BONE) * np.ones(z.shape, int)
     hu = z.hu**2
-    got = components(z, 3 * z.hu, 4.0, hu, coarse.astype(np.uint8), WHOLE)
-    numbers = numbered(z, 4.0)
+    got = components(z, 3 * z.hu, ANY_SHAPE, hu, coarse.astype(np.uint8), WHOLE)
+    numbers = numbered(z, ANY_SHAPE)
     want = np.zeros(z.shape, int)
     for sign in (1, -1):
         parts, _ = ndimage.label(sign * z.hu > 4, np.ones((3, 3, 3)))
@@ -158,9 +166,36 @@ def test_components_across_slices_are_scipys():
         assert each.volume_ml == pytest.approx(inside.sum() * 0.015)
         assert each.centre_mm == pytest.approx(np.argwhere(inside).mean(0) * (2, 2.5, 3))
         assert abs(each.peak_z) == np.abs(z.hu[inside]).max()
+        mm = np.argwhere(inside) * (2, 2.5, 3)
+        spread = np.trace(np.cov(mm.T, bias=True)) + np.square((2, 2.5, 3)).sum() / 12
+        same = 3 * (3 * 15 * inside.sum() / (4 * np.pi)) ** (2 / 3) / 5  # variance of the ball
+        assert each.compactness == pytest.approx(np.sqrt(same / spread))
+        assert each.compactness <= 1
         means = (each.mean_z, each.mean_hu, each.contrast_hu)
         assert means == pytest.approx([v[inside].mean() for v in (z.hu, hu, 3 * z.hu)], rel=1e-5)
         assert each.tissue == ("bone" if (coarse[inside] == BONE).mean() > 0.5 else "body")
+
+
+@pytest.mark.parametrize("axes", [(8, 8, 8), (14, 7, 7), (18, 6, 6), (15, 15, 5)])
+def test_compactness_is_the_mean_of_the_axes_over_their_root_mean_square(axes):
+    spacing = (1.0, 1.25, 1.5)
+    grid = np.meshgrid(*((np.arange(-20, 21)) * mm for mm in spacing), indexing="ij")
+    inside = sum(np.square(each / axis) for each, axis in zip(grid, axes, strict=True)) <= 1
+    volume = Volume(9 * inside.astype(np.float32), np.diag([*spacing, 1.0]))
+    (one,) = components_of(volume.hu, volume)
+    want = np.cbrt(np.prod(axes)) / np.sqrt(np.mean(np.square(axes)))
+    assert one.compactness == pytest.approx(want, abs=0.01)
+
+
+def test_long_and_flat_ones_are_left_out_and_the_others_numbered():
+    volume = body()
+    z = np.zeros(volume.shape, np.float32)
+    z[2:6, 2:6, 2:5], z[10:40, 10:12, 5], z[20:40, 20:40, 9], z[2:6, 40:44, 2:5] = 5, 9, -8, -7
+    got = components_of(z, volume, limits=ComponentLimits(4.0, 0.85))
+    assert [each.peak_z for each in got] == [-7, 5]
+    numbers = numbered(volume.with_hu(z), ComponentLimits(4.0, 0.85))
+    assert np.array_equal(numbers, (z == -7) + 2 * (z == 5))
+    assert [each.peak_z for each in components_of(z, volume)] == [9, -8, -7, 5]
 
 
 def test_memory_for_components_is_that_of_a_few_slices():
@@ -169,7 +204,7 @@ def test_memory_for_components_is_that_of_a_few_slices():
         z = odd(slices)
         coarse = np.full(z.shape, BODY, np.uint8)
         tracemalloc.start()
-        components(z, z.hu, 4.0, z.hu, coarse, WHOLE)
+        components(z, z.hu, LIMITS, z.hu, coarse, WHOLE)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[2] < 2 * peaks[1]  # a table of the labels alone grows

@@ -21,7 +21,7 @@ from scipy import ndimage
 from ...core.box import Box, bounding_box
 from ...core.config import Settings
 from ...core.errors import InputError, ensure, line
-from ...core.labels import AIRWAY, BONE, LUNG, OUTSIDE
+from ...core.labels import BONE, OUTSIDE
 from ...core.volume import Volume
 from ...io.atomic import user_output, write_file
 
@@ -33,6 +33,10 @@ GAS_HU, FAT_HU = -200.0, -20.0  # of voxels labelled body: below is gas, in betw
 SMOOTH_MM, RIM_MM = 2.0, 4.0
 PRIOR_ML = 50.0  # weight of a tissue's statistics over all places, relative to those of a cell
 MIN_SPREAD_HU = 0.5  # smaller spreads are too good to be true
+MOST_RESIDUAL = (
+    2.0  # SD: the residual of healthy scans has heavy tails, and few lesions are in them
+)
+LAYOUT = 2  # of the cells; 1: a nodule in the lung counted as soft tissue
 
 Cells = tuple[float, ...]
 
@@ -52,7 +56,7 @@ class AnomalyMethod(Settings):
     seeds: int = Field(default=2, ge=1)
     anatomy: bool = False
     reach_mm: float = Field(default=25.0, gt=0)
-    clip_hu: float = Field(default=150.0, gt=0)
+    clip_hu: float = Field(default=400.0, gt=0)
     smooth_mm: float = Field(default=3.0, gt=0)
 
 
@@ -61,9 +65,11 @@ class Calibration(Settings):
 
     weights: sha256 of the model file. bins: places along x, y, z of the body's bounding box.
     millilitres, sums, products: volume seen; sums of HU mL of each map; sums of HU^2 mL of each
-    pair of maps. scans: their number. patient: if all are of one that is named.
+    pair of maps. scans: their number. patient: if all are of one that is named. layout: `LAYOUT`
+    when it was made.
     """
 
+    layout: int = 1
     region: str
     patient: str = ""
     method: AnomalyMethod
@@ -111,17 +117,20 @@ class Calibration(Settings):
     ) -> Float[np.ndarray, "x y z"]:
         """Mahalanobis distance of the maps from what healthy scans show.
 
-        Divided by the root of the number of maps, so that healthy voxels have an RMS of 1; its sign
-        is that of the first map, the scan's contrast: below 0 is darker than the surroundings.
+        Its part that the contrast does not explain, the residual's, counts up to `MOST_RESIDUAL`.
+        Divided by the root of the number of maps, so that healthy voxels have an RMS of at most 1;
+        its sign is that of the first map, the scan's contrast: below 0 is darker than the
+        surroundings.
         """
         mean, covariance = self.moments()
-        white = np.linalg.cholesky(np.linalg.inv(covariance)).astype(np.float32)
+        white = np.linalg.inv(np.linalg.cholesky(covariance)).astype(np.float32)
         centre = mean.astype(np.float32)
         out = np.empty(classes.shape, np.float32)
         for k in range(classes.shape[2]):  # slice by slice: matrices for all voxels would be large
             cell = classes[..., k], places[..., k]
             off = maps_hu[..., k, :] - centre[cell]
-            far = np.einsum("xyi,xyij->xyj", off, white[cell])
+            far = np.einsum("xyij,xyj->xyi", white[cell], off)
+            far[..., 1:] = np.clip(far[..., 1:], -MOST_RESIDUAL, MOST_RESIDUAL)
             size = np.sqrt(np.square(far).sum(-1) / MAPS)
             out[..., k] = np.copysign(size, off[..., 0])
         return out
@@ -158,6 +167,7 @@ def empty(
     """An empty calibration, as a template for `measured`."""
     none = (0.0,) * (CLASSES * int(np.prod(bins)))
     return Calibration(
+        layout=LAYOUT,
         region=region,
         method=method,
         weights=weights,
@@ -207,6 +217,11 @@ def read(path: str | Path) -> Calibration:
         raise InputError(
             f"{path} is not a calibration ({line(error)}); create one with denovox calibrate"
         ) from None
+    ensure(
+        found.layout == LAYOUT,
+        f"{path} was made by an earlier version of denovox, which divided tissues differently;"
+        " create it again with denovox calibrate",
+    )
     count = found.cells[0] * found.cells[1]
     for name, each in (("millilitres", 1), ("sums", MAPS), ("products", MAPS**2)):
         has = len(getattr(found, name))
@@ -235,11 +250,14 @@ def bundled(without: str = "", folder: Path | None = None) -> tuple[Calibration,
 # -- the cell of a voxel
 
 
-def classes_of(estimate: Volume, coarse: UInt8[np.ndarray, "x y z"]) -> UInt8[np.ndarray, "x y z"]:
+def classes_of(
+    estimate: Volume, coarse: UInt8[np.ndarray, "x y z"], airy: Bool[np.ndarray, "x y z"]
+) -> UInt8[np.ndarray, "x y z"]:
     """Tissue class of every voxel, with rims separate, from the *healthy* estimate in HU.
 
-    Not from the scan: a lesion must not select what it is compared with. The coarse map (core/
-    labels ids) separates lung from gas and from outside; body is split by the estimate's HU.
+    A lesion must not select what it is compared with. So the estimate is used, not the scan; and
+    since the estimate keeps most of a nodule, all that the lung encloses is lung. airy: the lung,
+    its airways, and what they enclose. coarse: core/labels ids; body is split by the estimate's HU.
     """
     spacing = estimate.spacing_mm
     steps = [SMOOTH_MM / mm for mm in spacing]
@@ -247,8 +265,8 @@ def classes_of(estimate: Volume, coarse: UInt8[np.ndarray, "x y z"]) -> UInt8[np
     tissue = np.full(hu.shape, TISSUES.index("gas"), np.uint8)
     tissue[hu >= GAS_HU] = TISSUES.index("fat")
     tissue[hu >= FAT_HU] = TISSUES.index("soft")
-    tissue[(coarse == LUNG) | (coarse == AIRWAY)] = 2
-    tissue[coarse == BONE] = 5
+    tissue[airy] = TISSUES.index("lung")
+    tissue[coarse == BONE] = TISSUES.index("bone")
     tissue[coarse == OUTSIDE] = 0
     steps_in = [max(1, round(RIM_MM / mm)) for mm in spacing]
     size = tuple(2 * n + 1 for n in steps_in)

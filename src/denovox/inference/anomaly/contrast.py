@@ -21,7 +21,7 @@ LUNG_MM = 12.0  # the surroundings of what the lung encloses, up to twice as wid
 AIRY_MM = 3.0  # of the grid on which that is decided
 WORK_MM = 5.0  # of the grid on which local means are computed
 LEAST_SHARE = 1e-3
-GROUPS = (1, 2, 3)
+GROUPS = AIRY, BONY, REST = 1, 2, 3
 
 Labels = UInt8[np.ndarray, "x y z"]
 Spacing = tuple[float, float, float]
@@ -29,8 +29,8 @@ Spacing = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a voxel is compared with: 1 lung and what it encloses, 2 bone, 3 the rest of the body, 0
-    outside it. airy: the first of them on a grid of every `step` voxels."""
+    """What a voxel is compared with: lung and what it encloses (`AIRY`), bone (`BONY`), or the rest
+    of the body (`REST`); 0 outside it. airy: the first of them on a grid of every `step` voxels."""
 
     coarse: Labels
     airy: Bool[np.ndarray, "u v w"]
@@ -56,11 +56,11 @@ class Surroundings:
             for part, step in zip(box, self.step, strict=True)
         )
         airy, labels = self.airy[np.ix_(*picks)], self.coarse[box]
-        group = np.full(labels.shape, 3, np.uint8)
+        group = np.full(labels.shape, REST, np.uint8)
         group[labels == OUTSIDE] = 0
-        group[airy & (group > 0)] = 1
-        group[(labels == LUNG) | (labels == AIRWAY)] = 1
-        group[labels == BONE] = 2
+        group[airy & (group > 0)] = AIRY
+        group[(labels == LUNG) | (labels == AIRWAY)] = AIRY
+        group[labels == BONE] = BONY
         return group
 
 

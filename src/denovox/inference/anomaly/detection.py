@@ -25,7 +25,7 @@ from ..options import RunOptions
 from ..region_blend import Part, blend_parts, share_of
 from ..scan_context import ScanContext, stored_bytes
 from .calibration import AnomalyMethod, Calibration, empty
-from .components import THRESHOLD, Component, components, scan_score
+from .components import LIMITS, Component, ComponentLimits, components, scan_score
 from .estimate import Wanted
 from .maps import PartMaps, anomaly_maps, calibration_of, reach_of, z_scores
 
@@ -38,8 +38,9 @@ Labels = UInt8[np.ndarray, "x y z"]
 class Detection:
     """z: signed z-scores in place of HU, 0 outside the region of interest and the body.
 
-    components: highest |z| first. score: of the scan. covered: the regions with a calibration;
-    left_out: a sentence for each of the others. calibrations: those that were used.
+    components: highest |z| first, within these limits. score: of the scan. covered: the regions
+    with a calibration; left_out: a sentence for each of the others. calibrations: those that were
+    used.
     """
 
     z: Volume
@@ -48,6 +49,7 @@ class Detection:
     covered: tuple[RegionSpan, ...]
     left_out: tuple[str, ...]
     calibrations: tuple[Calibration, ...]
+    limits: ComponentLimits
 
 
 def detect(
@@ -55,7 +57,7 @@ def detect(
     context: ScanContext,
     calibrations: Sequence[Calibration],
     roi: Mask | None = None,
-    threshold: float = THRESHOLD,
+    limits: ComponentLimits = LIMITS,
     options: RunOptions | None = None,
 ) -> Detection:
     """Where the context's scan differs from healthy ones; see `Model.detect`.
@@ -107,11 +109,11 @@ def detect(
         contrast_hu[..., some] *= of_voxel
         room.release()
     result = volume.with_hu(z)
-    found = components(result, contrast_hu, threshold, volume.hu, coarse, spans)
+    found = components(result, contrast_hu, limits, volume.hu, coarse, spans)
     room.release()
     used = tuple(by_region[name] for name in dict.fromkeys(span.region for span in covered))
     score = scan_score(z, volume.spacing_mm)
-    return Detection(result, found, score, covered, left_out, used)
+    return Detection(result, found, score, covered, left_out, used, limits)
 
 
 def within_spans(

@@ -24,17 +24,19 @@ from .detection import Detection
 MEANING = (
     f"score: mean |z| over the {TOP_ML:g} mL of scored voxels where it is highest. z: distance"
     " from what healthy training scans show in that tissue and place, scaled so that their RMS is"
-    " 1; below 0: darker than the surroundings. Ends of vessels, bowel, implants and anything that"
-    " few training scans show also score high: a place to look at, not a diagnosis."
+    " 1 or less; below 0: darker than the surroundings. components: compact ones alone, as vessels"
+    " and the edges of organs are none; what is long or flat is in the map. Bowel, implants and"
+    " anything that few training scans show also score high: a place to look at, not a diagnosis."
 )
 
 
-def findings(found: Detection, threshold: float, about: Mapping[str, Any]) -> dict[str, Any]:
+def findings(found: Detection, about: Mapping[str, Any]) -> dict[str, Any]:
     """Everything about a detection but the map, for JSON. about: settings, weights, version, ..."""
     return {
         **about,
         "score": found.score,
-        "threshold": threshold,
+        "threshold": found.limits.z,
+        "compactness": found.limits.compactness,
         "components": [asdict(each) for each in found.components],
         "covered": [asdict(span) for span in found.covered],
         "left_out": list(found.left_out),
@@ -52,12 +54,13 @@ def findings(found: Detection, threshold: float, about: Mapping[str, Any]) -> di
     }
 
 
-def summary(found: Detection, threshold: float) -> str:
+def summary(found: Detection) -> str:
     """One line: the score, the number of components, and the highest of them."""
-    count = len(found.components)
-    many = f"{count} component{'' if count == 1 else 's'} above |z| {threshold:g}"
+    count, limits = len(found.components), found.limits
+    kind = "compact component" if limits.compactness else "component"
+    many = f"{count or 'no'} {kind}{'s' if count > 1 else ''} above |z| {limits.z:g}"
     if not count:
-        return f"score {found.score:.1f}, no component above |z| {threshold:g}"
+        return f"score {found.score:.1f}, {many}"
     first = found.components[0]
     x, y, z = first.centre_mm
     return (
@@ -78,7 +81,6 @@ def write_map(z: Volume, path: Path, force: bool = False) -> None:
 
 def write_dicom(
     found: Detection,
-    threshold: float,
     path: Path,
     processing: Processing,
     force: bool = False,
@@ -95,7 +97,7 @@ def write_dicom(
     ]
     results = Findings(
         found.z,
-        numbered(found.z, threshold),
+        numbered(found.z, found.limits),
         components,
         [describe(each) for each in found.components],
         found.score,

@@ -34,7 +34,7 @@ from .calibration import (
     measured,
     places_of,
 )
-from .contrast import LocalMeans, Surroundings
+from .contrast import AIRY, LocalMeans, Surroundings
 from .estimate import Few, Wanted, residual_of
 
 Mask = Bool[np.ndarray, "x y z"]
@@ -110,14 +110,15 @@ class PartMaps:
 
         def groups(at: slice) -> Labels:
             start = box.start[2]
-            found = surroundings.at((x, y, slice(start + at.start, start + at.stop)))
-            found[~wanted.roi[x, y, first + at.start : first + at.stop]] = 0
-            return found
+            return surroundings.at((x, y, slice(start + at.start, start + at.stop)))
+
+        def within(at: slice) -> Labels:
+            return groups(at) * wanted.roi[x, y, first + at.start : first + at.stop]
 
         residual = residual_of(engine, wanted, scan, options, room)
         half = np.float32(window.width_hu / 2)
         means = LocalMeans.of(
-            lambda at: scan(at) * half, groups, box.size, spacing_mm, method.reach_mm
+            lambda at: scan(at) * half, within, box.size, spacing_mm, method.reach_mm
         )
         return cls(wanted, box, body_box(labels), scan, residual, groups, means)
 
@@ -130,20 +131,21 @@ class PartMaps:
         near = slice(max(0, z.start - reach), min(count, z.stop + reach))
         inner = (slice(None), slice(None), slice(z.start - near.start, z.stop - near.start))
         scan, residual, groups = self.scan(near), self.residual(near), self.groups(near)
+        x, y, k = self.box.slices
+        along = slice(*(self.wanted.z.start + k.start + end for end in (near.start, near.stop)))
+        asked = groups * self.wanted.roi[x, y, along]
         # Smoothed before taking magnitudes: noise averages out, lesions do not.
         steps = [method.smooth_mm / mm for mm in spacing_mm]
         maps_hu = np.empty((*scan.shape[:2], z.stop - z.start, 2), np.float32)
-        difference = self.means.contrast(scan * half, groups, near, method.clip_hu)
+        difference = self.means.contrast(scan * half, asked, near, method.clip_hu)
         maps_hu[..., 0] = ndimage.gaussian_filter(difference, steps, mode="nearest")[inner]
         del difference
-        within = np.where(groups > 0, residual * half, np.float32(0))
-        maps_hu[..., 1] = ndimage.gaussian_filter(within, steps, mode="nearest")[inner]
-        del within
+        difference = np.where(asked > 0, residual * half, np.float32(0))
+        maps_hu[..., 1] = ndimage.gaussian_filter(difference, steps, mode="nearest")[inner]
+        del difference, asked
         estimate = Volume(window.hu(scan - residual).astype(np.float32), self.wanted.volume.affine)
-        x, y, k = self.box.slices
-        along = slice(*(self.wanted.z.start + k.start + end for end in (near.start, near.stop)))
         labels = np.ascontiguousarray(self.wanted.coarse[x, y, along])
-        classes = classes_of(estimate, labels)[inner]
+        classes = classes_of(estimate, labels, groups == AIRY)[inner]
         box = Box((*self.box.start[:2], k.start + z.start), (*self.box.size[:2], z.stop - z.start))
         return AnomalyMaps(
             maps_hu, Volume(estimate.hu[inner], estimate.affine), classes, box, self.body
