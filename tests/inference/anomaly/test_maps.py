@@ -9,6 +9,7 @@ from water import CONFIG, METHOD, body, water
 from denovox.core.box import Box
 from denovox.core.labels import AIRWAY, BODY, BONE, LUNG, OUTSIDE
 from denovox.core.random_field import field
+from denovox.core.volume import Volume
 from denovox.inference.anomaly.contrast import LocalMeans, Surroundings
 from denovox.inference.anomaly.estimate import Wanted
 from denovox.inference.anomaly.maps import PartMaps, anomaly_maps
@@ -130,6 +131,34 @@ def test_the_model_sees_the_scan_as_it_is_outside_the_region_of_interest(model):
     assert outside.any()
     want = np.clip((volume.hu[got.box.slices] - 60) / 180, -1, 1)[outside] * np.float32(180) + 60
     np.testing.assert_array_equal(got.estimate.hu[outside], want)
+
+
+def test_only_voxels_of_the_region_of_interest_are_smoothed_into_its_maps(model):
+    roi = np.zeros((48, 48, 24), bool)
+    roi[20:30, 20:30, 8:14] = True
+    maps = []
+    for outside_hu in (0.0, 150.0):
+        volume = body(0, 90.0)
+        volume = volume.with_hu(np.where(roi, volume.hu, volume.hu + np.float32(outside_hu)))
+        coarse = np.full(volume.shape, BODY, np.uint8)
+        got = anomaly_maps(model(water), volume, coarse, "abdomen", roi, METHOD, RunOptions())
+        maps.append(got.maps_hu)
+    np.testing.assert_array_equal(maps[0], maps[1])
+
+
+def test_a_nodule_in_the_lung_is_classed_as_lung_whatever_the_region_of_interest(model):
+    coarse = np.full((40, 40, 20), BODY, np.uint8)
+    coarse[5:35, 5:35] = LUNG
+    coarse[18:22, 18:22, 8:12] = BODY
+    volume = Volume(np.where(coarse == LUNG, -850, 40).astype(np.float32), np.diag([3, 3, 3, 1.0]))
+    roi = coarse == LUNG
+    for within in (roi, np.ones_like(roi)):
+        got = anomaly_maps(
+            model(lambda x, sigma, told: x), volume, coarse, "chest", within, METHOD, RunOptions()
+        )
+        first = np.array([18, 18, 8]) - got.box.start
+        nodule = tuple(slice(a, a + 4) for a in first)
+        assert (got.classes[nodule] == 4).all()  # lung, away from its rim
 
 
 def test_the_model_is_told_where_in_the_scan_the_region_lies(model):
