@@ -95,7 +95,7 @@ def test_the_report_says_where_and_by_what(ready, detected):
     assert "not a diagnosis" in told["meaning"]
     assert set(first) == {
         *("volume_ml", "centre_mm", "peak_z", "mean_z", "mean_hu", "contrast_hu", "region"),
-        "tissue",
+        *("tissue", "compactness"),
     }
 
 

@@ -221,3 +221,9 @@ def test_rivals_remove_noise_of_the_region_alone():
             for each in (result, noisy)
         )
         assert wrong < before / 2, name
+
+
+def test_a_rivals_scan_score_is_the_mean_of_its_top():
+    score = np.arange(200, dtype=np.float32).reshape(10, 10, 2)
+    assert rivals.scan_score(score, (5, 5, 3)) == pytest.approx((199 + 198 + 197 + 196) / 4)
+    assert rivals.scan_score(score, (20, 20, 20)) == 199

@@ -19,7 +19,7 @@ from denovox.core.operators.thin_slices import thin
 from denovox.core.volume import Volume
 from denovox.inference import memory
 from denovox.inference.anomaly.calibration import AnomalyMethod
-from denovox.inference.anomaly.components import components, scan_score
+from denovox.inference.anomaly.components import ComponentLimits, components
 from denovox.inference.anomaly.detection import calibrate, detect
 from denovox.inference.model import Model
 from denovox.inference.options import RunOptions
@@ -266,7 +266,7 @@ def test_writing_and_comparing_let_go_of_a_volume_on_disk(tmp_path):
     np.testing.assert_array_equal(nifti.read(tmp_path / "ct.nii").hu, held)
 
 
-def test_components_and_score_let_go_of_maps_on_disk():
+def test_components_let_go_of_maps_on_disk():
     z, contrast_hu = (files.on_disk((300, 200, 160), np.float32) for _ in range(2))
     z[100:110, 100:110, 20:140] = 5  # in every slice but few
     contrast_hu[...] = 50
@@ -277,11 +277,11 @@ def test_components_and_score_let_go_of_maps_on_disk():
     process.return_freed()
     before = process.resident_mb()
     spans = (RegionSpan("chest", 0, 160, ""),)
-    (found,) = components(scan, contrast_hu, 4.0, contrast_hu, coarse, spans)
-    score = scan_score(z, scan.spacing_mm)
+    limits = ComponentLimits(4.0, 0)
+    (found,) = components(scan, contrast_hu, limits, contrast_hu, coarse, spans)
     process.return_freed()
     assert process.resident_mb() - before < 0.5 * z.nbytes / 1e6
-    assert (found.volume_ml, found.peak_z, found.contrast_hu, score) == (12, 5, 50, 5)
+    assert (found.volume_ml, found.peak_z, found.contrast_hu) == (12, 5, 50)
 
 
 def test_rows_of_an_array_on_disk_take_little_memory():

@@ -217,10 +217,13 @@ def test_a_component_is_of_the_region_of_its_centre():
     assert [each.region for each in components_of(z, body(), slabs)] == ["abdomen", "chest"]
 
 
-def test_the_score_is_the_mean_of_the_top():
-    z = np.arange(-100, 100, dtype=np.float32).reshape(10, 10, 2)
-    assert scan_score(z, (1, 1, 1), 0.004) == pytest.approx((100 + 99 + 99 + 98) / 4)
-    assert scan_score(z, (20, 20, 20)) == 100
+def test_the_score_is_the_highest_mean_of_a_component():
+    volume = body()
+    z = np.zeros(volume.shape, np.float32)
+    z[2:4, 2:4, 2:4], z[20:22, 20:22, 5:7] = 5, -7
+    z[2, 2, 2] = 12
+    assert scan_score(components_of(z, volume)) == 7
+    assert scan_score(()) == 0
 
 
 def test_what_cannot_be_judged_is_told(model, tmp_path):

@@ -16,7 +16,6 @@ from ...core.errors import ensure
 from ...core.volume import Volume, within
 from ...datasets.store import Case
 from ...inference import lesions
-from ...inference.anomaly.components import scan_score
 from ...inference.scan_context import spans_in
 from ...io import nifti
 from ...metrics.results import Figure, Measured, Results, Value
@@ -131,7 +130,7 @@ def _planted(study: Study) -> Results:
             tissue = file.name.removesuffix(".nii.gz")[len(scan.id) + 1 :]
             values = planted_lesions(after, mask.hu > 0, scored)
             measured.append(Measured(scan.patient, f"{span.region} {tissue}", name, values))
-            both = (scan_score(each, healthy.spacing_mm) for each in (before, after))
+            both = (rivals.scan_score(each, healthy.spacing_mm) for each in (before, after))
             scored_scan = Scored(scan.patient, f"{scan.id} {span.region}", *both)
             scores.setdefault(name, []).append(scored_scan)
     figures: tuple[Figure, ...] = results.figures

@@ -34,6 +34,7 @@ Array = Float[np.ndarray, "x y z"]
 NLM_STRENGTHS = (0.1, 0.2, 0.4, 0.6)  # h / sigma
 TV_STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5)  # weight / sigma
 NLM_PATCH, NLM_DISTANCE = 3, 5  # voxels, along every axis
+TOP_ML = 0.3
 
 
 @dataclass(frozen=True)
@@ -199,3 +200,9 @@ def local_mean_difference(
     mean = ndimage.gaussian_filter(hu * inside, wide, mode="nearest") / (weight + 1e-6)
     left = ((hu - mean) * inside).astype(np.float32)
     return np.abs(ndimage.gaussian_filter(left, narrow, mode="nearest")) * inside
+
+
+def scan_score(score: Array, spacing_mm: tuple[float, float, float]) -> float:
+    """Of a scan: the mean over its highest `TOP_ML`, which is more robust than the maximum."""
+    count = min(score.size, max(1, round(TOP_ML * 1000 / float(np.prod(spacing_mm)))))
+    return float(np.partition(score.ravel(), -count)[-count:].mean())

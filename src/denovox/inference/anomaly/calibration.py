@@ -33,9 +33,8 @@ GAS_HU, FAT_HU = -200.0, -20.0  # of voxels labelled body: below is gas, in betw
 SMOOTH_MM, RIM_MM = 2.0, 4.0
 PRIOR_ML = 50.0  # weight of a tissue's statistics over all places, relative to those of a cell
 MIN_SPREAD_HU = 0.5  # smaller spreads are too good to be true
-MOST_RESIDUAL = (
-    2.0  # SD: the residual of healthy scans has heavy tails, and few lesions are in them
-)
+# SD. The residual of healthy scans has heavy tails, and few lesions lie in them.
+MOST_RESIDUAL = 2.0
 LAYOUT = 2  # of the cells; 1: a nodule in the lung counted as soft tissue
 
 Cells = tuple[float, ...]

@@ -13,9 +13,7 @@ from ...core.morphology import Links, joined, labelled
 from ...core.on_disk import release
 from ...core.volume import Volume
 from ...scan.body_regions import RegionSpan
-from ..memory import slabs
 
-TOP_ML = 0.3  # the scan's score is the mean of |z| over its highest 0.3 mL
 THRESHOLD, MIN_ML = 3.0, 0.05  # of a component: |z| and volume
 COMPACTNESS = 0.85  # of a component, at least: the ends of vessels and the edges of organs are not
 COARSE = sorted((BODY, OUTSIDE, LUNG, AIRWAY, BONE))  # ids of a coarse label map
@@ -56,17 +54,9 @@ class ComponentLimits:
 LIMITS = ComponentLimits()
 
 
-def scan_score(
-    z: Float[np.ndarray, "x y z"], spacing_mm: tuple[float, float, float], top_ml: float = TOP_ML
-) -> float:
-    """Mean of |z| over the highest `top_ml`, wherever it is: more robust than the maximum."""
-    count = min(z.size, max(1, round(top_ml * 1000 / float(np.prod(spacing_mm)))))
-    top = np.zeros(0, np.float32)
-    for some in slabs(z.shape[2]):
-        top = np.concatenate([top, np.abs(z[..., some]).ravel()])
-        top = np.partition(top, max(0, top.size - count))[-count:]
-        release(z)
-    return float(top.mean())
+def scan_score(found: Sequence[Component]) -> float:
+    """The highest mean |z| of a component; 0 where there is none."""
+    return max((abs(each.mean_z) for each in found), default=0.0)
 
 
 def components(

@@ -38,9 +38,9 @@ Labels = UInt8[np.ndarray, "x y z"]
 class Detection:
     """z: signed z-scores in place of HU, 0 outside the region of interest and the body.
 
-    components: highest |z| first, within these limits. score: of the scan. covered: the regions
-    with a calibration; left_out: a sentence for each of the others. calibrations: those that were
-    used.
+    components: highest |z| first, within these limits. score: their highest mean |z|. covered:
+    the regions with a calibration; left_out: a sentence for each of the others. calibrations: those
+    that were used.
     """
 
     z: Volume
@@ -112,8 +112,7 @@ def detect(
     found = components(result, contrast_hu, limits, volume.hu, coarse, spans)
     room.release()
     used = tuple(by_region[name] for name in dict.fromkeys(span.region for span in covered))
-    score = scan_score(z, volume.spacing_mm)
-    return Detection(result, found, score, covered, left_out, used, limits)
+    return Detection(result, found, scan_score(found), covered, left_out, used, limits)
 
 
 def within_spans(

@@ -18,15 +18,16 @@ from ...io.dicom.evidence import Finding, Findings, write_findings
 from ...io.dicom.reader import DicomSource
 from ...io.nifti_bytes import NiftiSource, save_new
 from ...metrics.results import finite
-from .components import TOP_ML, Component, numbered
+from .components import Component, numbered
 from .detection import Detection
 
 MEANING = (
-    f"score: mean |z| over the {TOP_ML:g} mL of scored voxels where it is highest. z: distance"
-    " from what healthy training scans show in that tissue and place, scaled so that their RMS is"
-    " 1 or less; below 0: darker than the surroundings. components: compact ones alone, as vessels"
-    " and the edges of organs are none; what is long or flat is in the map. Bowel, implants and"
-    " anything that few training scans show also score high: a place to look at, not a diagnosis."
+    "score: the highest mean |z| of a component, 0 if there is none. z: distance from what healthy"
+    " training scans show in that tissue and place, scaled so that their RMS is 1 or less; below 0:"
+    " darker than the surroundings. components: connected voxels above the threshold, and compact;"
+    " what is long or flat, as vessels and the edges of organs are, is in the map alone. Bowel,"
+    " implants and anything that few training scans show also score high: a place to look at, not a"
+    " diagnosis."
 )
 
 
