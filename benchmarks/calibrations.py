@@ -8,9 +8,9 @@ weights/spread.json: what the SD of posterior samples is multiplied by in each r
 crops of training patients, with white noise and at a quarter of the dose.
 
 calibrations/REGION-PATIENT.json: healthy statistics for `denovox detect`, of a scan of every
-patient: of those that the base was trained on, too, since nine patients of a region left twice as
-many components elsewhere in held-out chests as fifteen. `evaluate` leaves the patient of a scan
-out. Scans that are coarse in plane are not used, nor voxels that are marked as lesions.
+patient, also of those that the base was trained on: held-out chests have a fifth fewer components
+than with nine patients of a region. `evaluate` leaves the patient of a scan out. Scans that are
+coarse in plane are not used, nor voxels that are marked as lesions.
 
 Then it measures both on held-out patients: how many errors are within 1 and 2 SD, and how many
 components the whole scans of these patients have, each calibrated on the others.
