@@ -1,5 +1,6 @@
 """The commands as a user meets them: files in, files out, one sentence when it cannot be."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -159,6 +160,23 @@ def test_info_for_people_and_programs():
     for one in told["weights"]:
         assert one["sha256"][:12] in said
         assert one["card"]["sources"]
+
+
+def test_info_shows_the_weights_that_are_named(tiny, tmp_path):
+    other = tmp_path / "mine.safetensors"
+    other.write_bytes(tiny.read_bytes())
+    found = json.loads(run("info", other, "base", "--json").stdout)["weights"]
+    assert [(one["name"], one["path"]) for one in found] == [
+        ("mine", str(other)),
+        ("base", str(weights.locate("base"))),
+    ]
+    assert found[0]["sha256"] == hashlib.sha256(other.read_bytes()).hexdigest()
+    said = run("info", other).stdout
+    assert found[0]["sha256"][:12] in said
+    assert "weights 'base'" not in said
+    refuses(run("info", "base", "nowhere"), "neither a file nor bundled")
+    other.write_text("none")
+    refuses(run("info", other), "mine.safetensors")
 
 
 MORE = "samples = 2\nbatch = 2\nvalidate_every = 2\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -80,28 +81,37 @@ def view(
 
 
 @click.command(cls=Command)
+@click.argument("weights", nargs=-1)
 @option("--json", "as_json", is_flag=True, group="Output", help="Print JSON.")
-def info(as_json: bool) -> None:
-    """Show versions, devices and the cards of the bundled weights."""
-    content = facts()
+def info(weights: tuple[str, ...], as_json: bool) -> None:
+    """Show versions, devices and the cards of weights.
+
+    WEIGHTS are bundled names, files, folders of runs, or hf://OWNER/NAME@REVISION; without any, all
+    bundled weights.
+    """
+    from ..model.weights import FOLDER, locate
+
+    paths = [locate(name) for name in weights] or sorted(FOLDER.glob("*.safetensors"))
+    content = facts(paths)
     click.echo(json.dumps(content, indent=1) if as_json else prose(content))
 
 
-def facts() -> dict[str, Any]:
-    """Versions, devices and bundled weights, as JSON types."""
+def facts(paths: Sequence[Path]) -> dict[str, Any]:
+    """Versions, devices, and the weights of files, as JSON types; `InputError` where a file has
+    none."""
     import torch
 
     from ..model.denoiser import use_bfloat16
-    from ..model.weights import FOLDER, describe_any
+    from ..model.weights import describe_any
 
     devices = ["cpu"]
     devices += [
         f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())
     ]
-    bundled = []
-    for path in sorted(FOLDER.glob("*.safetensors")):
+    found = []
+    for path in paths:
         config, card, digest = describe_any(path)
-        bundled.append(
+        found.append(
             {
                 "name": path.stem,
                 "path": str(path),
@@ -118,7 +128,7 @@ def facts() -> dict[str, Any]:
         "devices": devices,
         "threads": torch.get_num_threads(),
         "bfloat16_on_cpu": use_bfloat16("auto", "cpu"),
-        "weights": bundled,
+        "weights": found,
     }
 
 
