@@ -22,6 +22,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from command_line import parse
 from pydantic.fields import FieldInfo
 
 import denovox
@@ -394,7 +395,7 @@ def test_shown_commands_are_parsed(page):
             names.append(words.pop(0))
             command = command.commands[names[-1]]
         with contextlib.suppress(click.exceptions.Exit):  # --help
-            command.make_context(" ".join(names), words)
+            parse(command, " ".join(names), words)
 
 
 def importable(module: str, name: str) -> bool:

@@ -17,7 +17,7 @@ import anyio
 import nibabel
 import numpy as np
 import pytest
-from command_line import refuses
+from command_line import parse, refuses
 from command_line import run as denovox
 
 from denovox.cli.main import main
@@ -58,7 +58,7 @@ def test_arguments_of_a_tool_are_those_that_click_parses(name, root):
     tool, given = TOOLS[name], ARGUMENTS[name]
     words = tool.command(given, root)
     command = main.commands[words[0]]
-    parsed = command.make_context(words[0], words[1:]).params
+    parsed = parse(command, words[0], words[1:]).params
     for key, value in given.items():
         expected = value
         if isinstance(parsed[key], Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import click
 from click.testing import CliRunner, Result
 
 from denovox.cli.main import main
@@ -20,3 +21,10 @@ def refuses(result: Result, *says: str) -> None:
     for word in says:
         assert word in last, last
     assert "Traceback" not in result.stderr
+
+
+def parse(command: click.Command, name: str, words: list[str]) -> click.Context:
+    """What click reads from the words. Below the main command, since click keeps the names of the
+    option for help (-h, --help) from the first context of a command."""
+    above = click.Context(main, **main.context_settings)
+    return command.make_context(name, words, parent=above)
