@@ -19,8 +19,8 @@ PRESETS: dict[str, NetConfig] = {
     "small": NetConfig(
         channels=(16, 32, 64, 96), attention=(False, False, False, True), detail=True
     ),
-    # For a next base: its x0 is better after as many steps, each of 1.13 times the time, and it takes
-    # 1.2 times as long in inference; whether it denoises better is open (docs/explain/log.md).
+    # For a next base: better x0 after as many steps, each of 1.13 times the time; 1.2 times as long
+    # in inference. Whether it denoises better is open (docs/explain/log.md).
     "base": NetConfig(
         channels=(16, 48, 96, 160),
         attention=(False, False, False, True),
