@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import lesion_data
 import numpy as np
 
 from denovox import load
@@ -40,15 +41,12 @@ from denovox.inference.model import Model
 from denovox.metrics.bootstrap import bootstrap
 from denovox.scan import anatomy
 from denovox.scan.body_regions import RegionSpan
-from denovox.simulate.planted_lesions import Lesions, plant
+from denovox.simulate.planted_lesions import plant
 
 OURS, CROP = "denovox", "_1mm-crop"
 NEAR_MM, OF_COMPONENT, OF_LESION = 3.0, 0.25, 0.1
-LUNG = Lesions(tissues=("lung",), contrast_hu=(700, 950), signs=(1,), texture=0.03)
-LIVER = Lesions(tissues=("liver",), contrast_hu=(20, 80), signs=(-1,))
-MUSCLE = Lesions(tissues=("muscle",), contrast_hu=(15, 60), signs=(-1,))
-KINDS = {"chest": {"lung": LUNG, "muscle": MUSCLE}, "abdomen": {"liver": LIVER, "muscle": MUSCLE}}
-MOST = 3
+TISSUES = {"chest": ("lung", "muscle"), "abdomen": ("liver", "muscle")}
+KINDS = {kind.tissues[0]: kind for kind in lesion_data.KINDS}
 Figures = dict[str, dict[str, float]]  # of each method
 Sick = tuple[str, Volume, np.ndarray]  # kind of lesion, the scan with them, their numbers
 
@@ -56,8 +54,9 @@ Sick = tuple[str, Volume, np.ndarray]  # kind of lesion, the scan with them, the
 def planted(host: LesionCase) -> Iterator[Sick]:
     """A scan with as many lesions of each kind as there is room for."""
     labels = anatomy.coarse(host.volume)
-    for name, kind in KINDS[host.case.facts.region].items():
-        for count in range(MOST, 0, -1):
+    for name in TISSUES[host.case.facts.region]:
+        kind = KINDS[name]
+        for count in range(kind.number, 0, -1):
             seed = zlib.crc32(f"{host.case.facts.id} {name}".encode())
             config = kind.model_copy(update={"number": count})
             try:
@@ -140,7 +139,7 @@ def main() -> None:
     groups: dict[str, list[tuple[str, list[int], Figures]]] = {}
     for case in cases(given.store):
         facts = case.facts
-        if facts.region not in KINDS or is_coarse(case) or entry_of(case).endswith(CROP):
+        if facts.region not in TISSUES or is_coarse(case) or entry_of(case).endswith(CROP):
             continue
         host, out = read(case), facts.id in held
         real = [("real", host.volume, host.numbers)] if facts.lesions else []
